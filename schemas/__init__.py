@@ -1,0 +1,1 @@
+"""The contracts: Avro schemas, their Python types, the codec and compatibility rules."""

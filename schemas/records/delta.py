@@ -1,0 +1,35 @@
+"""Generated from `schemas/avro/delta.avsc` by `python -m schemas.generate`; do not edit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from schemas.record import Record
+from schemas.records.asked import Meta, Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta(Record):
+    """A stretch of a streamed completion, unfiltered. Internal."""
+
+    AVRO_NAME: ClassVar[str] = "headrace.Delta"
+
+    # Identity and cause
+    meta: Meta
+    # Attempt that streams, from 0
+    attempt: int = 0
+    # Delta's number within the attempt, from 0
+    sequence: int = 0
+    # First character in the attempt's text
+    start_char: int = 0
+    # The stretch
+    text: Text
+    # The last delta of its attempt
+    final: bool = False
+    # Why generation ended; set on the last delta
+    finish_reason: str | None = None
+    # The attempt broke off
+    aborted: bool = False
+    # Since the call was sent, in milliseconds
+    elapsed_ms: float | None = None
