@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from schemas.ids import event_id
 from schemas.record import Record
 from schemas.records import Meta, Timing
 
 RecordT = TypeVar("RecordT", bound=Record)
-InputT = TypeVar("InputT", bound=Record, contravariant=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +64,7 @@ class Recorded:
 Output = Record | Recorded
 
 
-class Processor(Protocol[InputT]):
-    """What a stage does with one event.
-
-    Returns every output in the order of publication; an ``Answer`` among them is made final by the runner.
-    Raises from ``schemas.errors`` only: ``RefusedError`` (the runner ends the request with a typed answer),
-    ``DependencyDownError`` (the runner waits and calls again), ``PoisonError`` (dead letter).
-    """
-
-    async def __call__(self, incoming: Incoming[InputT]) -> Sequence[Output]: ...  # type: ignore[type-var]
+# What a stage does with one event. Returns every output in the order of publication; an ``Answer`` among them is
+# made final by the runner. Raises from ``schemas.errors`` only: ``RefusedError`` (the runner ends the request with a
+# typed answer), ``DependencyDownError`` (the runner waits and calls again), ``PoisonError`` (dead letter).
+Processor = Callable[[Incoming[Any]], Awaitable[Sequence[Output]]]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from functools import cache
 from types import UnionType
 from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
 RecordT = TypeVar("RecordT", bound="Record")
 Convert = Callable[[Any], Any]
+# Per field: name, how to dump its value, how to load it; None where the value stays as it is.
+Plan = tuple[tuple[str, Convert | None, Convert | None], ...]
+_PLANS: dict[type["Record"], Plan] = {}
 
 
 class Record:
@@ -32,10 +34,13 @@ def from_plain(kind: type[RecordT], plain: Mapping[str, Any]) -> RecordT:
     return kind(**{name: plain[name] if load is None else load(plain[name]) for name, _, load in _plan(kind)})
 
 
-@cache
-def _plan(kind: type[Record]) -> tuple[tuple[str, Convert | None, Convert | None], ...]:
-    hints = get_type_hints(kind)
-    return tuple((entry.name, *_converters(hints[entry.name])) for entry in fields(kind))  # type: ignore[arg-type]
+def _plan(kind: type[Record]) -> Plan:
+    plan = _PLANS.get(kind)
+    if plan is None:
+        hints = get_type_hints(kind)
+        plan = tuple((name, *_converters(hints[name])) for name in (f.name for f in fields(kind)))  # type: ignore[arg-type]
+        _PLANS[kind] = plan
+    return plan
 
 
 def _converters(hint: Any) -> tuple[Convert | None, Convert | None]:
