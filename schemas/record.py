@@ -11,7 +11,6 @@ RecordT = TypeVar("RecordT", bound="Record")
 Convert = Callable[[Any], Any]
 # Per field: name, how to dump its value, how to load it; None where the value stays as it is.
 Plan = tuple[tuple[str, Convert | None, Convert | None], ...]
-_PLANS: dict[type["Record"], Plan] = {}
 
 
 class Record:
@@ -19,6 +18,9 @@ class Record:
 
     __slots__ = ()
     AVRO_NAME: ClassVar[str]
+
+
+_PLANS: dict[type[Record], Plan] = {}
 
 
 def to_plain(record: Record) -> dict[str, Any]:
