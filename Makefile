@@ -25,7 +25,7 @@ check: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 faults: $(STAMP)
 	@$(BIN)/python -m tests.faults.kill $(ARGS)
