@@ -9,6 +9,7 @@
     │   ├── UndecodableError     bytes that are no Avro frame, or do not fit their schema
     │   ├── UnknownSchemaError   a schema id that the codec does not hold; fetch it, then decode again
     │   ├── WrongRecordError     a record of another type than the stage reads
+    │   ├── UnencodableError     a record of ours whose values do not fit its schema
     │   └── CrashLoopError       the event ended several workers without a result
     ├── OversizedError           an event over the topic's size limit; refused before it is sent
     ├── RefusedError             a policy said no; ends as a typed answer, nothing is spent
@@ -69,6 +70,10 @@ class UnknownSchemaError(PoisonError):
 
 class WrongRecordError(PoisonError):
     """The bytes decode to a record of another type than the stage reads."""
+
+
+class UnencodableError(PoisonError):
+    """A record of ours holds a value that its schema does not take; the message names no value."""
 
 
 class CrashLoopError(PoisonError):
