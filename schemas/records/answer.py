@@ -51,10 +51,12 @@ class Answer(Record):
     question: Text | None = None
     # Messages as they were sent to the model
     messages: tuple[Message, ...] = ()
-    # The answer; null unless answered
+    # The answer, as the filter let it pass; null unless answered
     text: Text | None = None
+    # The model's own refusal, as the filter let it pass
+    refusal: Text | None = None
     # Tools the model asked to call, as the provider's JSON array
-    tool_calls_json: str | None = None
+    tool_calls_json: Text | None = None
     # Passages that the answer cites
     citations: tuple[Citation, ...] = ()
     # All passages that the model was shown
@@ -99,7 +101,7 @@ class Answer(Record):
     attempts: tuple[Attempt, ...] = ()
     # Where the time went, by stage in order
     timings: tuple[Timing, ...] = ()
-    # What every guard found and did
+    # What every guard found and did, admission's included
     verdicts: tuple[Verdict, ...] = ()
     # Why it was not answered; null when answered
     failure: Failure | None = None

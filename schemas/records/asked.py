@@ -67,8 +67,13 @@ class ContentPart(Record):
     type: str
     # The text of a part of type text
     text: Text | None = None
-    # Where the bytes of a part that is no text are
+    # Where the bytes of a part that is no text are; no data: URL, those bytes belong in
+    # data
     url: str | None = None
+    # The bytes of a part that is no text, as base64
+    data: Text | None = None
+    # Name of the file, for a part that is one
+    file_name: str | None = None
     # IANA media type of a part that is no text
     media_type: str | None = None
     # Provider's hint on how closely to look at an image: low, high, auto
@@ -90,7 +95,7 @@ class Message(Record):
     # For role tool: the call that this message answers
     tool_call_id: str | None = None
     # For role assistant: the calls made, as the provider's JSON array
-    tool_calls_json: str | None = None
+    tool_calls_json: Text | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +151,7 @@ class ResponseFormat(Record):
     # Name of the JSON schema
     schema_name: str | None = None
     # The JSON schema (draft 2020-12), as JSON
-    schema_json: str | None = None
+    schema_json: Text | None = None
     # Ask the provider to hold to the schema
     strict: bool = False
 

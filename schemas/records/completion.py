@@ -29,7 +29,7 @@ class Completion(Record):
     # The model's text, unfiltered
     text: Text | None = None
     # Tools the model asked to call, as the provider's JSON array
-    tool_calls_json: str | None = None
+    tool_calls_json: Text | None = None
     # The provider's own refusal text, unfiltered
     refusal: Text | None = None
     # Why generation ended: stop, length, tool_calls, content_filter
@@ -44,8 +44,8 @@ class Completion(Record):
     response_id: str | None = None
     # Provider's fingerprint of the backend
     system_fingerprint: str | None = None
-    # Log probabilities, as the provider's JSON
-    logprobs_json: str | None = None
+    # Log probabilities with their tokens, as the provider's JSON
+    logprobs_json: Text | None = None
     # Tokens of the call that answered
     usage: Usage = field(default_factory=Usage)
     # Cost of all attempts (US dollars)

@@ -46,8 +46,18 @@ class Cost(Record):
     estimated: bool = False
     # Amount is the most it can have cost
     upper_bound: bool = False
-    # Where the price came from
+    # Where the price came from, with its version or date
     price_source: str = ""
+    # Provider's id of the response, to reconcile with its invoice
+    response_id: str | None = None
+    # Name of the provider account that is billed; never a key
+    account: str = ""
+    # model, cache-exact, cache-semantic, journal, template
+    served_by: str = "model"
+    # Event whose response was reused
+    source_event_id: str | None = None
+    # Template's version, as name@n
+    prompt_version: str = ""
     # Team that pays
     team: str = ""
     # User on whose behalf it was spent

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar
 
 from schemas.record import Record
 from schemas.records.asked import Meta
+from schemas.records.done import Header
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,5 +43,5 @@ class DeadLetter(Record):
     key: bytes | None = None
     # Original value
     value: bytes | None = None
-    # Original headers, as text
-    headers: Mapping[str, str] = field(default_factory=dict)
+    # Original headers, in order
+    headers: tuple[Header, ...] = ()

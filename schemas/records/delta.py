@@ -23,8 +23,8 @@ class Delta(Record):
     sequence: int = 0
     # First character in the attempt's text
     start_char: int = 0
-    # The stretch
-    text: Text
+    # The stretch; null on a last delta that adds none
+    text: Text | None = None
     # The last delta of its attempt
     final: bool = False
     # Why generation ended; set on the last delta

@@ -35,6 +35,8 @@ class Verdict(Record):
     guard: str
     # Guard's version
     version: str = ""
+    # Stage that ran it
+    stage: str = ""
     # pass, changed, blocked or failed
     outcome: str
     # What was found, e.g. email, card
@@ -87,6 +89,8 @@ class Citation(Record):
     passage_id: str
     # Document of the passage
     document_id: str
+    # Namespace of the document
+    namespace: str = ""
     # Document's title
     title: str = ""
     # Where the document came from
@@ -169,8 +173,12 @@ class Attempt(Record):
     ordinal: int = 0
     # Deployment called
     deployment: str = ""
+    # Provider, in OpenTelemetry's naming
+    provider: str = ""
     # Model asked for
     model: str = ""
+    # Provider's id of the response, to reconcile with its invoice
+    response_id: str | None = None
     # done, failed or unknown
     state: str
     # Class of the error, for failed and unknown
@@ -191,6 +199,8 @@ class Attempt(Record):
     cost_usd: Decimal | None = None
     # Cost is an upper bound or an estimate
     estimated: bool = False
+    # Cost is the most it can have been
+    upper_bound: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +248,10 @@ class Grounding(Record):
     question: Text
     # Passages in the prompt, by number
     passages: tuple[Passage, ...] = ()
+    # What was searched for; null where it is the question itself
+    search: Text | None = None
+    # Namespaces that were searched
+    namespaces: tuple[str, ...] = ()
     # Template's name
     prompt_name: str = ""
     # Template's version, as name@n
@@ -257,6 +271,18 @@ class Grounding(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Header(Record):
+    """A Kafka header; a key may come several times."""
+
+    AVRO_NAME: ClassVar[str] = "headrace.Header"
+
+    # Header's key
+    key: str
+    # Header's value, as it was
+    value: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Score(Record):
     """One score of an answer."""
 
@@ -272,5 +298,9 @@ class Score(Record):
     value: float | None = None
     # Why, or why not
     explanation: Text | None = None
+    # Code of the error, when it could not be scored
+    failure_code: str | None = None
+    # Model that judged; empty for a scorer without one
+    model: str = ""
     # Cost of the scoring call (US dollars)
     cost_usd: Decimal | None = None

@@ -49,7 +49,7 @@ class Request(Record):
     # Form of the answer
     response_format: ResponseFormat = field(default_factory=ResponseFormat)
     # Tools the model may call, as the provider's JSON array
-    tools_json: str | None = None
+    tools_json: Text | None = None
     # Which tool to call, as the provider's JSON
     tool_choice_json: str | None = None
     # How context is retrieved
