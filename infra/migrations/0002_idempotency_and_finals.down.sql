@@ -1,0 +1,2 @@
+DROP TABLE finals;
+DROP TABLE idempotency;
