@@ -1,0 +1,4 @@
+DROP TABLE prompts;
+DROP TABLE pending_vectors;
+DROP TABLE passages;
+DROP TABLE documents;

@@ -1,0 +1,192 @@
+"""Embedding: texts to vectors, over any OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import openai
+from numpy.typing import NDArray
+from openai.types import CreateEmbeddingResponse
+
+from schemas.errors import DependencyDownError, PermanentProviderError, ProviderError, TransientProviderError
+
+Vector = NDArray[np.float32]
+# Asked to come again later, in one way or another: the endpoint is infrastructure here, so the event waits.
+_BUSY = frozenset({408, 409, 425, 429})
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors of one length."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    async def embed(self, texts: Sequence[str]) -> list[Vector]:
+        """One vector a text, in order. Blocks on the endpoint.
+
+        Raises ``DependencyDownError("embeddings")`` when it is away, slow or busy, ``PermanentProviderError`` when
+        it refuses, ``TransientProviderError`` when its reply makes no sense.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingPolicy:
+    """Which model is asked, and within what limits."""
+
+    model: str
+    dimension: int
+    # Texts in one call; most servers take more, but a batch must end within the deadline on a CPU too.
+    batch: int = 32
+    # For one batch. A CPU does some 25 passages/s.
+    deadline_s: float = 30.0
+
+
+class OpenAIEmbedder:
+    """Adapter for an OpenAI-compatible ``/embeddings`` endpoint; the SDK's own retries are off."""
+
+    def __init__(self, policy: EmbeddingPolicy, *, base_url: str, api_key: str) -> None:
+        self._policy = policy
+        self._client = openai.AsyncOpenAI(
+            base_url=base_url,
+            api_key=api_key,
+            max_retries=0,
+            timeout=policy.deadline_s,
+            http_client=openai.DefaultAioHttpClient(timeout=policy.deadline_s),
+        )
+
+    @property
+    def model(self) -> str:
+        return self._policy.model
+
+    @property
+    def dimension(self) -> int:
+        return self._policy.dimension
+
+    async def embed(self, texts: Sequence[str]) -> list[Vector]:
+        vectors: list[Vector] = []
+        for start in range(0, len(texts), self._policy.batch):
+            vectors += await self._batch(texts[start : start + self._policy.batch])
+        return vectors
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    async def _batch(self, texts: Sequence[str]) -> list[Vector]:
+        try:
+            async with asyncio.timeout(self._policy.deadline_s):
+                reply = await self._client.embeddings.create(
+                    model=self._policy.model, input=list(texts), encoding_format="float"
+                )
+        except TimeoutError as error:
+            raise DependencyDownError("embeddings", f"no reply within {self._policy.deadline_s:g} s") from error
+        except openai.APIError as error:
+            raise _translated(error) from None
+        except ValueError:
+            raise TransientProviderError("embedding_reply", "the embedding endpoint's reply is not JSON") from None
+        return self._vectors(reply, len(texts))
+
+    def _vectors(self, reply: CreateEmbeddingResponse, expected: int) -> list[Vector]:
+        try:
+            rows = sorted(reply.data, key=lambda row: row.index)
+            vectors = [np.asarray(row.embedding, dtype=np.float32) for row in rows]
+        except (AttributeError, TypeError, ValueError):
+            raise TransientProviderError("embedding_reply", "the embedding endpoint's reply holds no vectors") from None
+        if len(vectors) != expected:
+            raise TransientProviderError(
+                "embedding_reply", f"{len(vectors)} vectors came back for {expected} texts; check the embedding server"
+            )
+        for vector in vectors:
+            self._check(vector)
+        return vectors
+
+    def _check(self, vector: Vector) -> None:
+        if vector.shape != (self.dimension,):
+            raise PermanentProviderError(
+                "embedding_dimension",
+                f"{self.model} gives vectors of shape {vector.shape}, settings say {self.dimension}: correct the"
+                " setting, or migrate a database of that dimension",
+            )
+        if not np.isfinite(vector).all() or not vector.any():
+            raise PermanentProviderError("embedding_reply", f"{self.model} gave a vector that is zero or not finite")
+
+
+def _translated(error: openai.APIError) -> ProviderError | DependencyDownError:
+    """Our error for the SDK's; none of the provider's text goes on."""
+    if isinstance(error, openai.APIConnectionError):
+        return DependencyDownError("embeddings", type(error).__name__)
+    if not isinstance(error, openai.APIStatusError):
+        return TransientProviderError("embedding_reply", "the embedding endpoint's reply does not parse")
+    status = error.status_code
+    if status >= 500 or status in _BUSY:
+        return DependencyDownError("embeddings", f"it replied with HTTP {status}")
+    return PermanentProviderError(
+        f"http_{status}",
+        f"the embedding endpoint refused with HTTP {status}; check its address, key and model",
+        http_status=status,
+    )
+
+
+class CachedEmbedder:
+    """Remembers the vectors of the texts last asked for; for queries, which repeat."""
+
+    def __init__(self, embedder: Embedder, *, size: int = 1024) -> None:
+        self._embedder, self._size = embedder, size
+        self._known: OrderedDict[str, Vector] = OrderedDict()
+
+    @property
+    def model(self) -> str:
+        return self._embedder.model
+
+    @property
+    def dimension(self) -> int:
+        return self._embedder.dimension
+
+    async def embed(self, texts: Sequence[str]) -> list[Vector]:
+        found = {text: self._known[text] for text in texts if text in self._known}
+        missing = [text for text in dict.fromkeys(texts) if text not in found]
+        if missing:
+            found |= zip(missing, await self._embedder.embed(missing), strict=True)
+        for text in texts:
+            self._known[text] = found[text]
+            self._known.move_to_end(text)
+        while len(self._known) > self._size:
+            self._known.popitem(last=False)
+        return [found[text] for text in texts]
+
+
+class HashingEmbedder:
+    """Fake: a text's vector is the sum of its words' pseudo-random vectors, so that shared words mean nearness."""
+
+    def __init__(self, *, dimension: int = 384, model: str = "hashing") -> None:
+        self.model, self.dimension = model, dimension
+        self.embedded: list[str] = []
+        # Raised by the next call, once.
+        self.failure: Exception | None = None
+
+    async def embed(self, texts: Sequence[str]) -> list[Vector]:
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            raise failure
+        self.embedded += texts
+        return [self._vector(text) for text in texts]
+
+    def _vector(self, text: str) -> Vector:
+        words = re.findall(r"\w+", text.lower()) or [text]
+        total = np.sum([self._word(word) for word in words], axis=0)
+        return np.asarray(total / np.linalg.norm(total), dtype=np.float32)
+
+    def _word(self, word: str) -> NDArray[np.float64]:
+        seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
+        return np.random.default_rng(seed).standard_normal(self.dimension)
