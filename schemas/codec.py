@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, cast
 
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
-from fastavro.schema import SchemaParseException
+from fastavro.schema import SchemaParseException, to_parsing_canonical_form
 
 from schemas.errors import ConfigurationError, UndecodableError, UnencodableError, UnknownSchemaError, WrongRecordError
-from schemas.generate import AVRO, load_schemas
+from schemas.files import event_schemas
 from schemas.record import Record, RecordT, from_plain, to_plain
 from schemas.records import EVENTS
 from schemas.registry import RegisteredSchema, Registry, SchemaSource
@@ -50,12 +51,14 @@ class Codec:
     ) -> None:
         """``ids`` are the ids of today's schemas by full name; ``known`` is everything else that may be read."""
         self._source = source
-        self._today = {f"headrace.{name}": _parse(schema) for name, schema in load_schemas().items()}
+        self._today = {name: _parse(json.loads(text)) for name, text in event_schemas().items()}
         self._encoders = {name: (header(ids[name]), schema) for name, schema in self._today.items()}
         self._writers = {ids[name]: _Writer(ids[name], name, schema, None) for name, schema in self._today.items()}
         for entry in known:
             if entry.schema_id not in self._writers:
-                self._learn(entry)
+                # One unreadable version of a subject is no reason not to start; its frames stay unknown.
+                with suppress(UndecodableError):
+                    self._learn(entry)
 
     @classmethod
     def offline(cls) -> Codec:
@@ -71,21 +74,13 @@ class Codec:
         away and ``ConfigurationError`` when a schema is not registered there.
         """
         registry = Registry(url, options=options)
-        ids, missing = {}, []
-        known: list[RegisteredSchema] = []
-        for path in sorted(AVRO.glob("*.avsc")):
-            name = f"headrace.{json.loads(path.read_text())['name']}"
-            found = await registry.lookup(name, path.read_text())
-            known += await registry.versions(name)
-            if found is None:
-                missing.append(name)
-            else:
-                ids[name] = found
-        if missing:
+        found = await registry.holdings(event_schemas())
+        if missing := [name for name, holding in found.items() if holding.schema_id is None]:
             raise ConfigurationError(
                 f"the schema registry does not hold today's {', '.join(missing)}; run `headrace schemas register`"
             )
-        return cls(ids, known=known, source=registry)
+        ids = {name: holding.schema_id for name, holding in found.items() if holding.schema_id is not None}
+        return cls(ids, known=[one for holding in found.values() for one in holding.versions], source=registry)
 
     def encode(self, record: Record) -> bytes:
         """The record as a frame. Does no I/O; raises ``UnencodableError`` for a value that its schema doesn't take."""
@@ -94,7 +89,7 @@ class Codec:
         out.write(prefix)
         try:
             schemaless_writer(out, schema, to_plain(record))
-        except (ValueError, TypeError, OverflowError, AttributeError, KeyError) as error:
+        except (ValueError, TypeError, ArithmeticError, AttributeError, KeyError) as error:
             raise UnencodableError(f"{record.AVRO_NAME} does not fit its schema: {type(error).__name__}") from None
         return out.getvalue()
 
@@ -145,21 +140,25 @@ class Codec:
         body.seek(HEADER_BYTES)
         try:
             plain = schemaless_reader(body, writer.schema, writer.resolve_to)
+            record = from_plain(kind, cast("dict[str, Any]", plain))
         except Exception as error:  # fastavro lets out whatever its reading of hostile bytes ran into
             raise _undecodable(writer, data, f"the body does not fit ({type(error).__name__})") from None
         if body.tell() != len(data):
             raise _undecodable(writer, data, f"{len(data) - body.tell()} bytes are left over")
-        return from_plain(kind, cast("dict[str, Any]", plain))
+        return record
 
     def _learn(self, entry: RegisteredSchema) -> None:
-        """Take in a writer schema. One that can't be parsed is no reason to stop: its frames are undecodable."""
+        """Take in a writer schema; raises ``UndecodableError`` for one that is no Avro schema."""
         try:
             schema = _parse(json.loads(entry.schema))
         except (ValueError, TypeError, KeyError, SchemaParseException):
             raise UndecodableError(f"schema id {entry.schema_id} is no valid Avro schema") from None
-        name = schema["name"] if isinstance(schema, dict) and "name" in schema else str(schema)[:80]
+        name = schema["name"] if isinstance(schema, dict) and "name" in schema else "a schema without a name"
         today = self._today.get(name)
-        self._writers[entry.schema_id] = _Writer(entry.schema_id, name, schema, today if schema != today else None)
+        if today is not None and to_parsing_canonical_form(schema) == to_parsing_canonical_form(today):
+            # The same bytes either way: only docs, defaults or logical types differ, and today's are the ones we want.
+            schema, today = today, None
+        self._writers[entry.schema_id] = _Writer(entry.schema_id, name, schema, today)
 
 
 def _parse(schema: Any) -> Any:

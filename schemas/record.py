@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from operator import attrgetter
 from types import UnionType
 from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
@@ -14,6 +15,12 @@ Convert = Callable[[Any], Any]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+# Money is decimal(38, 12) in every schema.
+_MONEY_SCALE = 12
+_MONEY_UNIT = Decimal(1).scaleb(-_MONEY_SCALE)
+_MONEY_LIMIT = 10**38
+# Wide enough that rounding never meets the context's own precision.
+_EXACT = Context(prec=80, rounding=ROUND_HALF_EVEN)
 
 
 class Record:
@@ -71,7 +78,9 @@ def _plan(kind: type[Record]) -> _Plan:
 def _converters(hint: Any) -> tuple[Convert | None, Convert | None]:
     """How to dump and load a value of this type; ``None`` where it stays as it is."""
     if hint is datetime:
-        return _micros, None
+        return _micros, _time
+    if hint is Decimal:
+        return _unscaled, _money
     if isinstance(hint, type) and issubclass(hint, Record):
         return to_plain, lambda value: from_plain(hint, value)
     origin, arguments = get_origin(hint), get_args(hint)
@@ -90,6 +99,27 @@ def _converters(hint: Any) -> tuple[Convert | None, Convert | None]:
 def _micros(value: datetime) -> int:
     """Microseconds since 1970; a time without a zone is refused, because its meaning would be the machine's."""
     return (value - _EPOCH) // _MICROSECOND
+
+
+def _time(value: datetime | int) -> datetime:
+    """The time; a number where the writer's schema left out the logical type."""
+    return value if isinstance(value, datetime) else _EPOCH + value * _MICROSECOND
+
+
+def _unscaled(value: Decimal) -> bytes:
+    """Two's complement of the amount in units of 1e-12; finer amounts are rounded half to even."""
+    units = int(value.quantize(_MONEY_UNIT, context=_EXACT).scaleb(_MONEY_SCALE, context=_EXACT))
+    if abs(units) >= _MONEY_LIMIT:
+        raise ValueError("an amount has more than 38 digits")
+    return units.to_bytes((units.bit_length() + 8) // 8, "big", signed=True)
+
+
+def _money(value: Decimal | bytes | str) -> Decimal:
+    """The amount; bytes or text where fastavro hands out a default as the schema spells it."""
+    if isinstance(value, Decimal):
+        return value
+    raw = value.encode("latin-1") if isinstance(value, str) else value
+    return Decimal(int.from_bytes(raw, "big", signed=True)).scaleb(-_MONEY_SCALE, context=_EXACT)
 
 
 def _list(convert: Convert | None) -> Convert:
