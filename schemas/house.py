@@ -42,7 +42,7 @@ REQUIRED: dict[str, frozenset[str]] = {
     "Score": frozenset({"name", "scorer", "scorer_version"}),
     "Header": frozenset({"key"}),
 }
-_PLAIN = {"string", "bytes", "boolean", "int", "long", "double"}
+_PLAIN = ("string", "bytes", "boolean", "int", "long", "double")
 _MONEY = {"type": "bytes", "logicalType": "decimal", "precision": 38, "scale": 12}
 _TIME = {"type": "long", "logicalType": "timestamp-micros"}
 
