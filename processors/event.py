@@ -28,6 +28,8 @@ class Incoming(Generic[RecordT]):
     appended_at: datetime
     control_offset: int = -1
     timings: tuple[Timing, ...] = ()
+    # Partition and offset of the event in its topic.
+    position: tuple[int, int] = (-1, -1)
 
     def child(self, stage: str, stage_version: str, ordinal: int = 0) -> Meta:
         """The meta of the ``ordinal``-th event that ``stage`` derives from this one."""
