@@ -90,9 +90,7 @@ def final_answer(
     )
 
 
-def copy_answer(
-    original: Answer, incoming: Incoming[Request], *, stage: str, stage_version: str, now: datetime
-) -> Answer:
+def copy_answer(original: Answer, incoming: Incoming[Any], *, stage: str, stage_version: str, now: datetime) -> Answer:
     """The answer to a request that repeats another one's idempotency key and body: a copy of the original.
 
     It is whole, with the text, citations, passages and versions of the original, whatever its status; but no call was
@@ -212,7 +210,7 @@ def _bounded(request: Request) -> Request:
 
 def _meta(incoming: Incoming[Any], stage: str, stage_version: str, ordinal: int) -> Meta:
     """The answer's meta. A request's own event id is whatever its producer made up: it is derived instead."""
-    if isinstance(incoming.record, Request) and incoming.meta.run == "":
+    if isinstance(incoming.record, Request):
         meta = incoming.meta
         cause = request_event_id(tenant=meta.tenant, lane=meta.lane, request_id=meta.request_id)
         incoming = replace(incoming, meta=replace(meta, event_id=cause))

@@ -1,0 +1,190 @@
+"""The stage admit: from a request to an admitted one, or to its refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Protocol, cast
+
+import structlog
+
+from processors.admit.body import body_hash
+from processors.admit.policy import AdmitPolicy
+from processors.admit.rules import admission, check_origin, check_request
+from processors.answers import copy_answer, failure_of, final_answer
+from processors.clock import Clock
+from processors.event import Incoming, Output
+from processors.finality import Finality
+from processors.idempotency import Claimant, Idempotency, Reservation
+from schemas.errors import PoisonError, RefusedError, UnknownSchemaError
+from schemas.ids import request_event_id
+from schemas.record import Record, RecordT
+from schemas.records import Admitted, Answer, Request
+
+STAGE = "admit"
+VERSION = "1"
+
+log = structlog.get_logger(__name__)
+
+
+class AnswerDecoder(Protocol):
+    """What admission needs of the codec, to copy an answer that was stored."""
+
+    def decode(self, data: bytes, expected: type[RecordT]) -> RecordT: ...
+
+    async def fetch(self, schema_id: int) -> None: ...
+
+
+class Admit:
+    """Checks a request, recognises one that was asked before, and admits it.
+
+    A producer's ``meta`` is not believed: the lane is checked, the time is the broker's, and the first event id is
+    derived from (tenant, lane, request id). So the same request published twice is admitted under one event id, and
+    the time and control offset of its first delivery, kept with its reservation, make it the same bytes.
+
+    A request id stands for one body. A second publication under the same id with another body gets no answer of its
+    own, because the id already has, or will have, the first one's: it is dropped and logged. That holds for a first
+    body that was refused, too: correct it and send it under a new id.
+
+    ``stream`` is taken as a wish: the whole answer is published to ``answers`` in any case, and chunks of it as well
+    where a worker releases them.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: AdmitPolicy,
+        clock: Clock,
+        idempotency: Idempotency,
+        finality: Finality,
+        codec: AnswerDecoder,
+    ) -> None:
+        self._policy = policy
+        self._clock = clock
+        self._idempotency = idempotency
+        self._finality = finality
+        self._codec = codec
+
+    async def __call__(self, incoming: Incoming[Request]) -> Sequence[Output]:
+        """One ``Admitted``, or the ``Answer`` that refuses or repeats; nothing for a second body under one id.
+
+        Waits for one round trip to Postgres, two with an idempotency key. Raises ``DependencyDownError``, and
+        ``PoisonError`` for a request whose id can't be a key.
+        """
+        incoming = self._trusted(incoming)
+        try:
+            check_origin(incoming.meta, incoming.record.meta, self._policy)
+        except RefusedError as refusal:
+            return [self._refusal(incoming, refusal)]
+        claimant = _claimant(incoming)
+        reservation = await self._idempotency.reserve(claimant, claimant.request_id, scope="request")
+        if reservation.outcome == "conflict":
+            log.warning("refused duplicate", request_id=claimant.request_id, tenant=claimant.tenant, code="id_reused")
+            return []
+        incoming = _as_first_delivered(incoming, reservation)
+        try:
+            check_request(incoming.record, self._policy)
+            admitted = self._admitted(incoming, claimant.body_hash)
+            if reservation.new:
+                self._check_age(admitted)
+        except RefusedError as refusal:
+            return [self._refusal(incoming, refusal)]
+        return [await self._once(incoming, admitted, claimant)]
+
+    def _trusted(self, incoming: Incoming[Request]) -> Incoming[Request]:
+        """The event with a meta that holds nothing a producer could make up, but tenant and request id."""
+        claimed, meta = incoming.record.meta, incoming.meta
+        if not meta.request_id or not meta.request_id.isprintable():
+            raise PoisonError("meta.request_id must be printable characters: nobody could be answered")
+        if not meta.tenant.isprintable():
+            raise PoisonError("meta.tenant must be printable characters")
+        lane = self._policy.lane
+        trusted = replace(
+            meta,
+            event_id=request_event_id(tenant=meta.tenant, lane=lane, request_id=meta.request_id),
+            run="" if meta.run == claimed.run else meta.run,
+            causation_id="",
+            stage="producer",
+            stage_version="",
+            accepted_at=incoming.appended_at,
+            control_offset=-1,
+        )
+        return replace(incoming, meta=trusted)
+
+    def _admitted(self, incoming: Incoming[Request], digest: str) -> Admitted:
+        assert incoming.meta.accepted_at is not None
+        request = replace(incoming.record, meta=incoming.meta)
+        decided = admission(request, self._policy, accepted_at=incoming.meta.accepted_at, body_hash=digest)
+        return Admitted(meta=incoming.child(STAGE, VERSION), request=request, admission=decided)
+
+    def _check_age(self, admitted: Admitted) -> None:
+        """Only the first delivery can be too late here: a redelivered request may be in work already."""
+        expires_at = admitted.admission.expires_at
+        if expires_at is not None and self._clock.now() >= expires_at:
+            raise RefusedError(
+                "expired", "ttl_ms: the request was read after its time to live", field="ttl_ms", status="expired"
+            )
+
+    async def _once(self, incoming: Incoming[Request], admitted: Admitted, claimant: Claimant) -> Record:
+        """The admitted request, unless another one holds its idempotency key."""
+        key = incoming.record.idempotency_key
+        if key is None:
+            return admitted
+        reservation = await self._idempotency.reserve(claimant, key)
+        if reservation.outcome == "mine":
+            return admitted
+        # From here on the request is known as it was admitted: tier, route and priority included.
+        known = cast("Incoming[Admitted]", replace(cast("Incoming[Any]", incoming), record=admitted))
+        if reservation.outcome == "conflict":
+            message = "idempotency_key: was used for another body; use a new key"
+            return self._refusal(known, RefusedError("idempotency_conflict", message, field="idempotency_key"))
+        original = await self._final(claimant, reservation.request_id)
+        if original is None:
+            message = f"idempotency_key: request {reservation.request_id} with this key and body is not answered yet"
+            return self._refusal(known, RefusedError("duplicate_in_flight", message, field="idempotency_key"))
+        return copy_answer(original, known, stage=STAGE, stage_version=VERSION, now=self._clock.now())
+
+    async def _final(self, claimant: Claimant, request_id: str) -> Answer | None:
+        stored = await self._finality.get(claimant.tenant, claimant.lane, request_id)
+        if stored is None:
+            return None
+        try:
+            return self._codec.decode(stored.value, Answer)
+        except UnknownSchemaError as unknown:
+            await self._codec.fetch(unknown.schema_id)
+            return self._codec.decode(stored.value, Answer)
+
+    def _refusal(self, incoming: Incoming[Request] | Incoming[Admitted], refusal: RefusedError) -> Answer:
+        lane = self._policy.lane
+        return final_answer(
+            replace(incoming, meta=replace(incoming.meta, lane=lane)),
+            stage=STAGE,
+            stage_version=VERSION,
+            status=refusal.status,
+            failure=failure_of(refusal),
+            now=self._clock.now(),
+            policy_version=self._policy.version,
+        )
+
+
+def _claimant(incoming: Incoming[Request]) -> Claimant:
+    meta = incoming.meta
+    return Claimant(
+        tenant=meta.tenant,
+        lane=meta.lane,
+        request_id=meta.request_id,
+        body_hash=body_hash(incoming.record),
+        control_offset=incoming.control_offset,
+        # Postgres keeps microseconds.
+        accepted_at=incoming.appended_at.astimezone(UTC),
+    )
+
+
+def _as_first_delivered(incoming: Incoming[Request], reservation: Reservation) -> Incoming[Request]:
+    accepted_at: datetime = reservation.accepted_at
+    return replace(
+        incoming,
+        meta=replace(incoming.meta, accepted_at=accepted_at),
+        control_offset=reservation.control_offset,
+    )

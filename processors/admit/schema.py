@@ -1,0 +1,92 @@
+"""Rules for a JSON schema that a producer sends, so that no call is paid whose answer could never be checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
+
+from processors.admit.forms import refused
+
+_REFERENCES = ("$ref", "$dynamicRef")
+# Draft 2020-12 only: another dialect, or an id that moves what a reference means, would be checked otherwise than the
+# producer thinks.
+_UNSUPPORTED = ("$id", "$anchor", "$dynamicAnchor", "$vocabulary")
+_MAX_DEPTH = 64
+_MAX_PATTERN_CHARS = 256
+# A repeat inside a repeat can take exponential time on the model's text, on the loop of a worker that serves everybody.
+_NESTED_REPEAT = re.compile(r"\((?:[^()\\]|\\.)*(?:[*+]|\{\d+,\d*\})(?:[^()\\]|\\.)*\)\s*(?:[*+]|\{\d+,\d*\})")
+
+
+def check_schema(schema: Any, field: str) -> None:
+    """A JSON schema of draft 2020-12 with references inside itself only, and patterns that are quick to match."""
+    if not isinstance(schema, dict):
+        raise refused(field, "must be a JSON object")
+    _check_depth(schema, field)
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        place = "/".join(str(part) for part in error.absolute_path) or "its root"
+        raise refused(
+            field, f"is no JSON schema of draft 2020-12: {str(error.validator)!r} is broken at {place}"
+        ) from None
+    resolver = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver()
+    for key, value in _walk(schema):
+        if key in _UNSUPPORTED:
+            raise refused(field, f"{key} is not supported; refer to definitions by #/$defs/…")
+        if key in _REFERENCES and isinstance(value, str):
+            _check_reference(value, resolver, field)
+        if key == "pattern" and isinstance(value, str):
+            _check_pattern(value, field)
+        if key == "patternProperties" and isinstance(value, dict):
+            for pattern in value:
+                _check_pattern(pattern, field)
+
+
+def _check_reference(reference: str, resolver: Any, field: str) -> None:
+    if not reference.startswith("#"):
+        raise refused(field, "references must stay inside the schema: nothing is fetched")
+    try:
+        resolver.lookup(reference)
+    except Unresolvable:
+        raise refused(field, "a reference leads nowhere") from None
+
+
+def _check_pattern(pattern: str, field: str) -> None:
+    if len(pattern) > _MAX_PATTERN_CHARS:
+        raise refused(field, f"a pattern must be at most {_MAX_PATTERN_CHARS} characters")
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError):
+        raise refused(field, "a pattern is no regular expression that can be checked here") from None
+    if _NESTED_REPEAT.search(pattern):
+        raise refused(field, "a pattern repeats a group that repeats: matching it could take for ever")
+
+
+def _check_depth(value: Any, field: str) -> None:
+    """Without recursion, because it runs before anything that recurses."""
+    layer, depth = [value], 0
+    while layer:
+        if depth > _MAX_DEPTH:
+            raise refused(field, f"must be nested at most {_MAX_DEPTH} deep")
+        layer = [child for item in layer for child in _children(item)]
+        depth += 1
+
+
+def _walk(value: Any) -> Iterator[tuple[str, Any]]:
+    for child in _children(value):
+        yield from _walk(child)
+    if isinstance(value, dict):
+        yield from value.items()
+
+
+def _children(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
