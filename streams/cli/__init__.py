@@ -1,1 +1,73 @@
-def main() -> None: ...
+"""The command line. Data goes to stdout, all else to stderr; exit codes: 0 done, 1 failed, 2 bad usage or settings."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import typer
+
+from schemas.errors import ConfigurationError, HeadraceError
+
+# Command to module and function: a module is imported only when its command runs, so that help is quick.
+COMMANDS = {
+    "demo": ("streams.cli.demo", "demo"),
+    "up": ("streams.cli.stack", "up"),
+    "down": ("streams.cli.stack", "down"),
+    "status": ("streams.cli.stack", "status"),
+    "doctor": ("streams.cli.doctor", "doctor"),
+    "migrate": ("streams.cli.prepare", "migrate"),
+    "worker": ("streams.cli.worker", "worker"),
+    "ingest": ("streams.cli.ingest", "ingest"),
+    "ask": ("streams.cli.ask", "ask"),
+    "submit": ("streams.cli.submit", "submit"),
+    "tail": ("streams.cli.tail", "tail"),
+    "audit": ("streams.cli.audit", "audit"),
+}
+GROUPS = {
+    "topics": ("streams.cli.topics", "app"),
+    "schemas": ("streams.cli.schemas", "app"),
+    "prompt": ("streams.cli.prompt", "app"),
+}
+
+
+def build(arguments: list[str]) -> typer.Typer:
+    """The command line's app, with the commands that these arguments may need."""
+    app = typer.Typer(
+        name="headrace",
+        help="LLM calls as a replayable Kafka stream.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    first = next((argument for argument in arguments if not argument.startswith("-")), None)
+    known = COMMANDS | GROUPS
+    wanted = [first] if first in known else list(known)
+    # A single command would become the whole app.
+    app.callback()(_root)
+    for name in wanted:
+        module, attribute = known[name]
+        target = getattr(importlib.import_module(module), attribute)
+        if name in GROUPS:
+            app.add_typer(target, name=name)
+        else:
+            app.command(name)(target)
+    return app
+
+
+def _root() -> None:
+    """LLM calls as a replayable Kafka stream."""
+
+
+def main() -> None:
+    """Run the command line; errors of ours end in one line and an exit code."""
+    try:
+        build(sys.argv[1:])()
+    except ConfigurationError as error:
+        sys.stderr.write(f"headrace: {error}\n")
+        raise SystemExit(2) from None
+    except HeadraceError as error:
+        sys.stderr.write(f"headrace: {error}\n")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

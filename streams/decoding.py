@@ -1,0 +1,104 @@
+"""From a message on a topic to a typed event."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from processors.event import Incoming
+from schemas.errors import DependencyDownError, UndecodableError, UnknownSchemaError
+from schemas.ids import derive_id
+from schemas.record import Record
+from schemas.records import Document, Meta
+from streams.headers import header, load_timings
+from streams.services import Services
+from streams.stages import Input
+
+Message = Any  # faust.types.ConsumerMessage, which is untyped
+
+# A schema id that the registry denied is asked for once more after this long: its registration may be under way.
+DENIAL_PATIENCE_S = 30.0
+TENANT_HEADER = "headrace-tenant"
+NAMESPACE_HEADER = "headrace-namespace"
+
+
+class Decoder:
+    """Decodes the events of one input. An id that the codec does not hold is asked of the registry."""
+
+    def __init__(self, source: Input, services: Services, *, denial_patience_s: float = DENIAL_PATIENCE_S) -> None:
+        self._source = source
+        self._services = services
+        self._patience_s = denial_patience_s
+        # When the registry first denied an id.
+        self._denied: dict[int, float] = {}
+
+    async def decode(self, message: Message) -> Incoming[Record]:
+        """The event of a message.
+
+        Blocks only for an unknown schema id: on the registry, for as long as it is away.
+        Raises ``PoisonError`` for what can't be decoded.
+        """
+        value: bytes | None = message.value
+        appended_at = datetime.fromtimestamp(message.timestamp or 0.0, UTC)
+        if value is None:
+            record: Record = self._tombstone(message)
+            value = b""
+        else:
+            record = await self._record(value)
+        meta: Meta = record.meta  # type: ignore[attr-defined]
+        if meta.accepted_at is None:
+            meta = replace(meta, accepted_at=appended_at)
+        return Incoming(
+            record=record,
+            meta=meta,
+            raw=value,
+            appended_at=appended_at,
+            control_offset=self._services.control.offset,
+            timings=load_timings(message.headers),
+            position=(message.partition, message.offset),
+        )
+
+    async def _record(self, value: bytes) -> Record:
+        while True:
+            try:
+                return self._services.codec.decode(value, self._source.record)
+            except UnknownSchemaError as error:
+                await self._fetch(error)
+
+    async def _fetch(self, unknown: UnknownSchemaError) -> None:
+        """Return when the codec may hold the id. Raises ``UnknownSchemaError`` when it was denied twice."""
+        await self._services.gate.wait(("registry",))
+        try:
+            await self._services.codec.fetch(unknown.schema_id)
+        except DependencyDownError as error:
+            self._services.gate.report(error)
+        except UnknownSchemaError:
+            first = self._denied.setdefault(unknown.schema_id, time.monotonic())
+            left = first + self._patience_s - time.monotonic()
+            if left <= 0:
+                raise
+            await asyncio.sleep(left)
+        else:
+            self._denied.pop(unknown.schema_id, None)
+
+    def _tombstone(self, message: Message) -> Document:
+        if not self._source.tombstones:
+            raise UndecodableError("the event has a null value; this topic has no tombstones")
+        found = {name: (header(message.headers, name) or b"").decode() for name in (TENANT_HEADER, NAMESPACE_HEADER)}
+        missing = [name for name, value in found.items() if not value]
+        if missing or not message.key:
+            what = ", ".join([*missing, *([] if message.key else ["the key"])])
+            raise UndecodableError(f"a tombstone needs the document's id as its key and headers: {what} is missing")
+        document_id = message.key.decode("utf-8", "replace")
+        tenant, namespace = found[TENANT_HEADER], found[NAMESPACE_HEADER]
+        meta = Meta(
+            event_id=derive_id("tombstone", tenant, namespace, document_id, message.partition, message.offset),
+            request_id="",
+            tenant=tenant,
+            lane=self._services.lane,
+            stage="producer",
+        )
+        return Document(meta=meta, document_id=document_id, namespace=namespace, deleted=True)

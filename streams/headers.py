@@ -1,0 +1,79 @@
+"""Headers of an event: CloudEvents in binary mode, W3C trace context, and the timings of the stages before."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import orjson
+
+from schemas.record import Record
+from schemas.records import Meta, Timing
+
+Headers = list[tuple[str, bytes]]
+
+CONTENT_TYPE = b"application/vnd.apache.avro+confluent"
+TIMINGS = "headrace-timings"
+TRACEPARENT = "traceparent"
+# Handed on as they came.
+CARRIED = ("tracestate", "baggage")
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+
+
+def header(headers: Iterable[tuple[str, bytes]] | None, name: str) -> bytes | None:
+    """The last header of this name."""
+    found = [value for key, value in headers or () if key == name]
+    return found[-1] if found else None
+
+
+def event_headers(
+    record: Record, meta: Meta, *, time: datetime, cause: Sequence[tuple[str, bytes]], timings: Sequence[Timing]
+) -> Headers:
+    """The headers of an event that ``cause``'s event led to."""
+    kind = record.AVRO_NAME
+    pairs = {
+        "ce_specversion": "1.0",
+        "ce_id": meta.event_id,
+        "ce_source": f"headrace/{meta.lane}/{meta.stage}",
+        "ce_type": kind,
+        "ce_time": time.isoformat(),
+        "ce_subject": meta.request_id,
+        "ce_correlationid": meta.request_id,
+        "ce_causationid": meta.causation_id,
+        TRACEPARENT: child_traceparent(cause),
+    }
+    headers = [(name, value.encode()) for name, value in pairs.items()]
+    headers.append(("content-type", CONTENT_TYPE))
+    headers += [(name, value) for name in CARRIED if (value := header(cause, name)) is not None]
+    if timings:
+        headers.append((TIMINGS, dump_timings(timings)))
+    return headers
+
+
+def child_traceparent(cause: Iterable[tuple[str, bytes]] | None) -> str:
+    """A span of its own in the trace of ``cause``, or in a new trace where it names none."""
+    match = _TRACEPARENT.fullmatch((header(cause, TRACEPARENT) or b"").decode("ascii", "replace"))
+    trace, flags = (match[1], match[3]) if match else (secrets.token_hex(16), "00")
+    return f"00-{trace}-{secrets.token_hex(8)}-{flags}"
+
+
+def trace_id(headers: Iterable[tuple[str, bytes]] | None) -> str | None:
+    """The trace that an event belongs to."""
+    match = _TRACEPARENT.fullmatch((header(headers, TRACEPARENT) or b"").decode("ascii", "replace"))
+    return match[1] if match else None
+
+
+def dump_timings(timings: Sequence[Timing]) -> bytes:
+    """Timings as a header's value."""
+    return orjson.dumps([[t.stage, round(t.waited_ms, 3), round(t.service_ms, 3)] for t in timings])
+
+
+def load_timings(headers: Iterable[tuple[str, bytes]] | None) -> tuple[Timing, ...]:
+    """Timings from headers; none where the header is missing or not ours."""
+    try:
+        rows = orjson.loads(header(headers, TIMINGS) or b"[]")
+        return tuple(Timing(stage=str(s), waited_ms=float(w), service_ms=float(d)) for s, w, d in rows)
+    except (orjson.JSONDecodeError, TypeError, ValueError):
+        return ()

@@ -1,0 +1,94 @@
+"""Every metric of a worker, declared in one place. Base units; no label grows with requests, users or tenants."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+# From a fast pure stage to a long model call.
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    """The metrics of one process. Pass a registry of its own in tests."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry = registry or CollectorRegistry()
+        stage, lane = "stage", "lane"
+        # Events in process: delivered to the stage and not acknowledged.
+        self.in_flight = Gauge("headrace_in_flight_events", "Events in process", [stage, lane], registry=registry)
+        # Events on the topic that the group has not committed.
+        self.lag = Gauge("headrace_lag_events", "Events not committed yet", [stage, lane], registry=registry)
+        # Alert on this one, and not on the count.
+        self.oldest_unacked = Gauge(
+            "headrace_oldest_unacked_age_seconds",
+            "Age of the oldest event in process",
+            [stage, lane],
+            registry=registry,
+        )
+        self.waiting = Histogram(
+            "headrace_stage_wait_seconds",
+            "From an event's append to the start of its processing",
+            [stage, lane],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.service = Histogram(
+            "headrace_stage_service_seconds",
+            "From the start of processing to the acknowledgement of the last output",
+            [stage, lane],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        # outcome: done, refused, dead_letter, released.
+        self.outcomes = Counter(
+            "headrace_events_total", "Events by what came of them", [stage, lane, "outcome"], registry=registry
+        )
+        self.answers = Counter(
+            "headrace_answers_total", "Final answers by status", [stage, lane, "status"], registry=registry
+        )
+        self.retries = Counter(
+            "headrace_retries_total",
+            "Attempts repeated, by class of the error",
+            [stage, lane, "error_class"],
+            registry=registry,
+        )
+        # Events that this group has delivered before: their offset is under the highest delivered one.
+        self.redeliveries = Counter(
+            "headrace_redeliveries_total",
+            "Events that were in process before and came again",
+            [stage, lane],
+            registry=registry,
+        )
+        self.dead_letters = Counter(
+            "headrace_dead_letters_total",
+            "Dead letters by class of the error",
+            [stage, lane, "error_class"],
+            registry=registry,
+        )
+        self.dependency_up = Gauge(
+            "headrace_dependency_up", "1 while the dependency answers", ["dependency"], registry=registry
+        )
+        self.calls = Counter(
+            "headrace_calls_total", "Provider calls by outcome", ["deployment", "outcome"], registry=registry
+        )
+        self.call_seconds = Histogram(
+            "headrace_call_duration_seconds",
+            "Provider calls",
+            ["deployment", "outcome"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.call_retries = Counter(
+            "headrace_call_retries_total", "Provider calls repeated", ["deployment", "error_code"], registry=registry
+        )
+        self.indeterminate = Counter(
+            "headrace_indeterminate_calls_total", "Calls whose outcome is unknown", ["deployment"], registry=registry
+        )
+        self.input_drift = Counter(
+            "headrace_input_drift_total", "Redelivered calls whose input changed; the stored one won", registry=registry
+        )
+        self.tokens = Counter("headrace_tokens_total", "Tokens", ["deployment", "kind"], registry=registry)
+        self.cost = Counter("headrace_cost_usd_total", "US dollars booked", ["deployment", "state"], registry=registry)
+        self.passages = Counter(
+            "headrace_index_passages_total", "Passages by what was done", ["action"], registry=registry
+        )

@@ -1,0 +1,131 @@
+"""From a stage's outputs to records on topics: encoded, made final, and acknowledged by the broker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from processors.event import Output, Recorded
+from schemas.errors import OversizedError
+from schemas.record import Record
+from schemas.records import (
+    Admitted,
+    Alert,
+    Answer,
+    Chunk,
+    Completion,
+    Control,
+    Cost,
+    Delta,
+    Document,
+    Enrichment,
+    Evaluation,
+    Feedback,
+    Meta,
+    Request,
+    Timing,
+)
+from streams.headers import Headers, event_headers
+from streams.producer import Outgoing
+from streams.services import Services
+from streams.topics import MAX_EVENT_BYTES, topic_name
+
+KINDS: dict[type[Record], str] = {
+    Request: "requests",
+    Admitted: "admitted",
+    Completion: "completions",
+    Delta: "deltas",
+    Chunk: "chunks",
+    Answer: "answers",
+    Evaluation: "evaluations",
+    Feedback: "feedback",
+    Cost: "costs",
+    Document: "documents",
+    Control: "control",
+    Alert: "alerts",
+}
+PRIORITIES = ("high", "normal", "low")
+# Room for the key, the headers and the batch's own fields.
+OVERHEAD_BYTES = 8_192
+
+
+def topic_kind(record: Record) -> str:
+    """The kind of topic that a record goes to."""
+    if isinstance(record, Enrichment):
+        priority = record.admission.priority
+        return f"enrichments.{priority if priority in PRIORITIES else 'normal'}"
+    return KINDS[type(record)]
+
+
+def key_of(record: Record) -> str:
+    """The key of a record on its topic."""
+    if isinstance(record, Document):
+        return record.document_id
+    if isinstance(record, Control):
+        return f"{record.kind}/{record.name}"
+    meta: Meta = record.meta  # type: ignore[attr-defined]
+    return meta.request_id
+
+
+def check_size(value: bytes, what: str) -> None:
+    """Raise ``OversizedError`` for an event that its topic would not take."""
+    if len(value) + OVERHEAD_BYTES > MAX_EVENT_BYTES:
+        limit = MAX_EVENT_BYTES - OVERHEAD_BYTES
+        raise OversizedError(f"{what} is {len(value)} bytes; an event may have {limit}: shorten it")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An output's bytes, ready to be published as often as it takes."""
+
+    record: Record
+    value: bytes
+
+
+class Publisher:
+    """Publishes what a stage gave for one event."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def encode(self, outputs: Sequence[Output], timings: tuple[Timing, ...]) -> list[Encoded]:
+        """The outputs' bytes. An answer takes the timings along. Raises ``OversizedError`` before anything is final."""
+        encoded = []
+        for output in outputs:
+            if isinstance(output, Recorded):
+                encoded.append(Encoded(output.record, output.value))
+                continue
+            record = replace(output, timings=timings) if isinstance(output, Answer) else output
+            encoded.append(Encoded(record, self._services.codec.encode(record)))
+        for item in encoded:
+            check_size(item.value, type(item.record).__name__)
+        return encoded
+
+    async def publish(self, items: Sequence[Encoded], cause: Headers, timings: tuple[Timing, ...]) -> None:
+        """Make answers final, send everything and wait for the broker's acknowledgements.
+
+        Safe to repeat: ids and bytes stay the same. Blocks on Postgres where there is an answer, then on the broker.
+        Raises ``DependencyDownError`` when one of them is away.
+        """
+        services = self._services
+        outgoing = []
+        for item in items:
+            record, value = item.record, item.value
+            if isinstance(record, Answer):
+                value = await services.finality.claim(record, item.value)
+                if value != item.value:
+                    record = services.codec.decode(value, Answer)
+                services.failpoints.hit("after_final_claim")
+            outgoing.append(self._outgoing(record, value, cause, timings))
+        await services.producer.send(outgoing)
+        services.failpoints.hit("after_produce")
+
+    def _outgoing(self, record: Record, value: bytes, cause: Headers, timings: tuple[Timing, ...]) -> Outgoing:
+        services = self._services
+        meta: Meta = record.meta  # type: ignore[attr-defined]
+        return Outgoing(
+            topic=topic_name(services.prefix, services.lane, topic_kind(record)),
+            key=key_of(record).encode(),
+            value=value,
+            headers=event_headers(record, meta, time=services.clock.now(), cause=cause, timings=timings),
+        )

@@ -1,0 +1,114 @@
+"""The worker's producer: sends bytes and waits until the broker has acknowledged them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    InvalidTopicError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordTooLargeError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
+
+from schemas.errors import ConfigurationError, DependencyDownError, OversizedError
+from streams.headers import Headers
+from streams.settings import KafkaSettings
+from streams.topics import MAX_DEAD_LETTER_BYTES
+
+DEPENDENCY = "kafka"
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One record to be sent."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+class Producer:
+    """One connection for all stages of a process. A key lands where Java's client would put it (murmur2)."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._producer: AIOKafkaProducer | None = None
+
+    async def start(self) -> None:
+        """Connect. Raises ``DependencyDownError`` when the broker is away."""
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self._settings.bootstrap,
+            acks="all",
+            linger_ms=0,
+            request_timeout_ms=int(self._settings.produce_timeout_s * 1000),
+            max_request_size=MAX_DEAD_LETTER_BYTES + 65_536,
+            # A killed broker comes back on the same address within seconds.
+            retry_backoff_ms=200,
+            metadata_max_age_ms=60_000,
+        )
+        try:
+            await producer.start()
+        except (KafkaError, OSError) as error:
+            await producer.stop()
+            raise DependencyDownError(DEPENDENCY, type(error).__name__) from error
+        self._producer = producer
+
+    async def stop(self) -> None:
+        """Flush and disconnect."""
+        if self._producer is not None:
+            await self._producer.stop()
+
+    async def ping(self) -> None:
+        """Ask the broker for its metadata. Raises ``DependencyDownError`` when it does not answer."""
+        try:
+            await self._running().client.fetch_all_metadata()
+        except (KafkaError, OSError) as error:
+            raise DependencyDownError(DEPENDENCY, type(error).__name__) from error
+
+    async def send(self, outgoing: Sequence[Outgoing]) -> None:
+        """Send all, in order within a partition, and wait for every acknowledgement.
+
+        Raises ``DependencyDownError`` when the broker is away, with some perhaps written: send the same bytes again.
+        ``OversizedError`` when one is over its topic's limit; ``ConfigurationError`` when a topic is missing or
+        forbidden, which no waiting mends.
+        """
+        producer = self._running()
+        try:
+            futures = [await producer.send(o.topic, value=o.value, key=o.key, headers=o.headers) for o in outgoing]
+            results = await asyncio.gather(*futures, return_exceptions=True)
+        except KafkaError as error:
+            raise _translated(error, outgoing) from error
+        for result in results:
+            if isinstance(result, KafkaError):
+                raise _translated(result, outgoing) from result
+            if isinstance(result, BaseException):
+                raise result
+
+    def _running(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            raise DependencyDownError(DEPENDENCY, "the producer was not started")
+        return self._producer
+
+
+def _translated(error: KafkaError, outgoing: Sequence[Outgoing]) -> Exception:
+    topics = ", ".join(sorted({o.topic for o in outgoing}))
+    if isinstance(error, MessageSizeTooLargeError | RecordTooLargeError):
+        largest = max(len(o.value or b"") for o in outgoing)
+        return OversizedError(f"an event of {largest} bytes is over the limit of its topic ({topics})")
+    fatal = (
+        InvalidTopicError,
+        UnknownTopicOrPartitionError,
+        TopicAuthorizationFailedError,
+        ClusterAuthorizationFailedError,
+    )
+    if isinstance(error, fatal):
+        return ConfigurationError(f"{topics}: {type(error).__name__}; run `headrace topics apply` and check the ACLs")
+    return DependencyDownError(DEPENDENCY, type(error).__name__)

@@ -1,0 +1,275 @@
+"""The stage runner: what happens to one delivered event, the same for every stage.
+
+Decode, wait while a dependency is away, process within the time limit, publish and wait for the broker, and only
+then acknowledge. No exception leaves ``take``: an event ends done, dead-lettered, or un-acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from processors.answers import failure_of, final_answer
+from processors.event import Incoming, Output, Processor
+from schemas.errors import (
+    CrashLoopError,
+    DependencyDownError,
+    FencedError,
+    HeadraceError,
+    IndeterminateError,
+    OversizedError,
+    PoisonError,
+    RefusedError,
+)
+from schemas.record import Record
+from schemas.records import Answer, Failure, Timing
+from streams.dead_letters import dead_letter, safe_message
+from streams.decoding import Decoder
+from streams.gate import Released
+from streams.headers import trace_id
+from streams.outputs import Encoded, Publisher
+from streams.services import Services
+from streams.stages import Input, Stage
+
+Message = Any  # faust.types.ConsumerMessage, which is untyped
+
+# A processor that raises this often for one event will not stop doing so.
+MAX_FAILURES = 3
+FAILURE_BACKOFF_S = 0.2
+# A dependency without a probe of its own is tried again after this long.
+UNPROBED_PAUSE_S = 1.0
+VERSION = "1"
+
+log = structlog.get_logger(__name__)
+
+
+class StageRunner:
+    """Runs one input of a stage. ``take`` is called by ``concurrency`` actors at once."""
+
+    def __init__(
+        self, stage: Stage, source: Input, processor: Processor, services: Services, *, timeout_s: float | None = None
+    ) -> None:
+        self.stage = stage
+        self.source = source
+        self._processor = processor
+        self._services = services
+        self._timeout_s = timeout_s or stage.timeout_s
+        self._decoder = Decoder(source, services)
+        self._publisher = Publisher(services)
+        self.labels = (stage.name, services.lane)
+        self._draining = False
+        self._busy = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.consumer: Any = None  # streams.transport.SafeConsumer, once the app has started
+
+    def drain(self) -> None:
+        """Take no further event. What is in process goes on; what waits at the gate is let go by the gate."""
+        self._draining = True
+
+    async def take(self, event: Any) -> None:
+        """Process one Faust event and acknowledge it. Raises nothing but cancellation."""
+        if self._draining:
+            await _until_cancelled()
+        self._busy += 1
+        self.idle.clear()
+        try:
+            await self._process(event.message)
+            self._services.failpoints.hit("before_ack")
+            event.ack()
+        except Released:
+            self._count("released")
+        except Exception as error:
+            # A dead letter that can't be written, or a fault of our own: the event stays un-acknowledged.
+            log.exception("the worker stops", stage=self.stage.name, error=type(error).__name__)
+            self._services.crash(error)
+            await _until_cancelled()
+        finally:
+            self._busy -= 1
+            if self._busy == 0:
+                self.idle.set()
+
+    async def _process(self, message: Message) -> None:
+        started, first_failure = time.perf_counter(), self._services.clock.now()
+        try:
+            incoming = await self._decoder.decode(message)
+        except PoisonError as error:
+            await self._bury(message, error, run="", attempts=1, first_failure=first_failure)
+            return
+        waited_ms = max(0.0, (first_failure - incoming.appended_at).total_seconds() * 1000)
+        with structlog.contextvars.bound_contextvars(**self._context(incoming, message)):
+            outputs = await self._attempts(incoming, message)
+            timing = Timing(stage=self.stage.name, waited_ms=waited_ms, service_ms=_since_ms(started))
+            timings = (*incoming.timings, timing)
+            encoded = await self._encode(incoming, outputs, message, timings)
+            await self._publish(encoded, message, timings)
+        self._measure(encoded, waited_ms, _since_ms(started))
+
+    async def _attempts(self, incoming: Incoming[Record], message: Message) -> Sequence[Output]:
+        """Call the processor until it gives outputs or the event is given up."""
+        failures, first_failure = 0, self._services.clock.now()
+        while True:
+            await self._wait(message, self.stage.dependencies)
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    return await self._processor(incoming)
+            except DependencyDownError as error:
+                await self._dependency_down(error)
+            except FencedError as error:
+                self._retried(error)
+            except RefusedError as refusal:
+                self._count("refused")
+                return [self._refused(incoming, refusal)]
+            except (PoisonError, IndeterminateError, OversizedError) as error:
+                return await self._give_up(incoming, message, error, failures + 1, first_failure)
+            except Exception as error:
+                failures += 1
+                self._retried(error)
+                log.warning("an attempt failed", error=type(error).__name__, failures=failures, at=_place(error))
+                if failures >= MAX_FAILURES:
+                    return await self._give_up(incoming, message, error, failures, first_failure)
+                await asyncio.sleep(FAILURE_BACKOFF_S * 2**failures * random.random())
+
+    async def _encode(
+        self, incoming: Incoming[Record], outputs: Sequence[Output], message: Message, timings: tuple[Timing, ...]
+    ) -> list[Encoded]:
+        try:
+            return self._publisher.encode(outputs, timings)
+        except OversizedError as error:
+            outputs = await self._give_up(incoming, message, error, 1, self._services.clock.now())
+            return self._publisher.encode(outputs, timings)
+
+    async def _publish(self, encoded: Sequence[Encoded], message: Message, timings: tuple[Timing, ...]) -> None:
+        """Publish until the broker has acknowledged all. Never gives up while the event is ours."""
+        needs = ("kafka", "postgres") if any(isinstance(item.record, Answer) for item in encoded) else ("kafka",)
+        while encoded:
+            await self._wait(message, needs)
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    return await self._publisher.publish(encoded, message.headers or [], timings)
+            except DependencyDownError as error:
+                await self._dependency_down(error)
+            except TimeoutError as error:
+                self._retried(error)
+
+    async def _give_up(
+        self, incoming: Incoming[Record], message: Message, error: Exception, attempts: int, first_failure: datetime
+    ) -> Sequence[Output]:
+        """Write the dead letter, then end the request, if there is one, with a ``failed`` answer."""
+        await self._bury(message, error, run=incoming.meta.run, attempts=attempts, first_failure=first_failure)
+        if not incoming.meta.request_id:
+            return []
+        code = "indeterminate" if isinstance(error, IndeterminateError) else _code(error)
+        failure = Failure(
+            code=code,
+            error_class=error.error_class if isinstance(error, HeadraceError) else "poison",
+            message=f"The stage {self.stage.name} could not process the request: {safe_message(error)}.",
+            retryable=False,
+        )
+        return [self._final(incoming, "failed", failure)]
+
+    async def _bury(
+        self, message: Message, error: Exception, *, run: str, attempts: int, first_failure: datetime
+    ) -> None:
+        """Write the dead letter. Raises when its topic can't be written: the worker stops and never drops."""
+        services = self._services
+        letter = dead_letter(
+            message,
+            error,
+            prefix=services.prefix,
+            lane=services.lane,
+            run=run,
+            stage=self.stage.name,
+            attempts=attempts,
+            first_failure=first_failure,
+        )
+        while True:
+            await self._wait(message, ("kafka",))
+            try:
+                await services.producer.send([letter])
+                break
+            except DependencyDownError as down:
+                await self._dependency_down(down)
+        error_class = error.error_class if isinstance(error, HeadraceError) else "poison"
+        services.metrics.dead_letters.labels(*self.labels, error_class).inc()
+        self._count("dead_letter")
+        log.warning("dead letter", stage=self.stage.name, error=type(error).__name__, error_class=error_class)
+
+    async def _wait(self, message: Message, dependencies: Sequence[str]) -> None:
+        """Wait at the gate. Raises ``Released`` when the worker stops or the partition went to another."""
+        await self._services.gate.wait(dependencies)
+        if self.consumer is not None and not self.consumer.owns(message):
+            raise Released
+
+    async def _dependency_down(self, error: DependencyDownError) -> None:
+        self._retried(error)
+        if not self._services.gate.report(error):
+            await asyncio.sleep(UNPROBED_PAUSE_S)
+
+    def _refused(self, incoming: Incoming[Record], refusal: RefusedError) -> Answer:
+        return self._final(incoming, refusal.status, failure_of(refusal))
+
+    def _final(self, incoming: Incoming[Record], status: str, failure: Failure) -> Answer:
+        return final_answer(
+            incoming,
+            stage=self.stage.name,
+            stage_version=VERSION,
+            status=status,
+            failure=failure,
+            now=self._services.clock.now(),
+        )
+
+    def _measure(self, encoded: Sequence[Encoded], waited_ms: float, service_ms: float) -> None:
+        metrics = self._services.metrics
+        metrics.waiting.labels(*self.labels).observe(waited_ms / 1000)
+        metrics.service.labels(*self.labels).observe(service_ms / 1000)
+        self._count("done")
+        for item in encoded:
+            if isinstance(item.record, Answer):
+                metrics.answers.labels(*self.labels, item.record.status).inc()
+
+    def _count(self, outcome: str) -> None:
+        self._services.metrics.outcomes.labels(*self.labels, outcome).inc()
+
+    def _retried(self, error: Exception) -> None:
+        error_class = error.error_class if isinstance(error, HeadraceError) else "poison"
+        self._services.metrics.retries.labels(*self.labels, error_class).inc()
+
+    def _context(self, incoming: Incoming[Record], message: Message) -> dict[str, str | None]:
+        meta = incoming.meta
+        return {
+            "request_id": meta.request_id,
+            "tenant": meta.tenant,
+            "stage": self.stage.name,
+            "lane": self._services.lane,
+            "trace_id": trace_id(message.headers),
+        }
+
+
+def _code(error: Exception) -> str:
+    if isinstance(error, OversizedError):
+        return "too_large"
+    if isinstance(error, CrashLoopError):
+        return "crash_loop"
+    return "timeout" if isinstance(error, TimeoutError) else "processing_failed"
+
+
+def _place(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
+
+
+def _since_ms(started: float) -> float:
+    return (time.perf_counter() - started) * 1000
+
+
+async def _until_cancelled() -> None:
+    await asyncio.get_running_loop().create_future()

@@ -1,0 +1,33 @@
+"""What all stages of a process share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from processors.failpoints import Failpoints
+
+from processors.clock import Clock
+from processors.control import ControlView
+from processors.finality import Finality
+from schemas.codec import Codec
+from streams.gate import Gate
+from streams.metrics import Metrics
+from streams.producer import Producer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """The process's connections and clocks; ``crash`` ends the process, and its supervisor starts it again."""
+
+    prefix: str
+    lane: str
+    codec: Codec
+    producer: Producer
+    finality: Finality
+    gate: Gate
+    clock: Clock
+    control: ControlView
+    metrics: Metrics
+    failpoints: Failpoints
+    crash: Callable[[BaseException], None]

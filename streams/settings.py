@@ -1,0 +1,263 @@
+"""Settings: one frozen object, read once from ``headrace.toml`` and ``HEADRACE_*`` variables.
+
+A nested field is set by two underscores: ``HEADRACE_KAFKA__BOOTSTRAP``. Variables win over the file. With the
+embedded stack the endpoints come from ``<folder>/stack.json``; a stack set to ``external`` never falls back to it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from schemas.errors import ConfigurationError
+
+CONFIG_VARIABLE = "HEADRACE_CONFIG"
+DEFAULT_CONFIG = "headrace.toml"
+
+
+class Section(BaseModel):
+    """A part of the settings: frozen, and an unknown name in it is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class KafkaSettings(Section):
+    """The broker. ``options`` are librdkafka's names, e.g. ``security.protocol``."""
+
+    bootstrap: str = Field(min_length=1)
+    options: dict[str, str] = {}
+    replication: int = Field(default=1, ge=1)
+    # A broker that does not acknowledge within this time counts as away; the same bytes are sent again.
+    produce_timeout_s: float = Field(default=30.0, gt=0)
+
+
+class RegistrySettings(Section):
+    """The schema registry (Confluent-compatible). ``options`` are confluent-kafka's client names."""
+
+    url: str = Field(min_length=1)
+    options: dict[str, str] = {}
+
+
+class PostgresSettings(Section):
+    """Postgres with pgvector. The DSN may hold a password and is never printed."""
+
+    dsn: SecretStr
+    pool_size: int = Field(default=16, ge=1)
+
+
+class EmbeddingSettings(Section):
+    """An OpenAI-compatible embeddings endpoint."""
+
+    base_url: str
+    model: str
+    dimension: int = Field(default=384, ge=1)
+    api_key: SecretStr | None = None
+    timeout_s: float = Field(default=20.0, gt=0)
+
+
+class PriceSettings(Section):
+    """US dollars per million tokens."""
+
+    prompt: Decimal = Decimal(0)
+    completion: Decimal = Decimal(0)
+    cached_prompt: Decimal | None = None
+
+
+class DeploymentSettings(Section):
+    """One endpoint with one model. ``api_key_env`` names the variable that holds the key."""
+
+    base_url: str
+    model: str
+    provider: str = "openai"
+    api_key_env: str | None = None
+    max_concurrency: int = Field(default=16, ge=1)
+    context_tokens: int = Field(default=8192, ge=256)
+    default_max_tokens: int = Field(default=512, ge=1)
+    connect_timeout_s: float = Field(default=5.0, gt=0)
+    first_token_timeout_s: float = Field(default=60.0, gt=0)
+    between_chunks_timeout_s: float = Field(default=20.0, gt=0)
+    total_timeout_s: float = Field(default=90.0, gt=0)
+    price: PriceSettings = PriceSettings()
+
+
+class RouteSettings(Section):
+    """A way to a model. ``unknown_policy`` is for a call whose outcome is unknown after a crash or a timeout."""
+
+    deployment: str
+    prompt: str = "answer"
+    k: int = Field(default=3, ge=0, le=50)
+    minimum_score: float = Field(default=0.2, ge=-1, le=1)
+    max_attempts: int = Field(default=3, ge=1, le=20)
+    unknown_policy: Literal["repeat", "fail"] = "repeat"
+
+
+class TenantSettings(Section):
+    """What is known of a tenant."""
+
+    tier: str = "standard"
+
+
+class FilterSettings(Section):
+    """What the filter lets pass."""
+
+    allow_truncated: bool = False
+
+
+class StageSettings(Section):
+    """How a stage runs; ``None`` leaves the stage's declaration as it is."""
+
+    concurrency: int | None = Field(default=None, ge=1, le=1024)
+    timeout_s: float | None = Field(default=None, gt=0)
+
+
+class WorkerSettings(Section):
+    """What holds for every worker process."""
+
+    # How long SIGTERM waits for in-flight work. A container's own grace has to be longer.
+    grace_s: float = Field(default=30.0, gt=0)
+    session_timeout_s: float = Field(default=30.0, ge=6)
+    heartbeat_s: float = Field(default=3.0, gt=0)
+    rebalance_timeout_s: float = Field(default=180.0, gt=0)
+    request_timeout_s: float = Field(default=200.0, gt=0)
+    commit_interval_s: float = Field(default=1.0, gt=0)
+    lease_s: float = Field(default=15.0, gt=0)
+    http_host: str = "127.0.0.1"
+    http_port: int = Field(default=0, ge=0, le=65535)
+    failpoint: str | None = None
+    # Prompt and answer texts in logs. Off: they hold personal data.
+    log_content: bool = False
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Settings(BaseSettings):
+    """All settings. Endpoints without a default are required."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="HEADRACE_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        nested_model_default_partial_update=True,
+    )
+
+    stack: Literal["embedded", "external"] = "embedded"
+    folder: Path = Path(".headrace")
+    prefix: str = Field(default="", pattern=r"^[a-zA-Z0-9._-]*$")
+    trust_producers: bool = True
+    kafka: KafkaSettings
+    registry: RegistrySettings
+    postgres: PostgresSettings
+    embeddings: EmbeddingSettings
+    deployments: dict[str, DeploymentSettings]
+    routes: dict[str, RouteSettings]
+    default_route: str = "default"
+    tenants: dict[str, TenantSettings] = {"default": TenantSettings()}
+    filter: FilterSettings = FilterSettings()
+    stages: dict[str, StageSettings] = {}
+    worker: WorkerSettings = WorkerSettings()
+    partitions: int = Field(default=4, ge=1, le=1000)
+
+    @model_validator(mode="after")
+    def _cross_check(self) -> Settings:
+        for name, route in self.routes.items():
+            if route.deployment not in self.deployments:
+                raise ValueError(f"routes.{name}.deployment is {route.deployment!r}, which is no deployment")
+        if self.default_route not in self.routes:
+            raise ValueError(f"default_route is {self.default_route!r}, which is no route")
+        worker = self.worker
+        if worker.heartbeat_s * 3 > worker.session_timeout_s:
+            raise ValueError("worker.heartbeat_s has to be at most a third of worker.session_timeout_s")
+        if not worker.session_timeout_s <= worker.request_timeout_s:
+            raise ValueError("worker.session_timeout_s has to be at most worker.request_timeout_s")
+        if not worker.rebalance_timeout_s < worker.request_timeout_s:
+            raise ValueError("worker.rebalance_timeout_s has to be less than worker.request_timeout_s")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # What load_settings passes in comes from files, so variables go before it.
+        return env_settings, init_settings
+
+
+def load_settings(config: Path | None = None, *, folder: Path | None = None) -> Settings:
+    """Read the settings. Blocks on two small files; raises ``ConfigurationError`` that names the field at fault."""
+    values = _read_file(config)
+    if folder is not None:
+        values["folder"] = str(folder)
+    stack = os.environ.get("HEADRACE_STACK", values.get("stack", "embedded"))
+    if stack == "embedded":
+        where = Path(os.environ.get("HEADRACE_FOLDER", values.get("folder", ".headrace")))
+        values = _merge(_embedded(where), values)
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error, stack)) from None
+
+
+def _read_file(config: Path | None) -> dict[str, Any]:
+    path = config or Path(os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG))
+    if not path.exists():
+        if config is not None or CONFIG_VARIABLE in os.environ:
+            raise ConfigurationError(f"{path} does not exist; correct {CONFIG_VARIABLE} or write the file")
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is no valid TOML: {error}") from None
+
+
+def _embedded(folder: Path) -> dict[str, Any]:
+    """What the embedded stack wrote about itself; empty while it was never up."""
+    path = folder / "stack.json"
+    if not path.exists():
+        return {}
+    endpoints = json.loads(path.read_text()).get("endpoints", {})
+    if not endpoints:
+        return {}
+    local = {"base_url": f"{endpoints['model_url']}", "model": endpoints["model_name"], "provider": "llama_cpp"}
+    # The bundled server has four slots of 2,048 tokens.
+    local |= {"max_concurrency": 4, "context_tokens": 2048, "default_max_tokens": 160}
+    return {
+        "kafka": {"bootstrap": endpoints["kafka_bootstrap"]},
+        "registry": {"url": endpoints["registry_url"]},
+        "postgres": {"dsn": endpoints["postgres_dsn"]},
+        "embeddings": {
+            "base_url": endpoints["embeddings_url"],
+            "model": endpoints["embeddings_model"],
+            "dimension": endpoints["embedding_dimension"],
+        },
+        "deployments": {"local": local},
+        "routes": {"default": {"deployment": "local"}},
+    }
+
+
+def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _explain(error: ValidationError, stack: str) -> str:
+    lines = []
+    for problem in error.errors(include_input=False, include_url=False):
+        field = ".".join(str(part) for part in problem["loc"]) or "settings"
+        lines.append(f"{field}: {problem['msg']}")
+    hint = "; the embedded stack is not up: run `headrace up`" if stack == "embedded" else ""
+    missing = any(problem["type"] == "missing" for problem in error.errors())
+    return "settings: " + "; ".join(lines) + (hint if missing else "")

@@ -1,0 +1,117 @@
+"""What a stage is: its input, its outputs, how many events at a time, how long an attempt may take, what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from operator import methodcaller
+from typing import TYPE_CHECKING
+
+from processors.event import Processor
+from schemas.record import Record
+from schemas.records import Admitted, Answer, Completion, Cost, Document, Enrichment, Request
+
+if TYPE_CHECKING:
+    from streams.ports import Ports
+
+
+class Effect(Enum):
+    """What running a stage again would do to the world outside."""
+
+    PURE = "pure"
+    READS = "reads"
+    PAYS = "pays"
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A topic that a stage reads. ``share``: its slots' weight where a stage reads several."""
+
+    kind: str
+    record: type[Record]
+    share: int = 1
+    # A null value removes what the key names; elsewhere it is poison.
+    tombstones: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A stage's declaration. Workers and replays read the same one.
+
+    ``timeout_s`` bounds one attempt; ``dependencies`` are what an attempt needs: while one is away the event waits.
+    """
+
+    name: str
+    inputs: tuple[Input, ...]
+    outputs: tuple[type[Record], ...]
+    concurrency: int
+    timeout_s: float
+    effect: Effect
+    dependencies: tuple[str, ...]
+    build: Callable[[Ports], Processor]
+
+    def slots(self, concurrency: int) -> dict[str, int]:
+        """How many events of each input are processed at a time, by the inputs' shares; at least one of each."""
+        total = sum(source.share for source in self.inputs)
+        return {source.kind: max(1, round(concurrency * source.share / total)) for source in self.inputs}
+
+
+_DECLARED = (
+    Stage(
+        name="admit",
+        inputs=(Input("requests", Request),),
+        outputs=(Admitted, Answer),
+        concurrency=16,
+        timeout_s=30.0,
+        effect=Effect.READS,
+        dependencies=("postgres",),
+        build=methodcaller("admit"),
+    ),
+    Stage(
+        name="enrich",
+        inputs=(Input("admitted", Admitted),),
+        outputs=(Enrichment, Answer),
+        concurrency=16,
+        timeout_s=60.0,
+        effect=Effect.READS,
+        dependencies=("postgres", "embeddings"),
+        build=methodcaller("enrich"),
+    ),
+    Stage(
+        name="complete",
+        inputs=(
+            Input("enrichments.high", Enrichment, share=8),
+            Input("enrichments.normal", Enrichment, share=3),
+            Input("enrichments.low", Enrichment, share=1),
+        ),
+        outputs=(Cost, Completion, Answer),
+        concurrency=48,
+        timeout_s=120.0,
+        effect=Effect.PAYS,
+        dependencies=("postgres",),
+        build=methodcaller("complete"),
+    ),
+    Stage(
+        name="filter",
+        inputs=(Input("completions", Completion),),
+        outputs=(Answer,),
+        concurrency=16,
+        timeout_s=30.0,
+        effect=Effect.READS,
+        dependencies=("postgres",),
+        build=methodcaller("filter"),
+    ),
+    Stage(
+        name="index",
+        inputs=(Input("documents", Document, tombstones=True),),
+        outputs=(),
+        concurrency=2,
+        timeout_s=120.0,
+        effect=Effect.READS,
+        dependencies=("postgres", "embeddings"),
+        build=methodcaller("index"),
+    ),
+)
+
+STAGES = {stage.name: stage for stage in _DECLARED}

@@ -1,0 +1,123 @@
+"""The safe-commit transport: Faust's aiokafka driver with a commit that never passes an event in flight.
+
+What differs from the driver, and why, is in ``docs/delivery.md``:
+
+* the committed offset is the lowest that was delivered and not acknowledged (``streams.watermark``);
+* on revocation acknowledged offsets are committed before Faust forgets them;
+* a commit that the broker did not take is tried again at the next interval, and never ends the worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.structs import OffsetAndMetadata
+from aiokafka.structs import TopicPartition as KafkaPartition
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from mode.utils.futures import notify
+
+from streams.watermark import Watermarks
+
+Message = Any  # faust.types.ConsumerMessage, which is untyped
+
+
+class SafeConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """The thread that owns the aiokafka consumer; a failed commit is reported and not a crash."""
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        assigned = self.assignment()
+        wanted = {KafkaPartition(*tp): OffsetAndMetadata(at, "") for tp, at in offsets.items() if tp in assigned}
+        if not wanted:
+            return False
+        try:
+            await self._ensure_consumer().commit(wanted)
+        except (CommitFailedError, IllegalStateError, KafkaError) as error:
+            self.log.warning("Offsets are not committed and will be again: %s", type(error).__name__)
+            return False
+        return True
+
+
+class SafeConsumer(driver.Consumer):  # type: ignore[misc]
+    """The consumer of one Faust app."""
+
+    def __init__(
+        self, transport: Any, callback: Callable[[Message], Awaitable[None]], *args: Any, **kwargs: Any
+    ) -> None:
+        self.watermarks: Watermarks[TP] = Watermarks()
+        self._committed: dict[TP, int] = {}
+        self._highest: dict[TP, int] = {}
+        # Events that this process has had before, under an earlier assignment.
+        self.redelivered_total = 0
+
+        async def deliver(message: Message) -> None:
+            self._count(message)
+            self.watermarks.deliver(message.tp, message.offset, message.timestamp or 0.0)
+            await callback(message)
+
+        super().__init__(transport, deliver, *args, **kwargs)
+
+    def _new_consumer_thread(self) -> SafeConsumerThread:
+        return SafeConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    def owns(self, message: Message) -> bool:
+        """Whether the message is still to be done here: its partition was not revoked since it was delivered."""
+        return self.watermarks.holds(message.tp, message.offset)
+
+    def lag(self) -> int:
+        """Events on the assigned partitions that are not done, as far as the broker has told."""
+        done = self.watermarks.committable()
+        return sum(max(0, (self.highwater(tp) or 0) - at) for tp, at in done.items() if tp in self.assignment())
+
+    def _count(self, message: Message) -> None:
+        highest = self._highest.get(message.tp, -1)
+        self.redelivered_total += message.offset <= highest
+        self._highest[message.tp] = max(highest, message.offset)
+
+    def ack(self, message: Message) -> bool:
+        """Note that a message is done. Without effect where its partition was revoked meanwhile."""
+        if message.acked:
+            return False
+        message.acked = True
+        self._unacked_messages.discard(message)
+        done = self.watermarks.ack(message.tp, message.offset)
+        notify(self._waiting_for_ack)
+        return done
+
+    async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """Commit the watermark of every partition where it moved."""
+        offsets = {tp: at for tp, at in self.watermarks.committable().items() if self._committed.get(tp) != at}
+        if not offsets or not await self._thread.commit(offsets):
+            return False
+        self._committed.update(offsets)
+        return True
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Commit what is done, let Faust clear its queues, then forget the partitions."""
+        await self.force_commit()
+        await super().on_partitions_revoked(revoked)
+        self._forget(revoked)
+
+    async def perform_seek(self) -> None:
+        """Go back to the committed offsets: all that was delivered since comes again."""
+        await super().perform_seek()
+        self._forget(None)
+
+    def _forget(self, partitions: set[TP] | None) -> None:
+        self.watermarks.drop(partitions)
+        for tp in list(self._committed) if partitions is None else partitions:
+            self._committed.pop(tp, None)
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Gaps need no book-keeping here, and Faust's interval tree would grow with each of them."""
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Faust's own detector of slow streams knows nothing of manual acks; ``/livez`` looks at progress."""
+
+
+class SafeTransport(driver.Transport):  # type: ignore[misc]
+    """Names the consumer above as its own; set on ``app.transport`` before the app starts."""
+
+    Consumer = SafeConsumer

@@ -1,0 +1,258 @@
+"""A worker process: connects, runs its stages, and drains when it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+import uvloop
+from processors.failpoints import Failpoints
+
+from processors.clock import DatabaseClock
+from processors.finality import PostgresFinality
+from processors.postgres import Database
+from schemas.codec import Codec
+from schemas.errors import ConfigurationError, DependencyDownError
+from streams.app import create_app, group_name
+from streams.control import ControlFollower
+from streams.gate import Gate
+from streams.health import Health, Unit
+from streams.logs import configure_logs
+from streams.metrics import Metrics
+from streams.ports import Ports
+from streams.probes import probe_embeddings, probe_registry
+from streams.producer import Producer
+from streams.runner import StageRunner
+from streams.services import Services
+from streams.settings import Settings
+from streams.stages import STAGES, Stage
+from streams.topics import topic_name
+
+CLOCK_INTERVAL_S = 10.0
+CONNECT_PAUSE_S = 1.0
+STOP_TIMEOUT_S = 10.0
+CRASH_CHECK_S = 0.5
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPlan:
+    """What a worker process runs. ``slot`` is stable and unique per group: a restarted worker keeps its partitions."""
+
+    stages: tuple[str, ...]
+    slot: str
+    lane: str = "live"
+    concurrency: int | None = None
+    cpu: int | None = None
+
+
+def run_worker(plan: WorkerPlan, settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT. Returns the exit code: 0 after a drain, 1 after a crash."""
+    configure_logs(settings.worker)
+    unknown = [name for name in plan.stages if name not in STAGES]
+    if unknown or not plan.stages:
+        raise ConfigurationError(f"no stage {', '.join(unknown) or 'is named'}; there are {', '.join(STAGES)}")
+    if plan.cpu is not None:
+        # The consumer threads and the loop share one interpreter lock; on one core they don't fight over it.
+        os.sched_setaffinity(0, {plan.cpu % (os.cpu_count() or 1)})
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    return asyncio.run(Worker(plan, settings).run())
+
+
+class Worker:
+    """The process's life: connect, start, wait, drain, stop."""
+
+    def __init__(self, plan: WorkerPlan, settings: Settings) -> None:
+        self._plan = plan
+        self._settings = settings
+        self._metrics = Metrics()
+        self._clock = DatabaseClock()
+        self._health = Health(self._metrics, self._clock)
+        self._stop = asyncio.Event()
+        self._crashed: BaseException | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def run(self) -> int:
+        """The whole life of the worker. Never raises for a dependency that is away."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        async with AsyncExitStack() as stack:
+            web, port = await self._health.serve(self._settings.worker.http_host, self._settings.worker.http_port)
+            stack.push_async_callback(web.cleanup)
+            log.info("worker starts", stages=self._plan.stages, lane=self._plan.lane, http_port=port)
+            services = await self._unless_stopped(self._connect(stack))
+            if services is None:
+                return 0
+            units = [unit for name in self._plan.stages for unit in self._units(STAGES[name], services)]
+            self._health.units = units
+            started = await self._unless_stopped(self._start(units))
+            if started is not None:
+                self._health.phase = None
+                gc.collect()
+                gc.freeze()
+                log.info("worker is ready", groups=[unit.group for unit in units])
+                await self._stop.wait()
+            await self._drain(units)
+        log.info("worker stopped", crashed=self._crashed is not None)
+        return 1 if self._crashed else 0
+
+    async def _unless_stopped(self, work: Awaitable[T]) -> T | None:
+        """The result of ``work``, or None when the worker is to stop before it is done."""
+        task = asyncio.ensure_future(work)
+        stop = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.wait((task,))
+        return None
+
+    async def _connect(self, stack: AsyncExitStack) -> Services:
+        settings, plan = self._settings, self._plan
+        database = await self._retry(
+            lambda: Database.open(
+                settings.postgres.dsn.get_secret_value(),
+                max_size=settings.postgres.pool_size,
+                application_name=f"headrace {'+'.join(plan.stages)}",
+            )
+        )
+        stack.push_async_callback(database.close)
+        self._clock.set(await self._retry(database.now))
+        registry = settings.registry
+        codec = await self._retry(lambda: Codec.connect(registry.url, options=registry.options))
+        producer = Producer(settings.kafka)
+        await self._retry(producer.start)
+        stack.push_async_callback(producer.stop)
+        control = ControlFollower(settings.kafka, topic_name(settings.prefix, plan.lane, "control"), codec)
+        stack.push_async_callback(control.stop)
+        await self._retry(control.start)
+        gate = Gate(
+            {
+                "postgres": database.ping,
+                "kafka": producer.ping,
+                "registry": probe_registry(registry),
+                "embeddings": probe_embeddings(settings.embeddings),
+            },
+            self._metrics,
+        )
+        self._health.gate = gate
+        self._background(gate.run(), control.run(), self._follow_clock(database, gate))
+        self._ports = Ports(settings, plan.lane, database, codec, self._clock, control, self._metrics)
+        await self._ports.open(stack)
+        return Services(
+            prefix=settings.prefix,
+            lane=plan.lane,
+            codec=codec,
+            producer=producer,
+            finality=PostgresFinality(database),
+            gate=gate,
+            clock=self._clock,
+            control=control,
+            metrics=self._metrics,
+            failpoints=Failpoints.parse(settings.worker.failpoint),
+            crash=self._crash,
+        )
+
+    def _units(self, stage: Stage, services: Services) -> list[Unit]:
+        tuned = self._settings.stages.get(stage.name)
+        concurrency = self._plan.concurrency or (tuned and tuned.concurrency) or stage.concurrency
+        timeout_s = (tuned and tuned.timeout_s) or stage.timeout_s
+        slots = stage.slots(concurrency)
+        processor = stage.build(self._ports)
+        units = []
+        for source in stage.inputs:
+            runner = StageRunner(stage, source, processor, services, timeout_s=timeout_s)
+            # A stage with several inputs has a group for each: a full queue of one must not stop the others.
+            suffix = f".{source.kind.rpartition('.')[2]}" if len(stage.inputs) > 1 else ""
+            group = group_name(services.prefix, services.lane, stage.name + suffix)
+            app = create_app(
+                self._settings,
+                group=group,
+                topic=topic_name(services.prefix, services.lane, source.kind),
+                slot=self._plan.slot,
+                concurrency=slots[source.kind],
+                take=runner.take,
+            )
+            runner.consumer = app.consumer
+            units.append(Unit(group, runner, app, timeout_s))
+        return units
+
+    async def _start(self, units: Sequence[Unit]) -> bool:
+        await asyncio.gather(*(unit.app.start() for unit in units))
+        self._background(*(self._watch(unit) for unit in units))
+        return True
+
+    async def _drain(self, units: Sequence[Unit]) -> None:
+        """Take nothing new, let go of what waits, wait for what is in process, then commit and stop."""
+        self._health.phase = "stopping"
+        if self._health.gate is not None:
+            self._health.gate.release()
+        for unit in units:
+            unit.runner.drain()
+        if self._crashed is None:
+            idle = asyncio.gather(*(unit.runner.idle.wait() for unit in units))
+            try:
+                await asyncio.wait_for(idle, self._settings.worker.grace_s)
+            except TimeoutError:
+                log.warning("in-flight work is let go", grace_s=self._settings.worker.grace_s)
+        stops = asyncio.gather(*(unit.app.stop() for unit in units), return_exceptions=True)
+        try:
+            await asyncio.wait_for(stops, STOP_TIMEOUT_S)
+        except TimeoutError:
+            log.warning("an app did not stop in time", timeout_s=STOP_TIMEOUT_S)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _crash(self, error: BaseException) -> None:
+        self._crashed = self._crashed or error
+        self._stop.set()
+
+    def _background(self, *coroutines: Any) -> None:
+        for coroutine in coroutines:
+            task = asyncio.ensure_future(coroutine)
+            task.add_done_callback(self._background_done)
+            self._tasks.append(task)
+
+    def _background_done(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("a background task failed", error=type(error).__name__, exc_info=error)
+            self._crash(error)
+
+    async def _watch(self, unit: Unit) -> None:
+        """Turn a crash inside Faust into the end of the process."""
+        while not unit.app.crashed:
+            await asyncio.sleep(CRASH_CHECK_S)
+        self._crash(unit.app.crash_reason or RuntimeError(f"{unit.group} crashed"))
+
+    async def _follow_clock(self, database: Database, gate: Gate) -> None:
+        while True:
+            await asyncio.sleep(CLOCK_INTERVAL_S)
+            try:
+                self._clock.set(await database.now())
+            except DependencyDownError as error:
+                gate.report(error)
+
+    async def _retry(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Call until the dependency answers. A missing topic or schema is waited for too: it may be on its way."""
+        said = ""
+        while True:
+            try:
+                return await work()
+            except (DependencyDownError, ConfigurationError) as error:
+                if said != str(error):
+                    log.warning("waiting to start", reason=str(error))
+                said = self._health.phase = str(error)
+                await asyncio.sleep(CONNECT_PAUSE_S)
