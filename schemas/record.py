@@ -92,7 +92,8 @@ def _converters(hint: Any) -> tuple[Convert | None, Convert | None]:
         return _list(dump), _tuple(load)
     if origin is not None and issubclass(origin, Mapping):
         dump, load = _converters(arguments[1])
-        return _values(dump), None if load is None else _values(load)
+        # Copied even where the values stay: fastavro hands out one and the same default to every record.
+        return _values(dump), _values(load)
     return None, None
 
 
