@@ -111,7 +111,9 @@ class PgPassages:
             hits = await _nearest(connection, search)
             if len(hits) < search.k:
                 # The scan ends after hnsw.max_scan_tuples: look at all that the filters leave, which is few.
-                await connection.execute("SET LOCAL enable_indexscan = off")
+                await connection.execute(
+                    "SELECT set_config('enable_indexscan', 'off', true), set_config('enable_sort', 'on', true)"
+                )
                 hits = await _nearest(connection, search)
         return ranked(hits, search)
 
