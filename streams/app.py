@@ -20,11 +20,11 @@ MAX_FETCH_BYTES = 1_048_576
 BUFFER_PER_SLOT = 2
 
 
-class StageApp(faust.App):  # type: ignore[misc]
+class StageApp(faust.App):
     """A Faust app on the safe-commit transport."""
 
     @cached_property
-    def transport(self) -> SafeTransport:
+    def transport(self) -> SafeTransport:  # type: ignore[override]
         return SafeTransport(self.conf.broker_consumer, self)
 
 

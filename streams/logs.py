@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import structlog
 
@@ -15,7 +16,7 @@ QUIET = ("aiokafka", "faust", "mode", "httpx", "httpcore", "openai", "asyncio")
 
 def configure_logs(worker: WorkerSettings) -> None:
     """Set up structlog and the standard library's loggers once for the process."""
-    shared = [
+    shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

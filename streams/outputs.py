@@ -108,8 +108,15 @@ class Publisher:
         Raises ``DependencyDownError`` when one of them is away.
         """
         services = self._services
+        # What was spent is told before what it bought.
+        costs = [item for item in items if isinstance(item.record, Cost)]
+        if costs:
+            await services.producer.send([self._outgoing(c.record, c.value, cause, timings) for c in costs])
+            services.failpoints.hit("after_cost_produced")
         outgoing = []
         for item in items:
+            if isinstance(item.record, Cost):
+                continue
             record, value = item.record, item.value
             if isinstance(record, Answer):
                 value = await services.finality.claim(record, item.value)

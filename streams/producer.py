@@ -98,6 +98,28 @@ class Producer:
         return self._producer
 
 
+class FakeProducer(Producer):
+    """Keeps what was sent. ``failures`` are raised first, one a send."""
+
+    def __init__(self) -> None:
+        self.sent: list[Outgoing] = []
+        self.failures: list[Exception] = []
+
+    async def start(self) -> None:
+        return None
+
+    async def stop(self) -> None:
+        return None
+
+    async def ping(self) -> None:
+        return None
+
+    async def send(self, outgoing: Sequence[Outgoing]) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.sent += outgoing
+
+
 def _translated(error: KafkaError, outgoing: Sequence[Outgoing]) -> Exception:
     topics = ", ".join(sorted({o.topic for o in outgoing}))
     if isinstance(error, MessageSizeTooLargeError | RecordTooLargeError):

@@ -18,13 +18,14 @@ import structlog
 from processors.answers import failure_of, final_answer
 from processors.event import Incoming, Output, Processor
 from schemas.errors import (
-    CrashLoopError,
     DependencyDownError,
     FencedError,
     HeadraceError,
     IndeterminateError,
     OversizedError,
+    PermanentProviderError,
     PoisonError,
+    ProviderError,
     RefusedError,
 )
 from schemas.record import Record
@@ -124,17 +125,27 @@ class StageRunner:
             except FencedError as error:
                 self._retried(error)
             except RefusedError as refusal:
+                if not incoming.meta.request_id:
+                    return await self._give_up(incoming, message, refusal, failures + 1, first_failure)
                 self._count("refused")
-                return [self._refused(incoming, refusal)]
+                return [self._final(incoming, refusal.status, failure_of(refusal))]
             except (PoisonError, IndeterminateError, OversizedError) as error:
                 return await self._give_up(incoming, message, error, failures + 1, first_failure)
             except Exception as error:
                 failures += 1
                 self._retried(error)
                 log.warning("an attempt failed", error=type(error).__name__, failures=failures, at=_place(error))
-                if failures >= MAX_FAILURES:
-                    return await self._give_up(incoming, message, error, failures, first_failure)
+                if failures >= MAX_FAILURES or isinstance(error, PermanentProviderError):
+                    return await self._failed(incoming, message, error, failures, first_failure)
                 await asyncio.sleep(FAILURE_BACKOFF_S * 2**failures * random.random())
+
+    async def _failed(
+        self, incoming: Incoming[Record], message: Message, error: Exception, failures: int, first_failure: datetime
+    ) -> Sequence[Output]:
+        """End an event whose attempts are used up. A provider's failure leaves nothing to re-drive by hand."""
+        if isinstance(error, ProviderError) and incoming.meta.request_id:
+            return [self._final(incoming, "failed", failure_of(error))]
+        return await self._give_up(incoming, message, error, failures, first_failure)
 
     async def _encode(
         self, incoming: Incoming[Record], outputs: Sequence[Output], message: Message, timings: tuple[Timing, ...]
@@ -152,7 +163,8 @@ class StageRunner:
             await self._wait(message, needs)
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    return await self._publisher.publish(encoded, message.headers or [], timings)
+                    await self._publisher.publish(encoded, message.headers or [], timings)
+                return
             except DependencyDownError as error:
                 await self._dependency_down(error)
             except TimeoutError as error:
@@ -165,13 +177,7 @@ class StageRunner:
         await self._bury(message, error, run=incoming.meta.run, attempts=attempts, first_failure=first_failure)
         if not incoming.meta.request_id:
             return []
-        code = "indeterminate" if isinstance(error, IndeterminateError) else _code(error)
-        failure = Failure(
-            code=code,
-            error_class=error.error_class if isinstance(error, HeadraceError) else "poison",
-            message=f"The stage {self.stage.name} could not process the request: {safe_message(error)}.",
-            retryable=False,
-        )
+        failure = failure_of(error) if isinstance(error, HeadraceError) else _unforeseen(self.stage.name, error)
         return [self._final(incoming, "failed", failure)]
 
     async def _bury(
@@ -212,9 +218,6 @@ class StageRunner:
         if not self._services.gate.report(error):
             await asyncio.sleep(UNPROBED_PAUSE_S)
 
-    def _refused(self, incoming: Incoming[Record], refusal: RefusedError) -> Answer:
-        return self._final(incoming, refusal.status, failure_of(refusal))
-
     def _final(self, incoming: Incoming[Record], status: str, failure: Failure) -> Answer:
         return final_answer(
             incoming,
@@ -252,12 +255,10 @@ class StageRunner:
         }
 
 
-def _code(error: Exception) -> str:
-    if isinstance(error, OversizedError):
-        return "too_large"
-    if isinstance(error, CrashLoopError):
-        return "crash_loop"
-    return "timeout" if isinstance(error, TimeoutError) else "processing_failed"
+def _unforeseen(stage: str, error: Exception) -> Failure:
+    code = "timeout" if isinstance(error, TimeoutError) else "processing_failed"
+    text = f"The stage {stage} could not process the request: {safe_message(error)}."
+    return Failure(code=code, error_class=PoisonError.error_class, message=text)
 
 
 def _place(error: Exception) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import (
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
@@ -97,7 +97,7 @@ def admin_client(settings: Settings) -> AdminClient:
 
 
 def compare(settings: Settings, lane: str, kinds: Sequence[str] = KINDS) -> Difference:
-    """What the broker lacks of a lane's topics. Blocks on the broker; raises ``DependencyDownError`` when it is away."""
+    """What the broker lacks of a lane's topics. Blocks on it; raises ``DependencyDownError`` when it is away."""
     admin = admin_client(settings)
     try:
         existing = admin.list_topics(timeout=TIMEOUT_S).topics

@@ -24,7 +24,7 @@ from streams.watermark import Watermarks
 Message = Any  # faust.types.ConsumerMessage, which is untyped
 
 
-class SafeConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+class SafeConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that owns the aiokafka consumer; a failed commit is reported and not a crash."""
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
@@ -40,7 +40,7 @@ class SafeConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return True
 
 
-class SafeConsumer(driver.Consumer):  # type: ignore[misc]
+class SafeConsumer(driver.Consumer):
     """The consumer of one Faust app."""
 
     def __init__(
@@ -69,7 +69,8 @@ class SafeConsumer(driver.Consumer):  # type: ignore[misc]
     def lag(self) -> int:
         """Events on the assigned partitions that are not done, as far as the broker has told."""
         done = self.watermarks.committable()
-        return sum(max(0, (self.highwater(tp) or 0) - at) for tp, at in done.items() if tp in self.assignment())
+        read_from = {tp: done.get(tp, self._committed_offset.get(tp) or 0) for tp in self.assignment()}
+        return sum(max(0, (self.highwater(tp) or 0) - at) for tp, at in read_from.items())
 
     def _count(self, message: Message) -> None:
         highest = self._highest.get(message.tp, -1)
@@ -86,7 +87,7 @@ class SafeConsumer(driver.Consumer):  # type: ignore[misc]
         notify(self._waiting_for_ack)
         return done
 
-    async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+    async def force_commit(self, *_topics: Any, **_transaction: Any) -> bool:
         """Commit the watermark of every partition where it moved."""
         offsets = {tp: at for tp, at in self.watermarks.committable().items() if self._committed.get(tp) != at}
         if not offsets or not await self._thread.commit(offsets):
@@ -117,7 +118,7 @@ class SafeConsumer(driver.Consumer):  # type: ignore[misc]
         """Faust's own detector of slow streams knows nothing of manual acks; ``/livez`` looks at progress."""
 
 
-class SafeTransport(driver.Transport):  # type: ignore[misc]
+class SafeTransport(driver.Transport):
     """Names the consumer above as its own; set on ``app.transport`` before the app starts."""
 
     Consumer = SafeConsumer

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import structlog
 import uvloop
-from processors.failpoints import Failpoints
+from processors.failpoints import failpoints
 
 from processors.clock import DatabaseClock
 from processors.finality import PostgresFinality
@@ -38,7 +38,6 @@ from streams.topics import topic_name
 CLOCK_INTERVAL_S = 10.0
 CONNECT_PAUSE_S = 1.0
 STOP_TIMEOUT_S = 10.0
-CRASH_CHECK_S = 0.5
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -160,7 +159,7 @@ class Worker:
             clock=self._clock,
             control=control,
             metrics=self._metrics,
-            failpoints=Failpoints.parse(settings.worker.failpoint),
+            failpoints=failpoints(settings.worker.failpoint),
             crash=self._crash,
         )
 
@@ -233,8 +232,7 @@ class Worker:
 
     async def _watch(self, unit: Unit) -> None:
         """Turn a crash inside Faust into the end of the process."""
-        while not unit.app.crashed:
-            await asyncio.sleep(CRASH_CHECK_S)
+        await unit.app._crashed.wait()
         self._crash(unit.app.crash_reason or RuntimeError(f"{unit.group} crashed"))
 
     async def _follow_clock(self, database: Database, gate: Gate) -> None:

@@ -60,6 +60,6 @@ def show(difference: Difference, *, grow: bool) -> None:
     for name, changes in difference.alter.items():
         for key, (now, wanted) in changes.items():
             say(f"alter  {name}: {key} {now or 'unset'} → {wanted}")
-    for name, (now, wanted) in difference.grow.items():
+    for name, (there, declared) in difference.grow.items():
         note = "" if grow else " (left: keys would move to other partitions; add --grow to do it)"
-        say(f"grow   {name}: {now} → {wanted} partitions{note}")
+        say(f"grow   {name}: {there} → {declared} partitions{note}")

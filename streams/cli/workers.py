@@ -6,8 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from infra.embedded.child import WorkerSpec
 from infra.embedded.ports import free_port
-from infra.embedded.stack import WorkerSpec
 from streams.settings import load_settings
 
 # The stage that waits for models has a core of its own; the quick ones share the other.

@@ -1,0 +1,1 @@
+"""Checks of everything a worker needs, each bounded in time, none of which changes anything."""

@@ -1,0 +1,78 @@
+"""Keeping secrets out of what is shown: every secret in the settings, in each form it may come back in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from urllib.parse import quote, unquote, urlsplit
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from streams.settings import Settings
+
+HIDDEN = "***"
+# What a client option is called when its value is secret.
+_SECRET_NAMES = ("password", "secret", "token", "user.info", "key", "jaas", "credential", "sasl.oauthbearer.config")
+
+
+def redactor(settings: Settings) -> Callable[[str], str]:
+    """A function that hides every secret of these settings in a text."""
+    secrets = sorted({form for secret in _secrets(settings) for form in _forms(secret)}, key=len, reverse=True)
+
+    def redact(text: str) -> str:
+        for secret in secrets:
+            text = text.replace(secret, HIDDEN)
+        return text
+
+    return redact
+
+
+def shown_url(url: str) -> str:
+    """The address without user, password and query."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def shown_dsn(dsn: str) -> str:
+    """Host, port and database of a DSN, and nothing else."""
+    try:
+        parts = conninfo_to_dict(dsn)
+    except psycopg.Error:
+        return "postgres.dsn (which does not parse)"
+    return f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+
+
+def _secrets(settings: Settings) -> Iterator[str]:
+    dsn = settings.postgres.dsn.get_secret_value()
+    yield dsn
+    try:
+        yield str(conninfo_to_dict(dsn).get("password") or "")
+    except psycopg.Error:
+        # It is no DSN, so that nobody can say which part is the password.
+        yield from (part for part in dsn.replace("@", " ").replace("/", " ").replace(":", " ").split() if len(part) > 3)
+    for options in (settings.kafka.options, settings.registry.options):
+        yield from _of_options(options)
+    for url in (
+        settings.registry.url,
+        settings.embeddings.base_url,
+        *(d.base_url for d in settings.deployments.values()),
+    ):
+        yield urlsplit(url).password or ""
+    if settings.embeddings.api_key is not None:
+        yield settings.embeddings.api_key.get_secret_value()
+    for deployment in settings.deployments.values():
+        if deployment.api_key_env:
+            yield os.environ.get(deployment.api_key_env, "")
+
+
+def _of_options(options: Mapping[str, str]) -> Iterator[str]:
+    for name, value in options.items():
+        if any(word in name for word in _SECRET_NAMES):
+            yield value
+            # user:password
+            yield value.partition(":")[2]
+
+
+def _forms(secret: str) -> Iterator[str]:
+    return (form for form in (secret, quote(secret, safe=""), unquote(secret)) if form)

@@ -1,0 +1,308 @@
+"""What the runner does with one event, with fakes for broker, database and clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from faust.types import TP
+
+from processors.clock import FakeClock
+from processors.control import FakeControl
+from processors.event import Incoming, Output
+from processors.failpoints import Unarmed
+from processors.finality import FakeFinality
+from schemas.codec import Codec
+from schemas.errors import (
+    ConfigurationError,
+    DependencyDownError,
+    IndeterminateError,
+    PermanentProviderError,
+    RefusedError,
+)
+from schemas.records import Admission, Admitted, Answer, Cost, Meta, Request, Text, Timing
+from streams.gate import Gate
+from streams.headers import TIMINGS, dump_timings, header
+from streams.metrics import Metrics
+from streams.producer import FakeProducer
+from streams.runner import MAX_FAILURES, StageRunner
+from streams.services import Services
+from streams.stages import STAGES, Stage
+
+LANE = "live"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+CODEC = Codec.offline()
+
+Process = Callable[[Incoming[Any]], Awaitable[Sequence[Output]]]
+
+
+@dataclass
+class Message:
+    """What the runner reads of a Faust message."""
+
+    value: bytes | None
+    key: bytes | None = b"r1"
+    topic: str = "live.requests"
+    partition: int = 0
+    offset: int = 7
+    timestamp: float = NOW.timestamp() - 2
+    headers: list[tuple[str, bytes]] = field(default_factory=list)
+
+    @property
+    def tp(self) -> TP:
+        return TP(self.topic, self.partition)
+
+
+class Event:
+    def __init__(self, message: Message) -> None:
+        self.message = message
+        self.acks = 0
+
+    def ack(self) -> None:
+        self.acks += 1
+
+
+class Bench:
+    """A runner with all its collaborators at hand."""
+
+    def __init__(self, process: Process, *, stage: Stage = STAGES["admit"], timeout_s: float = 5.0) -> None:
+        self.producer, self.finality = FakeProducer(), FakeFinality()
+        self.metrics, self.clock = Metrics(), FakeClock(NOW)
+        self.crashes: list[BaseException] = []
+        self.dependencies_up = asyncio.Event()
+        self.dependencies_up.set()
+        self.gate = Gate({"postgres": self._probe, "kafka": self._probe, "registry": self._probe}, self.metrics)
+        services = Services(
+            prefix="",
+            lane=LANE,
+            codec=CODEC,
+            producer=self.producer,
+            finality=self.finality,
+            gate=self.gate,
+            clock=self.clock,
+            control=FakeControl(offset=3),
+            metrics=self.metrics,
+            failpoints=Unarmed(),
+            crash=self.crashes.append,
+        )
+        self.runner = StageRunner(stage, stage.inputs[0], process, services, timeout_s=timeout_s)
+
+    async def _probe(self) -> None:
+        if not self.dependencies_up.is_set():
+            raise DependencyDownError("postgres", "test")
+
+    async def take(self, message: Message) -> Event:
+        event = Event(message)
+        task = asyncio.ensure_future(self.runner.take(event))
+        probe = asyncio.ensure_future(self.gate.run())
+        await asyncio.wait({task}, timeout=20)
+        probe.cancel()
+        task.cancel()
+        return event
+
+    def sent(self, kind: str) -> list[Any]:
+        return [outgoing for outgoing in self.producer.sent if outgoing.topic == f"{LANE}.{kind}"]
+
+    def answers(self) -> list[Answer]:
+        return [CODEC.decode(outgoing.value or b"", Answer) for outgoing in self.sent("answers")]
+
+    def outcome(self, name: str) -> float:
+        labels = {"stage": self.runner.stage.name, "lane": LANE, "outcome": name}
+        return self.metrics.registry.get_sample_value("headrace_events_total", labels) or 0.0
+
+
+def request() -> Request:
+    meta = Meta(event_id="e1", request_id="r1", tenant="acme", lane=LANE, stage="producer")
+    return Request(meta=meta, query=Text(inline="What?"))
+
+
+def message(**changes: Any) -> Message:
+    return replace(Message(CODEC.encode(request())), **changes)
+
+
+async def admit(incoming: Incoming[Request]) -> Sequence[Output]:
+    return [Admitted(meta=incoming.child("admit", "1"), request=incoming.record, admission=Admission())]
+
+
+def failing(*errors: Exception) -> Process:
+    left = list(errors)
+
+    async def process(incoming: Incoming[Any]) -> Sequence[Output]:
+        if left:
+            raise left.pop(0)
+        return await admit(incoming)
+
+    return process
+
+
+async def test_an_event_is_acked_after_its_output_was_acknowledged() -> None:
+    bench = Bench(admit)
+    event = await bench.take(message())
+    assert event.acks == 1
+    (sent,) = bench.sent("admitted")
+    assert sent.key == b"r1"
+    admitted = CODEC.decode(sent.value or b"", Admitted)
+    assert admitted.meta.accepted_at == datetime.fromtimestamp(NOW.timestamp() - 2, UTC)
+    assert admitted.meta.control_offset == 3
+
+
+async def test_an_output_that_the_broker_did_not_take_is_sent_again_with_the_same_bytes() -> None:
+    bench = Bench(admit)
+    bench.producer.failures = [DependencyDownError("kafka", "away")]
+    event = await bench.take(message())
+    assert event.acks == 1
+    assert len(bench.sent("admitted")) == 1
+
+
+async def test_timings_travel_in_headers_and_never_in_the_bytes() -> None:
+    before = Timing(stage="earlier", waited_ms=1.0, service_ms=2.0)
+    bench = Bench(admit)
+    await bench.take(message(headers=[(TIMINGS, dump_timings([before]))]))
+    (sent,) = bench.sent("admitted")
+    assert b"earlier" in (header(sent.headers, TIMINGS) or b"")
+    again = Bench(admit)
+    again.clock.advance(60)
+    await again.take(message())
+    assert again.sent("admitted")[0].value == sent.value
+
+
+@pytest.mark.parametrize("value", [b"no avro", b"", b"\x00\x00\x00\x00\x01", None])
+async def test_bytes_that_are_no_event_are_dead_lettered_as_they_are(value: bytes | None) -> None:
+    bench = Bench(admit)
+    event = await bench.take(message(value=value, headers=[("mine", b"1")]))
+    (letter,) = bench.sent("dead-letters")
+    assert (letter.key, letter.value) == (b"r1", value)
+    assert header(letter.headers, "mine") == b"1"
+    assert header(letter.headers, "__connect.errors.offset") == b"7"
+    assert header(letter.headers, "headrace.error.class") == b"poison"
+    assert header(letter.headers, "__connect.errors.exception.message")
+    assert event.acks == 1 and not bench.answers()
+
+
+async def test_a_record_of_another_type_is_dead_lettered() -> None:
+    cost = Cost(meta=request().meta, attempt_id="a", state="done", amount_usd=Decimal(1))
+    bench = Bench(admit)
+    await bench.take(message(value=CODEC.encode(cost)))
+    (letter,) = bench.sent("dead-letters")
+    assert header(letter.headers, "__connect.errors.exception.class.name") == b"WrongRecordError"
+
+
+async def test_a_dependency_that_is_away_is_waited_for_without_an_attempt() -> None:
+    down = [DependencyDownError("postgres", "away") for _ in range(MAX_FAILURES + 2)]
+    bench = Bench(failing(*down))
+    event = await bench.take(message())
+    assert event.acks == 1
+    assert len(bench.sent("admitted")) == 1 and not bench.sent("dead-letters")
+
+
+async def test_a_release_lets_a_waiting_event_go_unacked() -> None:
+    bench = Bench(failing(*[DependencyDownError("postgres", "away")] * 50))
+    bench.dependencies_up.clear()
+    event = Event(message())
+    task = asyncio.ensure_future(bench.runner.take(event))
+    async with asyncio.timeout(5):
+        while not bench.gate.down:
+            await asyncio.sleep(0)
+        bench.gate.release()
+        await task
+    assert event.acks == 0 and bench.outcome("released") == 1
+
+
+async def test_a_refusal_ends_in_a_final_answer_that_names_the_field() -> None:
+    bench = Bench(failing(RefusedError("invalid_request", "user: may hold letters", field="user")))
+    event = await bench.take(message())
+    (answer,) = bench.answers()
+    assert (answer.status, answer.failure and answer.failure.field) == ("rejected", "user")
+    assert [timing.stage for timing in answer.timings] == ["admit"]
+    assert event.acks == 1
+
+
+async def test_a_processor_that_always_raises_ends_in_a_dead_letter_and_a_failed_answer() -> None:
+    bench = Bench(failing(*[KeyError("the user's secret text")] * 10))
+    event = await bench.take(message())
+    (letter,), (answer,) = bench.sent("dead-letters"), bench.answers()
+    assert header(letter.headers, "headrace.error.attempts") == str(MAX_FAILURES).encode()
+    assert not any(b"secret" in value for _, value in letter.headers), "headers never quote the event"
+    assert answer.status == "failed" and "secret" not in str(answer.failure)
+    assert event.acks == 1
+
+
+async def test_an_attempt_over_the_time_limit_is_repeated_and_then_given_up() -> None:
+    async def hang(_incoming: Incoming[Any]) -> Sequence[Output]:
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+    bench = Bench(hang, timeout_s=0.02)
+    await bench.take(message())
+    (answer,) = bench.answers()
+    assert answer.failure is not None and answer.failure.code == "timeout"
+
+
+async def test_a_permanent_provider_failure_leaves_no_dead_letter() -> None:
+    bench = Bench(failing(PermanentProviderError("http_401", "the key was refused")))
+    await bench.take(message())
+    (answer,) = bench.answers()
+    assert answer.failure is not None and answer.failure.code == "http_401"
+    assert not bench.sent("dead-letters")
+
+
+async def test_an_indeterminate_call_is_dead_lettered_and_answered_failed() -> None:
+    bench = Bench(failing(IndeterminateError("the outcome of the call is unknown")))
+    await bench.take(message())
+    (letter,), (answer,) = bench.sent("dead-letters"), bench.answers()
+    assert header(letter.headers, "headrace.error.class") == b"unknown"
+    assert answer.status == "failed"
+
+
+async def test_a_dead_letter_that_cannot_be_written_stops_the_worker_and_keeps_the_event() -> None:
+    bench = Bench(admit)
+    bench.producer.failures = [ConfigurationError("live.dead-letters: missing")]
+    event = Event(message(value=b"no avro"))
+    task = asyncio.ensure_future(bench.runner.take(event))
+    async with asyncio.timeout(5):
+        while not bench.crashes:
+            await asyncio.sleep(0)
+    task.cancel()
+    assert event.acks == 0
+
+
+async def test_an_output_over_the_size_limit_is_a_dead_letter_and_a_failed_answer() -> None:
+    async def huge(incoming: Incoming[Request]) -> Sequence[Output]:
+        (admitted,) = await admit(incoming)
+        assert isinstance(admitted, Admitted)
+        return [replace(admitted, request=replace(admitted.request, query=Text(inline="x" * 1_000_000)))]
+
+    bench = Bench(huge)
+    event = await bench.take(message())
+    (answer,) = bench.answers()
+    assert answer.failure is not None and "bytes" in answer.failure.message
+    assert len(bench.sent("dead-letters")) == 1 and event.acks == 1
+
+
+async def test_a_later_writer_re_emits_the_stored_answer() -> None:
+    first = Bench(failing(RefusedError("invalid_request", "one", field="user")))
+    await first.take(message())
+    (sent,) = first.sent("answers")
+    second = Bench(failing(RefusedError("other", "two", field="query")))
+    second.finality = first.finality
+    second.runner._services = replace(second.runner._services, finality=first.finality)
+    second.runner._publisher._services = second.runner._services
+    await second.take(message())
+    (again,) = second.sent("answers")
+    assert again.value == sent.value
+    assert header(again.headers, "ce_id") == header(sent.headers, "ce_id")
+
+
+async def test_a_draining_runner_takes_no_event() -> None:
+    bench = Bench(admit)
+    bench.runner.drain()
+    event = Event(message())
+    task = asyncio.ensure_future(bench.runner.take(event))
+    await asyncio.sleep(0)
+    assert not task.done() and bench.runner.idle.is_set()
+    task.cancel()
+    assert event.acks == 0
