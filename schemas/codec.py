@@ -16,6 +16,7 @@ from typing import Any, cast
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.schema import SchemaParseException, to_parsing_canonical_form
 
+from schemas.bounds import unbounded
 from schemas.errors import ConfigurationError, UndecodableError, UnencodableError, UnknownSchemaError, WrongRecordError
 from schemas.files import event_schemas
 from schemas.record import Record, RecordT, from_plain, to_plain
@@ -119,8 +120,9 @@ class Codec:
     async def fetch(self, schema_id: int) -> None:
         """Learn a schema from the registry, so that frames under this id decode from now on.
 
-        Blocks on the registry, a few seconds at most. Raises ``DependencyDownError`` while it is away and
-        ``UnknownSchemaError`` when it has no such id. Costs nothing when the id is known.
+        Blocks on the registry, a few seconds at most. Raises ``DependencyDownError`` while it is away,
+        ``UnknownSchemaError`` when it has no such id and ``UndecodableError`` when what it has is no schema to read
+        with. Costs nothing when the id is known.
         """
         if schema_id in self._writers:
             return
@@ -148,11 +150,13 @@ class Codec:
         return record
 
     def _learn(self, entry: RegisteredSchema) -> None:
-        """Take in a writer schema; raises ``UndecodableError`` for one that is no Avro schema."""
+        """Take in a writer schema; raises ``UndecodableError`` for one that is no Avro schema or not bounded."""
         try:
             schema = _parse(json.loads(entry.schema))
-        except (ValueError, TypeError, KeyError, SchemaParseException):
+        except (ValueError, TypeError, KeyError, RecursionError, SchemaParseException):
             raise UndecodableError(f"schema id {entry.schema_id} is no valid Avro schema") from None
+        if reason := unbounded(schema):
+            raise UndecodableError(f"schema id {entry.schema_id} is not read: {reason}")
         name = schema["name"] if isinstance(schema, dict) and "name" in schema else "a schema without a name"
         today = self._today.get(name)
         if today is not None and to_parsing_canonical_form(schema) == to_parsing_canonical_form(today):
