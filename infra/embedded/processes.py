@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 
-MARK = "HEADRACE_STACK"
+# Not under HEADRACE_, where it would be taken for a setting.
+MARK = "_HEADRACE_STACK_FOLDER"
 TERM_GRACE_S = 15.0
 
 

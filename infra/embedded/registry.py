@@ -56,10 +56,6 @@ def spec(folder: Path, home: Path, *, port: int) -> ChildSpec:
         f"-Dquarkus.http.host={LOOPBACK}",
         "-Dquarkus.log.console.color=false",
         "-Dquarkus.banner.enabled=false",
-        f"-XX:SharedArchiveFile={data / 'classes.jsa'}",
-        "-XX:+AutoCreateSharedArchive",
-        "-Xlog:cds=off",
-        "-Xlog:cds*=off",
         "-jar",
         str(jar),
     )

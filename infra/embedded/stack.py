@@ -44,9 +44,10 @@ def up(
 ) -> StackState:
     """Run the components and workers in ``folder``, and return when all are ready.
 
-    Joins a stack that runs already and adds what it lacks. Clears first what a crash left, keeping the data. Blocks
-    for about five seconds, and on downloads the first time. Raises ComponentError for a process that does not come
-    up and StackError for what can't be prepared; then, and on KeyboardInterrupt, what this call started is stopped.
+    Joins a stack that runs already and adds what it lacks; a worker whose name is there stays as it was started.
+    Clears first what a crash left, keeping the data. Blocks for about five seconds, and on downloads the first time.
+    Raises ComponentError for a process that does not come up and StackError for what can't be prepared; then, and on
+    KeyboardInterrupt, what this call started is stopped.
     """
     layout = _layout(folder)
     with locked(layout.change_lock):
@@ -162,9 +163,8 @@ def _change(
         _spawn(layout)
     _await_ready(layout, [child["name"] for child in wanted["children"] if child["kind"] == "component"], on_progress)
     _complete(wanted)
-    names = {worker.name for worker in workers}
-    others = [child for child in wanted["children"] if child["name"] not in names]
-    wanted["children"] = [*others, *(worker.to_json() for worker in workers)]
+    names = {child["name"] for child in wanted["children"]}
+    wanted["children"] += [worker.to_json() for worker in workers if worker.name not in names]
     write_json(layout.desired, wanted)
     _await(lambda: _follows(layout, wanted), timeout_s=SUPERVISOR_START_S)
     _await_ready(layout, [worker.name for worker in workers], on_progress)
