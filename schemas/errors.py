@@ -25,14 +25,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
+
+from schemas.record import Record
 
 
 class HeadraceError(Exception):
-    """Parent of all errors raised on purpose. ``retryable``: the same input may succeed later."""
+    """Parent of all errors raised on purpose. ``retryable``: the same input may succeed later.
+
+    ``outputs`` are events to publish although the event failed: what was spent on it, and the answer that ends it.
+    """
 
     error_class: ClassVar[str] = "permanent"
     retryable: ClassVar[bool] = False
+    outputs: Sequence[Record] = ()
 
 
 class ConfigurationError(HeadraceError):

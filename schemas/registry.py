@@ -88,8 +88,11 @@ class Registry:
         self._settings = {"url": url, **_LIMITS, **{key: _typed(key, value) for key, value in (options or {}).items()}}
 
     async def fetch(self, schema_id: int) -> str:
-        """The JSON of the schema under this id. Raises ``UnknownSchemaError`` when the registry denies it."""
-        async with self._open() as client:
+        """The JSON of the schema under this id. Raises ``UnknownSchemaError`` when the registry denies it.
+
+        A refused credential counts as away here: it is not the event's fault, so the event waits.
+        """
+        async with self._open(asked=False) as client:
             try:
                 found = await client.get_schema(schema_id)
             except SchemaRegistryError as error:
@@ -113,7 +116,8 @@ class Registry:
             return [await _register(client, subject, text) for subject, text in schemas.items()]
 
     @asynccontextmanager
-    async def _open(self) -> AsyncIterator[AsyncSchemaRegistryClient]:
+    async def _open(self, *, asked: bool = True) -> AsyncIterator[AsyncSchemaRegistryClient]:
+        """A client for one call. ``asked``: somebody at a prompt or a start waits, who can mend a refusal."""
         try:
             # Loading the trusted certificates takes tens of milliseconds, which the loop must not stand still for.
             client = await asyncio.to_thread(AsyncSchemaRegistryClient, self._settings)
@@ -125,7 +129,7 @@ class Registry:
         except HeadraceError:
             raise
         except SchemaRegistryError as error:
-            if error.http_status_code in _REFUSALS:
+            if asked and error.http_status_code in _REFUSALS:
                 raise ConfigurationError(f"the schema registry refused: {error}") from None
             raise DependencyDownError("registry", f"HTTP {error.http_status_code}") from None
         except Exception as error:  # the client's own HTTP errors come from whichever of httpx and httpx2 it found
