@@ -99,8 +99,9 @@ class OpenAIEmbedder:
 
     def _vectors(self, reply: CreateEmbeddingResponse, expected: int) -> list[Vector]:
         try:
-            rows = sorted(reply.data, key=lambda row: row.index)
-            vectors = [np.asarray(row.embedding, dtype=np.float32) for row in rows]
+            # A server that leaves the index out keeps the order.
+            rows = sorted(reply.data, key=lambda row: row.index or 0)
+            vectors = [np.asarray(list(row.embedding), dtype=np.float32) for row in rows]
         except (AttributeError, TypeError, ValueError):
             raise TransientProviderError("embedding_reply", "the embedding endpoint's reply holds no vectors") from None
         if len(vectors) != expected:
