@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from urllib.parse import quote, unquote, urlsplit
 
 import psycopg
@@ -46,11 +47,9 @@ def shown_dsn(dsn: str) -> str:
 def _secrets(settings: Settings) -> Iterator[str]:
     dsn = settings.postgres.dsn.get_secret_value()
     yield dsn
-    try:
+    # Of one that does not parse nobody can say which part is the password; who finds it broken must not quote it.
+    with suppress(psycopg.Error):
         yield str(conninfo_to_dict(dsn).get("password") or "")
-    except psycopg.Error:
-        # It is no DSN, so that nobody can say which part is the password.
-        yield from (part for part in dsn.replace("@", " ").replace("/", " ").replace(":", " ").split() if len(part) > 3)
     for options in (settings.kafka.options, settings.registry.options):
         yield from _of_options(options)
     for url in (
@@ -70,7 +69,7 @@ def _of_options(options: Mapping[str, str]) -> Iterator[str]:
     for name, value in options.items():
         if any(word in name for word in _SECRET_NAMES):
             yield value
-            # user:password
+            # Basic auth is written as user, colon, password.
             yield value.partition(":")[2]
 
 

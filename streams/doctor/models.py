@@ -1,0 +1,125 @@
+"""Whether the endpoints of embeddings and models answer as settings say."""
+
+from __future__ import annotations
+
+import os
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from streams.doctor.checkup import NotCheckedError, ProblemError
+from streams.doctor.postgres import table_dimension
+from streams.doctor.redact import shown_url
+from streams.settings import DeploymentSettings, Settings
+
+CALL_TIMEOUT_S = 20.0
+
+
+async def look_embeddings(settings: Settings) -> str:
+    """Embeds one word, whose vector must have the length that settings and the table of passages have."""
+    wanted = settings.embeddings
+    key = wanted.api_key.get_secret_value() if wanted.api_key else None
+    body = {"model": wanted.model, "input": ["headrace"], "encoding_format": "float"}
+    reply = await _ask("POST", f"{wanted.base_url.rstrip('/')}/embeddings", key, body)
+    try:
+        length = len(reply["data"][0]["embedding"])
+    except (KeyError, IndexError, TypeError):
+        raise ProblemError("the reply holds no vector", "check embeddings.base_url and embeddings.model") from None
+    if length != wanted.dimension:
+        raise ProblemError(
+            f"{wanted.model} gives {length} dimensions, settings say {wanted.dimension}",
+            f"set embeddings.dimension = {length}, in a database migrated with it",
+        )
+    return f"{wanted.model} at {shown_url(wanted.base_url)}, {length} dimensions"
+
+
+async def look_dimension(settings: Settings) -> str:
+    """The length of the vectors in the table of passages, against the settings."""
+    wanted, table = settings.embeddings.dimension, await table_dimension(settings)
+    if table is None:
+        raise ProblemError("there is no table of passages", "headrace migrate")
+    if table != wanted:
+        raise ProblemError(
+            f"the table of passages takes {table} dimensions, settings say {wanted}",
+            f"set embeddings.dimension = {table} and a model that has as many, or use another database",
+        )
+    return f"settings and the table of passages: {wanted}"
+
+
+async def look_deployment(deployment: DeploymentSettings) -> str:
+    """Whether the endpoint answers, takes the key and serves the model. Costs nothing."""
+    where = shown_url(deployment.base_url)
+    reply = await _ask("GET", f"{deployment.base_url.rstrip('/')}/models", _key(deployment), None, missing_is_fine=True)
+    listed = _models(reply)
+    if listed and deployment.model not in listed:
+        names = ", ".join(sorted(listed)[:5])
+        raise ProblemError(f"{where} serves {names}; not {deployment.model}", "correct the deployment's model")
+    return f"{deployment.model} at {where}" + ("" if listed else " (it lists no models)")
+
+
+async def look_call(deployment: DeploymentSettings, *, allowed: bool) -> str:
+    """Asks the model for one token."""
+    if not allowed and not is_local(deployment):
+        raise NotCheckedError("a call to this endpoint may cost money; add --call to make it")
+    body = {"model": deployment.model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+    url = f"{deployment.base_url.rstrip('/')}/chat/completions"
+    reply = await _ask("POST", url, _key(deployment), body, timeout_s=CALL_TIMEOUT_S)
+    if not isinstance(reply, dict) or not reply.get("choices"):
+        raise ProblemError("the reply holds no choice", "check the deployment's base_url and model")
+    used = reply.get("usage") or {}
+    return f"answered; {used.get('prompt_tokens', '?')} tokens in, {used.get('completion_tokens', '?')} out"
+
+
+def is_local(deployment: DeploymentSettings) -> bool:
+    """Whether the endpoint is on this machine, so that a call costs nothing."""
+    host = urlsplit(deployment.base_url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _key(deployment: DeploymentSettings) -> str | None:
+    name = deployment.api_key_env
+    if name is None:
+        return None
+    if not os.environ.get(name):
+        raise ProblemError(f"the variable {name} is not set", f"export {name}=... with the endpoint's key")
+    return os.environ[name]
+
+
+def _models(reply: Any) -> set[str]:
+    rows = reply.get("data") if isinstance(reply, dict) else None
+    return {str(row["id"]) for row in rows or () if isinstance(row, dict) and "id" in row}
+
+
+async def _ask(
+    method: str,
+    url: str,
+    key: str | None,
+    body: dict[str, Any] | None,
+    *,
+    timeout_s: float = 5.0,
+    missing_is_fine: bool = False,
+) -> Any:
+    """The JSON of a reply, None for what is no JSON. Nothing of the endpoint's error text is passed on."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.request(method, url, json=body, headers=headers, allow_redirects=False) as reply,
+        ):
+            if reply.status in (401, 403):
+                raise ProblemError(f"HTTP {reply.status}: the key is refused", "correct the endpoint's key")
+            if reply.status == 404 and missing_is_fine:
+                return None
+            if reply.status >= 300:
+                raise ProblemError(f"HTTP {reply.status} from {shown_url(url)}")
+            return await reply.json(content_type=None)
+    except (aiohttp.ClientError, OSError) as error:
+        raise ProblemError(f"{shown_url(url)} is not reachable ({type(error).__name__})") from None
+    except ValueError:
+        return None
