@@ -1,0 +1,193 @@
+"""Makes one call that the journal granted: attempts, retries and their booking."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from urllib.parse import quote
+
+from processors.clock import Clock
+from processors.complete.observer import CallObserver
+from processors.complete.payload import Payload
+from processors.complete.pricing import cost_usd, usage_of
+from processors.complete.retry import Backoff, RetryIn, after_error
+from processors.complete.routes import Route
+from processors.complete.unwritten import Outcome, Unwritten
+from processors.failpoints import Failpoints
+from processors.journal import AttemptRow, CallFailure, Granted, Journal, LeaseKeeper, Settled
+from processors.journal.protocol import EXPIRED, bound_usage, unknown
+from processors.model.port import ModelClient, ModelReply
+from schemas.errors import OutcomeUnknownError, ProviderError, TransientProviderError, UnencodableError
+from schemas.records import Admission
+
+# A call is not begun with less time than this: it would only be paid and cut off.
+SHORTEST_CALL_S = 1.0
+
+# Encodes the event that a reply becomes, given the attempts with the open one at the end.
+Encode = Callable[[ModelReply, tuple[AttemptRow, ...], Settled], bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What a granted call needs besides the grant. ``ends`` is the monotonic end of the stage's attempt."""
+
+    route: Route
+    payload: Payload
+    prompt_estimate: int
+    admission: Admission
+    ends: float
+    encode: Encode
+
+
+class Caller:
+    """Makes granted calls. One for each worker."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        client: ModelClient,
+        *,
+        keeper: LeaseKeeper,
+        unwritten: Unwritten,
+        clock: Clock,
+        observer: CallObserver,
+        failpoints: Failpoints,
+        backoff: Backoff,
+        random_: random.Random,
+    ) -> None:
+        self._journal = journal
+        self._client = client
+        self._keeper = keeper
+        self._unwritten = unwritten
+        self._clock = clock
+        self._observer = observer
+        self._failpoints = failpoints
+        self._backoff = backoff
+        self._random = random_
+
+    async def run(self, granted: Granted, task: Task, *, since: float) -> None:
+        """Call until the journal holds a result or a failure.
+
+        Blocks for the call and its retries, until ``task.ends`` at most. Raises ``FencedError`` when a later owner
+        took the call, and ``DependencyDownError`` when an outcome could not be booked; it is then kept, and booked
+        before anything else is done with the call.
+        """
+        with self._keeper.holding(granted.lease, since=since):
+            self._failpoints.hit("after_claim")
+            attempts = (*granted.earlier, granted.attempt)
+            while True:
+                outcome, wait = await self._attempt(granted, attempts, task)
+                attempts = await self._unwritten.book(outcome)
+                self._count(outcome, attempts[-1])
+                if wait is None:
+                    return
+                await asyncio.sleep(wait.seconds)
+                since = time.monotonic()
+                attempt = await self._journal.next_attempt(granted.lease, attempts[-1].target)
+                self._keeper.refreshed(granted.lease, since=since)
+                attempts = (*attempts, attempt)
+
+    async def _attempt(
+        self, granted: Granted, attempts: tuple[AttemptRow, ...], task: Task
+    ) -> tuple[Outcome, RetryIn | None]:
+        """One call; what to book, and after how long to try again, if at all."""
+        attempt, began = attempts[-1], time.monotonic()
+        outcome = Outcome(lease=granted.lease, attempt_id=attempt.attempt_id)
+        try:
+            reply = await self._call(granted, attempt, task)
+        except ProviderError as error:
+            settled = _failed(error, attempt, duration_ms=(time.monotonic() - began) * 1000)
+            known = (*attempts[:-1], replace(attempt, state=settled.state))
+            verdict = self._after(error, known, task)
+            if isinstance(verdict, RetryIn):
+                self._observer.on_retry(attempt.target.deployment, error.code)
+                return replace(outcome, settled=settled), verdict
+            return replace(outcome, settled=settled, failure=verdict), None
+        self._failpoints.hit("after_reply")
+        settled = self._done(reply, task)
+        try:
+            return replace(outcome, settled=settled, result=task.encode(reply, attempts, settled)), None
+        except UnencodableError as error:
+            # Paid, and the next reply would be no better: better said than bought again until the attempts are over.
+            failure = CallFailure(
+                kind="failed", code="unrecordable_response", error_class=error.error_class, message=str(error)
+            )
+            unrecordable = replace(
+                settled, state="failed", error_class=error.error_class, error_code="unrecordable_response"
+            )
+            return replace(outcome, settled=unrecordable, failure=failure), None
+
+    async def _call(self, granted: Granted, attempt: AttemptRow, task: Task) -> ModelReply:
+        deployment = task.route.deployment
+        if not self._keeper.trusts(granted.lease):
+            # Paused since the row was committed: another worker may have the call by now. Nothing was sent.
+            raise TransientProviderError("lease_lost", "the worker was paused before the call was sent")
+        deadline_s = min(deployment.total_timeout_s, task.ends - time.monotonic())
+        if deadline_s < min(SHORTEST_CALL_S, deployment.total_timeout_s):
+            raise TransientProviderError("no_time_left", "the stage's attempt ended before the call could be sent")
+        # Ids only: they let a provider's support, and whoever audits its log, find the call.
+        headers = {
+            "X-Client-Request-Id": attempt.attempt_id,
+            "X-Request-Id": quote(granted.lease.key.request_id, safe="-_.~")[:512],
+        }
+        self._failpoints.hit("before_call")
+        return await self._client.chat(deployment, task.payload, deadline_s=deadline_s, headers=headers)
+
+    def _after(self, error: ProviderError, attempts: tuple[AttemptRow, ...], task: Task) -> RetryIn | CallFailure:
+        left_s = task.ends - time.monotonic() - SHORTEST_CALL_S
+        expires_at = task.admission.expires_at
+        if expires_at is not None:
+            ttl_left_s = (expires_at - self._clock.now()).total_seconds()
+            if ttl_left_s <= 0 and error.retryable:
+                return EXPIRED
+            left_s = min(left_s, ttl_left_s)
+        return after_error(error, attempts, task.route, backoff=self._backoff, random_=self._random, left_s=left_s)
+
+    def _done(self, reply: ModelReply, task: Task) -> Settled:
+        deployment = task.route.deployment
+        usage = usage_of(reply, task.payload, deployment, prompt_estimate=task.prompt_estimate)
+        return Settled(
+            state="done",
+            cost_usd=cost_usd(usage, deployment.price),
+            usage=usage,
+            estimated=usage.estimated,
+            http_status=200,
+            response_id=reply.response_id,
+            duration_ms=reply.duration_ms,
+            first_token_ms=reply.first_token_ms,
+        )
+
+    def _count(self, outcome: Outcome, attempt: AttemptRow) -> None:
+        settled, deployment = outcome.settled, attempt.target.deployment
+        assert settled is not None
+        if outcome.result is not None:
+            self._failpoints.hit("after_finish")
+        self._observer.on_call(deployment, settled.error_code or "done", (settled.duration_ms or 0.0) / 1000)
+        self._observer.on_cost(deployment, settled.cost_usd)
+        if settled.state == "unknown":
+            self._observer.on_unknown(deployment, settled.error_code or "unknown")
+        if settled.usage is not None:
+            self._observer.on_tokens(deployment, settled.usage)
+
+
+def _failed(error: ProviderError, attempt: AttemptRow, *, duration_ms: float) -> Settled:
+    """How a failed attempt is booked: at nothing when it was refused, at its bound when it may have been paid."""
+    if isinstance(error, OutcomeUnknownError):
+        return unknown(attempt, error_code=error.code, duration_ms=duration_ms)
+    # A body came with 200, though none that can be used: it may well be on the bill.
+    maybe_paid = error.http_status == 200
+    return Settled(
+        state="failed",
+        cost_usd=attempt.target.bound.usd if maybe_paid else Decimal(0),
+        usage=bound_usage(attempt) if maybe_paid else None,
+        estimated=maybe_paid,
+        upper_bound=maybe_paid,
+        error_class=error.error_class,
+        error_code=error.code,
+        http_status=error.http_status,
+        duration_ms=duration_ms,
+    )

@@ -1,0 +1,52 @@
+"""What the stage tells whoever counts."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Protocol
+
+from schemas.records import Usage
+
+
+class CallObserver(Protocol):
+    """Hears of every call. Must not block or raise."""
+
+    def on_call(self, deployment: str, outcome: str, seconds: float) -> None:
+        """An attempt ended: ``done``, or the code of its error."""
+        ...
+
+    def on_retry(self, deployment: str, code: str) -> None:
+        """An attempt will be followed by another one, because of ``code``."""
+        ...
+
+    def on_unknown(self, deployment: str, code: str) -> None:
+        """An attempt's outcome was booked unknown, by this worker or for one that is gone."""
+        ...
+
+    def on_input_drift(self) -> None:
+        """A redelivered event would send something else than the journal has; the journal's input is used."""
+        ...
+
+    def on_tokens(self, deployment: str, usage: Usage) -> None:
+        """A call used tokens."""
+        ...
+
+    def on_cost(self, deployment: str, usd: Decimal) -> None:
+        """An attempt was booked with this cost."""
+        ...
+
+
+class NullObserver:
+    """Counts nothing."""
+
+    def on_call(self, deployment: str, outcome: str, seconds: float) -> None: ...
+
+    def on_retry(self, deployment: str, code: str) -> None: ...
+
+    def on_unknown(self, deployment: str, code: str) -> None: ...
+
+    def on_input_drift(self) -> None: ...
+
+    def on_tokens(self, deployment: str, usage: Usage) -> None: ...
+
+    def on_cost(self, deployment: str, usd: Decimal) -> None: ...

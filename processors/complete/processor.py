@@ -1,0 +1,255 @@
+"""The stage itself: one enrichment in; its costs and its completion, or its failed answer, out."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from processors.clock import Clock
+from processors.complete import STAGE, VERSION
+from processors.complete.call import Caller, Task
+from processors.complete.observer import CallObserver, NullObserver
+from processors.complete.payload import build_payload, payload_hash, token_limit
+from processors.complete.pricing import upper_bound
+from processors.complete.records import completion_of, costs_of, failed_answer
+from processors.complete.retry import Backoff
+from processors.complete.routes import Deployment, Route
+from processors.complete.unwritten import Unwritten
+from processors.event import Incoming, Output, Recorded
+from processors.failpoints import Failpoints, Unarmed
+from processors.journal import (
+    AttemptRow,
+    Busy,
+    CallKey,
+    Done,
+    Ended,
+    Expired,
+    Granted,
+    Journal,
+    LeaseKeeper,
+    Offer,
+    Settled,
+    Target,
+)
+from processors.journal.protocol import EXPIRED
+from processors.model.port import ModelClient, ModelReply
+from schemas.codec import Codec
+from schemas.errors import (
+    ConfigurationError,
+    CrashLoopError,
+    DependencyDownError,
+    FencedError,
+    IndeterminateError,
+    PermanentProviderError,
+    RefusedError,
+)
+from schemas.records import Completion, Enrichment
+
+# What an attempt of the stage keeps for booking and publishing after its call.
+_BOOKING_S = 2.0
+_SHORTEST_WAIT_S = 0.05
+_LONGEST_WAIT_S = 1.0
+
+
+class Complete:
+    """Asks a model, at most once for each request unless an outcome is unknown; see ``processors.journal``.
+
+    ``owner`` names one life of one worker: new with every start. ``timeout_s`` is the stage's T. Call ``start``
+    before the first event and ``stop`` after the last.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        client: ModelClient,
+        *,
+        routes: Mapping[str, Route],
+        codec: Codec,
+        clock: Clock,
+        owner: str,
+        timeout_s: float = 120.0,
+        observer: CallObserver | None = None,
+        failpoints: Failpoints | None = None,
+        backoff: Backoff | None = None,
+        random_: random.Random | None = None,
+    ) -> None:
+        """Raises ``ConfigurationError`` when T is shorter than a lease and a call."""
+        for route in routes.values():
+            _check(route.deployment, journal.lease_s, timeout_s)
+        self._journal, self._routes, self._codec, self._clock = journal, routes, codec, clock
+        self._timeout_s = timeout_s
+        self._observer = observer or NullObserver()
+        self._random = random_ or random.Random()
+        self._unwritten = Unwritten(journal)
+        self.keeper = LeaseKeeper(journal, owner=owner, then=self._unwritten.book_all)
+        # By name: routes that share a deployment share its limit.
+        self._slots = {r.deployment.name: asyncio.Semaphore(r.deployment.max_concurrency) for r in routes.values()}
+        self._caller = Caller(
+            journal,
+            client,
+            keeper=self.keeper,
+            unwritten=self._unwritten,
+            clock=clock,
+            observer=self._observer,
+            failpoints=failpoints or Unarmed(),
+            backoff=backoff or Backoff(),
+            random_=self._random,
+        )
+
+    def start(self) -> None:
+        """Begin to keep leases. Does not block."""
+        self.keeper.start()
+
+    async def stop(self) -> None:
+        """Stop keeping leases."""
+        await self.keeper.stop()
+
+    async def __call__(self, incoming: Incoming[Enrichment]) -> Sequence[Output]:
+        """One event; a redelivery gives the same outputs with the same bytes, and buys nothing.
+
+        Blocks for a slot of the deployment, for the lease of another worker, and for the call and its retries.
+        Raises ``RefusedError`` (expired before any spend, unreadable input), ``PermanentProviderError`` (no such
+        route or model), ``IndeterminateError`` and ``CrashLoopError`` (both with costs and answer in ``outputs``), and
+        ``DependencyDownError``.
+        """
+        ends = time.monotonic() + self._timeout_s - _BOOKING_S
+        offer = self._offer(incoming)
+        await self._unwritten.book_kept(offer.key)
+        wait_s = _SHORTEST_WAIT_S
+        while True:
+            claim = await self._claim(incoming, offer, ends)
+            if isinstance(claim, Done | Ended):
+                return self._outputs(incoming, offer.key, claim)
+            if isinstance(claim, Expired):
+                raise RefusedError(EXPIRED.code, EXPIRED.message, status="expired")
+            if isinstance(claim, Busy):
+                # Outside the slot: who waits for another's call must not keep a third one from calling.
+                await asyncio.sleep(self._random.uniform(0.5, 1.0) * min(wait_s, max(claim.remaining_s, wait_s / 2)))
+                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+    async def _claim(
+        self, incoming: Incoming[Enrichment], offer: Offer, ends: float
+    ) -> Done | Ended | Busy | Expired | None:
+        """What the journal says; ``None`` after a call of ours, when it has to be asked once more."""
+        expires_at = incoming.record.admission.expires_at
+        if expires_at is not None and expires_at <= self._clock.now():
+            # Never granted, so no slot is needed: a backlog of expired requests drains as fast as Postgres answers.
+            claim = await self._journal.claim(replace(offer, expired=True), owner=self.keeper.owner)
+            return None if isinstance(claim, Granted) else claim
+        latest = ends - self._routes[offer.target.route].deployment.total_timeout_s
+        async with self._slot(offer.target.deployment, latest):
+            since = time.monotonic()
+            claim = await self._journal.claim(offer, owner=self.keeper.owner)
+            if not isinstance(claim, Granted):
+                return claim
+            if claim.earlier and claim.earlier[-1].state == "unknown":
+                self._observer.on_unknown(offer.target.deployment, claim.earlier[-1].error_code or "unknown")
+            try:
+                await self._caller.run(claim, self._task(incoming, offer, claim, ends), since=since)
+            except FencedError:
+                # A later owner has the call; ours was discarded and booked. Wait for theirs.
+                return None
+        return None
+
+    def _offer(self, incoming: Incoming[Enrichment]) -> Offer:
+        route, meta = self._route(incoming.record), incoming.meta
+        deployment = route.deployment
+        payload = build_payload(incoming.record, deployment)
+        limit = token_limit(incoming.record.request.sampling, deployment)
+        target = Target(
+            route=route.name,
+            deployment=deployment.name,
+            provider=deployment.provider,
+            model=deployment.model,
+            price_source=deployment.price.source,
+            account=deployment.account,
+            stage_version=VERSION,
+            control_offset=incoming.control_offset,
+            bound=upper_bound(payload, deployment, limit),
+        )
+        return Offer(
+            key=CallKey(tenant=meta.tenant, lane=meta.lane, run=meta.run, request_id=meta.request_id),
+            input_hash=payload_hash(payload, deployment),
+            input=incoming.raw,
+            target=target,
+            max_attempts=route.max_attempts,
+            unknown_policy=route.unknown_policy,
+            expires_at=incoming.record.admission.expires_at,
+        )
+
+    def _task(self, incoming: Incoming[Enrichment], offer: Offer, granted: Granted, ends: float) -> Task:
+        """What to call with: the journal's input, whatever this delivery says."""
+        if granted.input_hash != offer.input_hash:
+            self._observer.on_input_drift()
+        stored = self._as_stored(incoming, granted.input)
+        route = self._route(stored.record)
+        payload = build_payload(stored.record, route.deployment)
+        input_hash = payload_hash(payload, route.deployment)
+
+        def encode(reply: ModelReply, attempts: tuple[AttemptRow, ...], settled: Settled) -> bytes:
+            return self._codec.encode(completion_of(stored, reply, attempts, settled, input_hash=input_hash))
+
+        return Task(
+            route=route,
+            payload=payload,
+            prompt_estimate=stored.record.grounding.prompt_tokens_estimate,
+            admission=stored.record.admission,
+            ends=ends,
+            encode=encode,
+        )
+
+    def _outputs(self, incoming: Incoming[Enrichment], key: CallKey, claim: Done | Ended) -> Sequence[Output]:
+        stored = self._as_stored(incoming, claim.input)
+        costs = costs_of(stored, key, claim.attempts)
+        if isinstance(claim, Done):
+            return [*costs, Recorded(self._codec.decode(claim.result, Completion), claim.result)]
+        failure = claim.failure
+        if failure.kind in ("indeterminate", "crash_loop"):
+            error = (IndeterminateError if failure.kind == "indeterminate" else CrashLoopError)(failure.message)
+            error.outputs = (*costs, failed_answer(stored, claim, key))
+            raise error
+        return [*costs, failed_answer(stored, claim, key)]
+
+    def _as_stored(self, incoming: Incoming[Enrichment], data: bytes) -> Incoming[Enrichment]:
+        """This delivery with the record that the journal has."""
+        if data == incoming.raw:
+            return incoming
+        record = self._codec.decode(data, Enrichment)
+        accepted_at = record.meta.accepted_at or incoming.meta.accepted_at
+        return replace(incoming, record=record, meta=replace(record.meta, accepted_at=accepted_at), raw=data)
+
+    def _route(self, enrichment: Enrichment) -> Route:
+        name, model = enrichment.admission.route, enrichment.request.model
+        route = self._routes.get(name)
+        if route is None:
+            raise PermanentProviderError("unknown_route", f"route {name!r} is not in this worker's settings")
+        if model is not None and model != route.deployment.model:
+            raise PermanentProviderError("unknown_model", f"route {name!r} does not offer the model asked for")
+        return route
+
+    @asynccontextmanager
+    async def _slot(self, deployment: str, latest: float) -> AsyncIterator[None]:
+        """One of the deployment's slots. Raises ``DependencyDownError`` when a whole call would not fit any more."""
+        slots = self._slots[deployment]
+        try:
+            async with asyncio.timeout(max(0.0, latest - time.monotonic())):
+                await slots.acquire()
+        except TimeoutError:
+            raise DependencyDownError(f"deployment {deployment}", "every slot was taken, or its call is open") from None
+        try:
+            yield
+        finally:
+            slots.release()
+
+
+def _check(deployment: Deployment, lease_s: float, timeout_s: float) -> None:
+    needed = lease_s + deployment.total_timeout_s + _BOOKING_S
+    if timeout_s < needed:
+        raise ConfigurationError(
+            f"{STAGE}: the stage's timeout of {timeout_s:g} s is shorter than a lease and a call at deployment "
+            f"{deployment.name} ({needed:g} s); lower total_timeout_s or raise the timeout"
+        )

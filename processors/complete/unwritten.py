@@ -1,0 +1,70 @@
+"""Outcomes that the journal could not take yet: a response that reached us must outlive an outage of Postgres."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+from processors.journal import AttemptRow, CallFailure, CallKey, Journal, Lease, Settled
+from schemas.errors import FencedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of an attempt: a result, a failure that ends the call, or neither."""
+
+    lease: Lease
+    attempt_id: str
+    settled: Settled | None = None
+    result: bytes | None = None
+    failure: CallFailure | None = None
+
+
+class Unwritten:
+    """Books outcomes, and keeps those that could not be booked. At most one for each event in flight."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._kept: dict[str, Outcome] = {}
+        self._booking: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    async def book(self, outcome: Outcome) -> tuple[AttemptRow, ...]:
+        """Book the outcome; returns all attempts. Kept when it raises ``DependencyDownError`` or is cancelled."""
+        call_id = outcome.lease.key.call_id
+        self._kept[call_id] = outcome
+        self._booking.add(call_id)
+        try:
+            rows = await self._write(outcome)
+        except FencedError:
+            self._forget(call_id, outcome)
+            raise
+        finally:
+            self._booking.discard(call_id)
+        self._forget(call_id, outcome)
+        return rows
+
+    async def book_kept(self, key: CallKey) -> None:
+        """Book what was kept for a call. Raises ``DependencyDownError``; an outcome that comes too late is dropped."""
+        outcome = self._kept.get(key.call_id)
+        if outcome is not None:
+            with suppress(FencedError):
+                await self.book(outcome)
+
+    async def book_all(self) -> None:
+        """Book all that was kept, of events too that are another worker's by now. Raises ``DependencyDownError``."""
+        for call_id, outcome in tuple(self._kept.items()):
+            if call_id not in self._booking:
+                await self.book_kept(outcome.lease.key)
+
+    def _forget(self, call_id: str, outcome: Outcome) -> None:
+        if self._kept.get(call_id) is outcome:
+            del self._kept[call_id]
+
+    async def _write(self, outcome: Outcome) -> tuple[AttemptRow, ...]:
+        assert outcome.settled is not None
+        if outcome.result is not None:
+            return await self._journal.finish(outcome.lease, outcome.attempt_id, outcome.settled, outcome.result)
+        return await self._journal.fail_attempt(outcome.lease, outcome.attempt_id, outcome.settled, outcome.failure)

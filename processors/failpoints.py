@@ -1,0 +1,63 @@
+"""Named places between durable steps where a test can have the worker killed.
+
+Armed by one specification, ``name`` or ``name:n``, that settings pass in; without one ``hit`` does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Protocol
+
+from schemas.errors import ConfigurationError
+
+NAMES = (
+    "after_claim",  # the claim is committed, nothing was sent
+    "before_call",  # the next thing is the call
+    "after_reply",  # the reply is here, the journal does not know
+    "after_finish",  # the journal has the result, nothing was published
+    "after_cost_produced",  # the costs are acknowledged, the completion is not
+    "after_produce",  # every output is acknowledged
+    "after_final_claim",  # the finality row is committed, the answer was not published
+    "before_ack",  # all is done but the offset
+)
+
+
+class Failpoints(Protocol):
+    """Places that code passes; most of the time nothing happens there."""
+
+    def hit(self, name: str) -> None:
+        """Pass the place ``name``. Does not return when it is armed and its turn has come."""
+        ...
+
+
+class Unarmed:
+    """Fail points of a worker that nobody tests."""
+
+    def hit(self, name: str) -> None:
+        """Nothing happens."""
+
+
+class Armed:
+    """Kills this process with SIGKILL at the ``turn``-th pass of one place."""
+
+    def __init__(self, name: str, turn: int = 1) -> None:
+        self._name = name
+        self._left = turn
+
+    def hit(self, name: str) -> None:
+        """Count the pass; at the chosen one the process is gone."""
+        if name == self._name:
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def failpoints(specification: str | None) -> Failpoints:
+    """The fail points for ``name`` or ``name:n``; raises ``ConfigurationError`` for any other specification."""
+    if not specification:
+        return Unarmed()
+    name, _, turn = specification.partition(":")
+    if name not in NAMES or (turn and not (turn.isascii() and turn.isdigit() and int(turn) > 0)):
+        raise ConfigurationError(f"failpoint {specification!r}: use one of {', '.join(NAMES)}, or name:n with n > 0")
+    return Armed(name, int(turn or 1))

@@ -1,0 +1,173 @@
+"""The journal in memory, under the same rules: for unit tests."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import timedelta
+
+from processors.clock import Clock, FakeClock
+from processors.journal.entry import (
+    AttemptRow,
+    CallFailure,
+    CallKey,
+    CallRow,
+    CallState,
+    Claim,
+    Expired,
+    Granted,
+    Lease,
+    Offer,
+    Settled,
+    Target,
+)
+from processors.journal.protocol import (
+    End,
+    Take,
+    close,
+    decide,
+    is_expired,
+    is_repeated,
+    lose,
+    open_attempt,
+    settle_late,
+    stored,
+)
+from schemas.errors import DependencyDownError, FencedError
+
+
+class MemoryJournal:
+    """A ``Journal`` that a process keeps for itself. ``down`` makes every call fail as if Postgres were away."""
+
+    def __init__(self, clock: Clock | None = None, *, lease_s: float = 15.0) -> None:
+        self.clock = clock or FakeClock()
+        self.lease_s = lease_s
+        self.down = False
+        self.calls: dict[str, CallRow] = {}
+        self.attempts: dict[str, list[AttemptRow]] = {}
+
+    async def claim(self, offer: Offer, *, owner: str) -> Claim:
+        self._reach()
+        now, call_id = self.clock.now(), offer.key.call_id
+        call = self.calls.get(call_id)
+        if call is None:
+            if is_expired(offer, now):
+                return Expired()
+            call = self._insert(offer)
+        rows = self.attempts[call_id]
+        decision = decide(call, rows, offer, now)
+        if not isinstance(decision, Take | End):
+            return decision
+        lost = open_attempt(rows)
+        if lost is not None:
+            rows[lost.ordinal] = lose(lost, now)
+        if isinstance(decision, End):
+            return self._end(call, decision.failure)
+        lease = Lease(key=offer.key, owner=owner, epoch=decision.epoch)
+        self.calls[call_id] = replace(call, owner=owner, epoch=decision.epoch)
+        attempt = self._open(lease, offer.target, decision.ordinal)
+        return Granted(
+            lease=lease, attempt=attempt, earlier=tuple(rows[:-1]), input=call.input, input_hash=call.input_hash
+        )
+
+    async def finish(self, lease: Lease, attempt_id: str, settled: Settled, result: bytes) -> tuple[AttemptRow, ...]:
+        self._reach()
+        call = self.calls[lease.key.call_id]
+        if call.state == "done" and call.epoch == lease.epoch:
+            return tuple(self.attempts[lease.key.call_id])
+        self._close(lease, attempt_id, settled)
+        self.calls[lease.key.call_id] = replace(call, state="done", result=result, updated_at=self.clock.now())
+        return tuple(self.attempts[lease.key.call_id])
+
+    async def fail_attempt(
+        self, lease: Lease, attempt_id: str, settled: Settled, failure: CallFailure | None = None
+    ) -> tuple[AttemptRow, ...]:
+        self._reach()
+        call, rows = self.calls[lease.key.call_id], self.attempts[lease.key.call_id]
+        if is_repeated(call, rows, lease, attempt_id, settled):
+            return tuple(rows)
+        self._close(lease, attempt_id, settled)
+        if failure is not None:
+            self._end(self.calls[lease.key.call_id], failure)
+        return tuple(self.attempts[lease.key.call_id])
+
+    async def end(self, lease: Lease, failure: CallFailure) -> None:
+        self._reach()
+        self._end(self._owned(lease), failure)
+
+    async def next_attempt(self, lease: Lease, target: Target) -> AttemptRow:
+        self._reach()
+        self._owned(lease)
+        return self._open(lease, target, len(self.attempts[lease.key.call_id]))
+
+    async def renew(self, owner: str, leases: Collection[Lease]) -> frozenset[Lease]:
+        self._reach()
+        held = frozenset(lease for lease in leases if lease.owner == owner and self._holds(lease))
+        for lease in held:
+            self._extend(lease)
+        return held
+
+    async def attempts_of(self, key: CallKey) -> tuple[AttemptRow, ...]:
+        self._reach()
+        return tuple(self.attempts.get(key.call_id, ()))
+
+    def _reach(self) -> None:
+        if self.down:
+            raise DependencyDownError("postgres", "the test took it away")
+
+    def _insert(self, offer: Offer) -> CallRow:
+        self.attempts[offer.key.call_id] = []
+        return CallRow(
+            key=offer.key,
+            input_hash=offer.input_hash,
+            input=offer.input,
+            state="reserved",
+            owner=None,
+            epoch=0,
+            lease_until=None,
+            result=None,
+            failure=None,
+            updated_at=self.clock.now(),
+        )
+
+    def _holds(self, lease: Lease) -> bool:
+        call = self.calls[lease.key.call_id]
+        return call.state == "calling" and call.epoch == lease.epoch
+
+    def _owned(self, lease: Lease) -> CallRow:
+        if not self._holds(lease):
+            raise FencedError(f"call {lease.key.call_id} has a later owner than epoch {lease.epoch}")
+        return self.calls[lease.key.call_id]
+
+    def _extend(self, lease: Lease) -> None:
+        call_id, until = lease.key.call_id, self.clock.now() + timedelta(seconds=self.lease_s)
+        self.calls[call_id] = replace(self.calls[call_id], state="calling", lease_until=until)
+
+    def _open(self, lease: Lease, target: Target, ordinal: int) -> AttemptRow:
+        attempt = AttemptRow(
+            attempt_id=lease.key.attempt_id(ordinal),
+            ordinal=ordinal,
+            epoch=lease.epoch,
+            target=target,
+            state="calling",
+            started_at=self.clock.now(),
+        )
+        self.attempts[lease.key.call_id].append(attempt)
+        self._extend(lease)
+        return attempt
+
+    def _close(self, lease: Lease, attempt_id: str, settled: Settled) -> None:
+        rows, now = self.attempts[lease.key.call_id], self.clock.now()
+        place = next(index for index, row in enumerate(rows) if row.attempt_id == attempt_id)
+        if not self._holds(lease):
+            rows[place] = settle_late(rows[place], settled, now)
+        self._owned(lease)
+        rows[place] = close(rows[place], settled, now)
+
+    def _end(self, call: CallRow, failure: CallFailure) -> Claim:
+        state: CallState = "unknown" if failure.kind == "indeterminate" else "failed"
+        ended = replace(call, state=state, failure=failure, updated_at=self.clock.now())
+        self.calls[call.key.call_id] = ended
+        outcome = stored(ended, self.attempts[call.key.call_id])
+        assert outcome is not None
+        return outcome

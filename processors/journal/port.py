@@ -1,0 +1,49 @@
+"""What a stage asks of the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+from processors.journal.entry import AttemptRow, CallFailure, CallKey, Claim, Lease, Offer, Settled, Target
+
+
+class Journal(Protocol):
+    """Books paid calls so that a response that reached us is never bought again.
+
+    Every method is one transaction, durable when it returns, and raises ``DependencyDownError`` while the storage is
+    away. Those that take a lease raise ``FencedError`` when a later owner has the call; the outcome they brought is
+    then booked on its attempt as late, and discarded.
+    """
+
+    lease_s: float
+
+    async def claim(self, offer: Offer, *, owner: str) -> Claim:
+        """Take the call, or say what has become of it. Waits for the row's lock only, never for a lease."""
+        ...
+
+    async def finish(self, lease: Lease, attempt_id: str, settled: Settled, result: bytes) -> tuple[AttemptRow, ...]:
+        """Book the result. Calling it again with the same lease is harmless. Returns all attempts."""
+        ...
+
+    async def fail_attempt(
+        self, lease: Lease, attempt_id: str, settled: Settled, failure: CallFailure | None = None
+    ) -> tuple[AttemptRow, ...]:
+        """Book a failed or unknown attempt; with ``failure`` the call ends with it. Returns all attempts."""
+        ...
+
+    async def end(self, lease: Lease, failure: CallFailure) -> None:
+        """End a call that has no open attempt."""
+        ...
+
+    async def next_attempt(self, lease: Lease, target: Target) -> AttemptRow:
+        """Commit a further attempt within the lease, and renew the lease. It may be sent when this returns."""
+        ...
+
+    async def renew(self, owner: str, leases: Collection[Lease]) -> frozenset[Lease]:
+        """Renew the leases in one statement; returns those that are still ours."""
+        ...
+
+    async def attempts_of(self, key: CallKey) -> tuple[AttemptRow, ...]:
+        """Every attempt of a call, in order; empty when nothing was spent on it."""
+        ...

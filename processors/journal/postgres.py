@@ -1,0 +1,232 @@
+"""The journal in Postgres: tables ``calls`` and ``attempts``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from processors.journal import sql
+from processors.journal.entry import (
+    AttemptRow,
+    Busy,
+    CallFailure,
+    CallKey,
+    CallRow,
+    Claim,
+    Done,
+    Ended,
+    Expired,
+    Granted,
+    Lease,
+    Offer,
+    Settled,
+    Target,
+)
+from processors.journal.protocol import End, Take, close, decide, is_repeated, lose, open_attempt, settle_late
+from processors.journal.row import (
+    attempt_from,
+    call_from,
+    failure_as_json,
+    key_parameters,
+    opening_parameters,
+    saving_parameters,
+)
+from processors.postgres import Connection, Database
+from schemas.errors import FencedError
+
+
+class PostgresJournal:
+    """A ``Journal`` that every worker shares. Leases are measured by the database's clock."""
+
+    def __init__(self, database: Database, *, lease_s: float = 15.0) -> None:
+        self._database = database
+        self.lease_s = lease_s
+
+    async def claim(self, offer: Offer, *, owner: str) -> Claim:
+        async with self._database.transaction() as connection:
+            locked = await self._insert_or_lock(connection, offer)
+            if locked is None:
+                return Expired()
+            call, now = locked
+            rows = await self._attempts(connection, offer.key)
+            decision = decide(call, rows, offer, now)
+            if isinstance(decision, Done | Ended | Busy):
+                return decision
+            rows = await self._lose_open(connection, rows, now)
+            if isinstance(decision, End):
+                return await self._end(connection, call, decision.failure, rows, now)
+            return await self._take(connection, call, offer, decision, earlier=rows, owner=owner)
+
+    async def finish(self, lease: Lease, attempt_id: str, settled: Settled, result: bytes) -> tuple[AttemptRow, ...]:
+        async with self._database.transaction() as connection:
+            parameters = {"call_id": lease.key.call_id, "epoch": lease.epoch, "result": result}
+            cursor = await connection.execute(sql.FINISH_CALL, parameters)
+            written = await cursor.fetchone()
+            if written is not None:
+                rows = await self._attempts(connection, lease.key)
+                return await self._close(connection, rows, attempt_id, settled, written[0])
+            repeated = await self._repeated_or_late(connection, lease, attempt_id, settled)
+        return _or_fenced(lease, repeated)
+
+    async def fail_attempt(
+        self, lease: Lease, attempt_id: str, settled: Settled, failure: CallFailure | None = None
+    ) -> tuple[AttemptRow, ...]:
+        async with self._database.transaction() as connection:
+            call, now = await self._lock(connection, lease.key)
+            if _holds(call, lease):
+                rows = await self._attempts(connection, lease.key)
+                rows = await self._close(connection, rows, attempt_id, settled, now)
+                if failure is not None:
+                    await self._end(connection, call, failure, rows, now)
+                return rows
+            repeated = await self._repeated_or_late(connection, lease, attempt_id, settled)
+        return _or_fenced(lease, repeated)
+
+    async def end(self, lease: Lease, failure: CallFailure) -> None:
+        async with self._database.transaction() as connection:
+            call, now = await self._lock(connection, lease.key)
+            if not _holds(call, lease):
+                raise _fenced(lease)
+            await self._end(connection, call, failure, (), now)
+
+    async def next_attempt(self, lease: Lease, target: Target) -> AttemptRow:
+        async with self._database.transaction() as connection:
+            parameters = {"call_id": lease.key.call_id, "epoch": lease.epoch, "lease_s": self.lease_s}
+            cursor = await connection.execute(sql.EXTEND_LEASE, parameters)
+            if await cursor.fetchone() is None:
+                raise _fenced(lease)
+            rows = await self._attempts(connection, lease.key)
+            still_open = open_attempt(rows)
+            # Committed by an earlier call of this method whose reply was lost; it was never sent.
+            return still_open or await self._open(connection, lease, target, len(rows))
+
+    async def renew(self, owner: str, leases: Collection[Lease]) -> frozenset[Lease]:
+        by_id = {lease.key.call_id: lease for lease in leases}
+        parameters = {
+            "call_ids": list(by_id),
+            "epochs": [lease.epoch for lease in by_id.values()],
+            "owner": owner,
+            "lease_s": self.lease_s,
+        }
+        async with self._database.transaction() as connection:
+            cursor = await connection.execute(sql.RENEW, parameters)
+            return frozenset(by_id[str(row[0])] for row in await cursor.fetchall())
+
+    async def attempts_of(self, key: CallKey) -> tuple[AttemptRow, ...]:
+        async with self._database.transaction() as connection:
+            return await self._attempts(connection, key)
+
+    async def _insert_or_lock(self, connection: Connection, offer: Offer) -> tuple[CallRow, datetime] | None:
+        parameters = {
+            **key_parameters(offer.key),
+            "input_hash": offer.input_hash,
+            "input": offer.input,
+            "expired": offer.expired,
+            "expires_at": offer.expires_at,
+        }
+        row = await (await connection.execute(sql.INSERT_CALL, parameters)).fetchone()
+        if row is None:
+            row = await (await connection.execute(sql.LOCK_CALL, (offer.key.call_id,))).fetchone()
+        return None if row is None else (call_from(offer.key, row), row[-1])
+
+    async def _lock(self, connection: Connection, key: CallKey) -> tuple[CallRow, datetime]:
+        row = await (await connection.execute(sql.LOCK_CALL, (key.call_id,))).fetchone()
+        if row is None:
+            raise FencedError(f"call {key.call_id} is no longer in the journal")
+        return call_from(key, row), row[-1]
+
+    async def _attempts(self, connection: Connection, key: CallKey) -> tuple[AttemptRow, ...]:
+        async with connection.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(sql.SELECT_ATTEMPTS, (key.call_id,))
+            return tuple(attempt_from(row) for row in await cursor.fetchall())
+
+    async def _take(
+        self,
+        connection: Connection,
+        call: CallRow,
+        offer: Offer,
+        take: Take,
+        *,
+        earlier: tuple[AttemptRow, ...],
+        owner: str,
+    ) -> Granted:
+        lease = Lease(key=offer.key, owner=owner, epoch=take.epoch)
+        parameters = {"call_id": offer.key.call_id, "owner": owner, "epoch": take.epoch, "lease_s": self.lease_s}
+        await connection.execute(sql.TAKE_CALL, parameters)
+        attempt = await self._open(connection, lease, offer.target, take.ordinal)
+        return Granted(lease=lease, attempt=attempt, earlier=earlier, input=call.input, input_hash=call.input_hash)
+
+    async def _open(self, connection: Connection, lease: Lease, target: Target, ordinal: int) -> AttemptRow:
+        async with connection.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(sql.OPEN_ATTEMPT, opening_parameters(lease, target, ordinal))
+            row = await cursor.fetchone()
+            assert row is not None
+            return attempt_from(row)
+
+    async def _lose_open(
+        self, connection: Connection, rows: tuple[AttemptRow, ...], now: datetime
+    ) -> tuple[AttemptRow, ...]:
+        lost = open_attempt(rows)
+        return rows if lost is None else await self._replace(connection, rows, lose(lost, now))
+
+    async def _close(
+        self, connection: Connection, rows: Sequence[AttemptRow], attempt_id: str, settled: Settled, now: datetime
+    ) -> tuple[AttemptRow, ...]:
+        return await self._replace(connection, rows, close(_find(rows, attempt_id), settled, now))
+
+    async def _replace(
+        self, connection: Connection, rows: Sequence[AttemptRow], changed: AttemptRow
+    ) -> tuple[AttemptRow, ...]:
+        await connection.execute(sql.SAVE_ATTEMPT, saving_parameters(changed))
+        return tuple(changed if row.attempt_id == changed.attempt_id else row for row in rows)
+
+    async def _end(
+        self,
+        connection: Connection,
+        call: CallRow,
+        failure: CallFailure,
+        rows: tuple[AttemptRow, ...],
+        now: datetime,
+    ) -> Ended:
+        state = "unknown" if failure.kind == "indeterminate" else "failed"
+        parameters = {
+            "call_id": call.key.call_id,
+            "state": state,
+            "failure": Jsonb(failure_as_json(failure)),
+            "now": now,
+        }
+        await connection.execute(sql.END_CALL, parameters)
+        return Ended(failure=failure, attempts=rows, input=call.input, input_hash=call.input_hash, ended_at=now)
+
+    async def _repeated_or_late(
+        self, connection: Connection, lease: Lease, attempt_id: str, settled: Settled
+    ) -> tuple[AttemptRow, ...] | None:
+        """All attempts when this very outcome was booked before; else book it as late, and ``None``."""
+        call, now = await self._lock(connection, lease.key)
+        rows = await self._attempts(connection, lease.key)
+        if is_repeated(call, rows, lease, attempt_id, settled):
+            return rows
+        await self._replace(connection, rows, settle_late(_find(rows, attempt_id), settled, now))
+        return None
+
+
+def _find(rows: Sequence[AttemptRow], attempt_id: str) -> AttemptRow:
+    return next(row for row in rows if row.attempt_id == attempt_id)
+
+
+def _holds(call: CallRow, lease: Lease) -> bool:
+    return call.state == "calling" and call.epoch == lease.epoch
+
+
+def _fenced(lease: Lease) -> FencedError:
+    return FencedError(f"call {lease.key.call_id} has a later owner than epoch {lease.epoch}")
+
+
+def _or_fenced(lease: Lease, rows: tuple[AttemptRow, ...] | None) -> tuple[AttemptRow, ...]:
+    """The rows, or ``FencedError``; raised outside the transaction, which has to be committed with the late outcome."""
+    if rows is None:
+        raise _fenced(lease)
+    return rows

@@ -1,0 +1,80 @@
+"""The journal's queries. All time is the database's: ``clock_timestamp()``, never a worker's."""
+
+from __future__ import annotations
+
+CALL_COLUMNS = "input_hash, input, state, lease_owner, lease_epoch, lease_until, result, failure, updated_at"
+
+INSERT_CALL = f"""
+INSERT INTO calls (call_id, tenant, lane, run, request_id, purpose, ordinal, input_hash, input)
+SELECT %(call_id)s, %(tenant)s, %(lane)s, %(run)s, %(request_id)s, %(purpose)s, %(ordinal)s, %(input_hash)s, %(input)s
+WHERE NOT %(expired)s AND coalesce(%(expires_at)s::timestamptz > clock_timestamp(), true)
+ON CONFLICT (call_id) DO NOTHING
+RETURNING {CALL_COLUMNS}, clock_timestamp()
+"""
+
+LOCK_CALL = f"SELECT {CALL_COLUMNS}, clock_timestamp() FROM calls WHERE call_id = %s FOR UPDATE"
+
+TAKE_CALL = """
+UPDATE calls
+SET state = 'calling', lease_owner = %(owner)s, lease_epoch = %(epoch)s,
+    lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s), updated_at = clock_timestamp()
+WHERE call_id = %(call_id)s
+"""
+
+EXTEND_LEASE = """
+UPDATE calls SET lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s), updated_at = clock_timestamp()
+WHERE call_id = %(call_id)s AND lease_epoch = %(epoch)s AND state = 'calling'
+RETURNING clock_timestamp()
+"""
+
+FINISH_CALL = """
+UPDATE calls SET state = 'done', result = %(result)s, lease_until = NULL, updated_at = clock_timestamp()
+WHERE call_id = %(call_id)s AND lease_epoch = %(epoch)s AND state = 'calling'
+RETURNING clock_timestamp()
+"""
+
+END_CALL = """
+UPDATE calls SET state = %(state)s, failure = %(failure)s, lease_until = NULL, updated_at = %(now)s
+WHERE call_id = %(call_id)s
+"""
+
+RENEW = """
+UPDATE calls SET lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)
+FROM unnest(%(call_ids)s::uuid[], %(epochs)s::integer[]) AS held (call_id, epoch)
+WHERE calls.call_id = held.call_id AND calls.lease_epoch = held.epoch
+  AND calls.lease_owner = %(owner)s AND calls.state = 'calling'
+RETURNING calls.call_id
+"""
+
+ATTEMPT_COLUMNS = """
+    attempt_id, ordinal, epoch, route, deployment, provider, model, price_source, account, stage_version,
+    control_offset, bound_prompt_tokens, bound_completion_tokens, upper_bound_usd, state, started_at, ended_at,
+    error_class, error_code, http_status, response_id, duration_ms, first_token_ms, prompt_tokens,
+    completion_tokens, cached_prompt_tokens, cache_write_tokens, reasoning_tokens, usage_estimated, cost_usd,
+    estimated, upper_bound, late_at, duplicate"""
+
+SELECT_ATTEMPTS = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE call_id = %s ORDER BY ordinal"
+
+# What is written here is paid for: it has to be on disk when the transaction returns, whatever the server's default.
+OPEN_ATTEMPT = f"""
+INSERT INTO attempts (attempt_id, call_id, ordinal, epoch, route, deployment, provider, model, price_source,
+    account, stage_version, control_offset, bound_prompt_tokens, bound_completion_tokens,
+    upper_bound_usd, state, started_at)
+VALUES (%(attempt_id)s, %(call_id)s, %(ordinal)s, %(epoch)s, %(route)s, %(deployment)s, %(provider)s, %(model)s,
+    %(price_source)s, %(account)s, %(stage_version)s, %(control_offset)s, %(bound_prompt_tokens)s,
+    %(bound_completion_tokens)s, %(upper_bound_usd)s, 'calling', clock_timestamp())
+RETURNING {ATTEMPT_COLUMNS}, set_config('synchronous_commit', 'on', true)
+"""
+
+SAVE_ATTEMPT = """
+UPDATE attempts
+SET state = %(state)s, ended_at = %(ended_at)s, error_class = %(error_class)s, error_code = %(error_code)s,
+    http_status = %(http_status)s, response_id = %(response_id)s, duration_ms = %(duration_ms)s,
+    first_token_ms = %(first_token_ms)s,
+    prompt_tokens = %(prompt_tokens)s, completion_tokens = %(completion_tokens)s,
+    cached_prompt_tokens = %(cached_prompt_tokens)s, cache_write_tokens = %(cache_write_tokens)s,
+    reasoning_tokens = %(reasoning_tokens)s, usage_estimated = %(usage_estimated)s, cost_usd = %(cost_usd)s,
+    estimated = %(estimated)s, upper_bound = %(upper_bound)s, late_at = %(late_at)s, duplicate = %(duplicate)s
+WHERE attempt_id = %(attempt_id)s
+RETURNING set_config('synchronous_commit', 'on', true)
+"""

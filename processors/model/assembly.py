@@ -1,0 +1,170 @@
+"""Puts a reply together, from the chunks of a stream or from one body."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from processors.model.port import ModelReply
+
+
+class MalformedError(Exception):
+    """What came is no chat completion. ``reason`` is a code of ours."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class ReportedError(Exception):
+    """The provider reported an error inside a stream that began well."""
+
+    def __init__(self, status: int | None) -> None:
+        super().__init__("error event")
+        self.status = status
+
+
+class Assembly:
+    """A reply that grows by chunks. Of several choices only the first is kept."""
+
+    def __init__(self) -> None:
+        self.began = False
+        self.finish_reason: str | None = None
+        self._text: list[str] = []
+        self._refusal: list[str] = []
+        self._tools: dict[int, dict[str, Any]] = {}
+        self._logprobs: dict[str, list[Any]] = {}
+        self._usage: Mapping[str, Any] | None = None
+        self._model = ""
+        self._response_id: str | None = None
+        self._fingerprint: str | None = None
+
+    def add_event(self, data: str) -> bool:
+        """Take a stream's event; whether it brought output. Raises ``MalformedError`` and ``ReportedError``."""
+        chunk = _object(data)
+        if "error" in chunk and not chunk.get("choices"):
+            raise ReportedError(_error_status(chunk["error"]))
+        return self._add(chunk, "delta")
+
+    def add_body(self, body: bytes) -> None:
+        """Take a whole reply, from an endpoint that does not stream."""
+        whole = _object(body)
+        if "error" in whole and not whole.get("choices"):
+            raise ReportedError(_error_status(whole["error"]))
+        self._add(whole, "message")
+        if not self.began:
+            raise MalformedError("no_choices")
+        self.finish_reason = self.finish_reason or "stop"
+
+    def reply(self, *, duration_ms: float, first_token_ms: float | None) -> ModelReply:
+        """The reply as it stands. Raises ``MalformedError`` when there is no choice in it."""
+        if not self.began:
+            raise MalformedError("no_choices")
+        tools = [self._tools[index] for index in sorted(self._tools)]
+        return ModelReply(
+            text="".join(self._text) if self._text else None,
+            refusal="".join(self._refusal) or None,
+            tool_calls_json=orjson.dumps(tools).decode() if tools else None,
+            logprobs_json=orjson.dumps(self._logprobs).decode() if self._logprobs else None,
+            finish_reason=self.finish_reason or "",
+            model=self._model,
+            response_id=self._response_id,
+            fingerprint=self._fingerprint,
+            usage=self._usage,
+            duration_ms=duration_ms,
+            first_token_ms=first_token_ms,
+        )
+
+    def _add(self, chunk: Mapping[str, Any], part: str) -> bool:
+        self._model = _identifier(chunk.get("model")) or self._model
+        self._response_id = _identifier(chunk.get("id")) or self._response_id
+        self._fingerprint = _identifier(chunk.get("system_fingerprint")) or self._fingerprint
+        self._usage = _mapping(chunk.get("usage")) or self._usage
+        choices = chunk.get("choices") or []
+        if not isinstance(choices, list):
+            raise MalformedError("choices_no_list")
+        brought = False
+        for choice in choices:
+            if isinstance(choice, dict) and choice.get("index", 0) == 0:
+                brought = self._add_choice(choice, _mapping(choice.get(part)) or {}) or brought
+        return brought
+
+    def _add_choice(self, choice: Mapping[str, Any], message: Mapping[str, Any]) -> bool:
+        self.began = True
+        self.finish_reason = _identifier(choice.get("finish_reason")) or self.finish_reason
+        content, refusal = _content(message.get("content")), _text(message.get("refusal"))
+        if content is not None:
+            self._text.append(content)
+        if refusal:
+            self._refusal.append(refusal)
+        for position, tool in enumerate(_list(message.get("tool_calls"))):
+            self._add_tool(tool, position)
+        for kind, tokens in (_mapping(choice.get("logprobs")) or {}).items():
+            if isinstance(tokens, list):
+                self._logprobs.setdefault(kind, []).extend(tokens)
+        # Models that reason aloud send their thoughts apart: they are output, though no part of the answer.
+        thought = message.get("reasoning_content") or message.get("reasoning")
+        return bool(content or refusal or message.get("tool_calls") or thought)
+
+    def _add_tool(self, piece: Any, position: int) -> None:
+        if not isinstance(piece, dict):
+            raise MalformedError("tool_call_no_object")
+        index = piece.get("index")
+        tool = self._tools.setdefault(index if isinstance(index, int) else position, {})
+        for name, value in piece.items():
+            if name == "function" and isinstance(value, dict):
+                function = tool.setdefault("function", {"name": "", "arguments": ""})
+                function["name"] += _text(value.get("name")) or ""
+                function["arguments"] += _arguments(value.get("arguments"))
+            elif name != "index" and value is not None:
+                tool[name] = value
+
+
+def _object(data: str | bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise MalformedError("no_json_object")
+    return value
+
+
+def _error_status(error: Any) -> int | None:
+    code = error.get("code", error.get("status")) if isinstance(error, dict) else None
+    if isinstance(code, str) and code.isdecimal():
+        code = int(code)
+    return code if isinstance(code, int) and 400 <= code < 600 else None
+
+
+def _content(value: Any) -> str | None:
+    """The text of a message's content; some endpoints send it in parts."""
+    if isinstance(value, list):
+        texts = [part.get("text") for part in value if isinstance(part, dict)]
+        return "".join(text for text in texts if isinstance(text, str)) or None
+    return _text(value)
+
+
+def _arguments(value: Any) -> str:
+    if isinstance(value, dict):
+        return orjson.dumps(value).decode()
+    return _text(value) or ""
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _identifier(value: Any) -> str | None:
+    """A short text that can be stored: without the NUL that Postgres refuses, and of bounded length."""
+    return value.replace("\0", "")[:256] if isinstance(value, str) else None
+
+
+def _mapping(value: Any) -> dict[str, Any] | None:
+    return value if isinstance(value, dict) else None
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
