@@ -20,4 +20,5 @@ def print_json(value: Any) -> None:
 
 def say(text: str) -> None:
     """A line for a person, on stderr."""
-    console.print(text, highlight=False)
+    # What is said may quote a file or a field: brackets are no markup, and a path is not broken at 80 columns.
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
