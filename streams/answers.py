@@ -72,7 +72,8 @@ class AnswerStream:
             record = decoded(self._codec, entry.value)
         except PoisonError:
             return None
-        return record if isinstance(record, Answer) else None
+        same = isinstance(record, Answer) and record.meta.request_id.encode() == entry.key
+        return record if isinstance(record, Answer) and same else None
 
 
 def decoded(codec: Codec, value: bytes | None) -> Record:

@@ -82,13 +82,19 @@ class Metrics:
             "headrace_call_retries_total", "Provider calls repeated", ["deployment", "error_code"], registry=registry
         )
         self.indeterminate = Counter(
-            "headrace_indeterminate_calls_total", "Calls whose outcome is unknown", ["deployment"], registry=registry
+            "headrace_indeterminate_calls_total",
+            "Calls whose outcome is unknown",
+            ["deployment", "error_code"],
+            registry=registry,
         )
         self.input_drift = Counter(
             "headrace_input_drift_total", "Redelivered calls whose input changed; the stored one won", registry=registry
         )
         self.tokens = Counter("headrace_tokens_total", "Tokens", ["deployment", "kind"], registry=registry)
-        self.cost = Counter("headrace_cost_usd_total", "US dollars booked", ["deployment", "state"], registry=registry)
+        self.cost = Counter("headrace_cost_usd_total", "US dollars booked", ["deployment"], registry=registry)
+        self.documents = Counter(
+            "headrace_index_documents_total", "Documents by what was done", ["outcome"], registry=registry
+        )
         self.passages = Counter(
             "headrace_index_passages_total", "Passages by what was done", ["action"], registry=registry
         )

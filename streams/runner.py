@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from typing import Any
 
@@ -36,6 +37,7 @@ from streams.gate import Released
 from streams.headers import trace_id
 from streams.outputs import Encoded, Publisher
 from streams.services import Services
+from streams.slots import WeightedSlots
 from streams.stages import Input, Stage
 
 Message = Any  # faust.types.ConsumerMessage, which is untyped
@@ -54,12 +56,20 @@ class StageRunner:
     """Runs one input of a stage. ``take`` is called by ``concurrency`` actors at once."""
 
     def __init__(
-        self, stage: Stage, source: Input, processor: Processor, services: Services, *, timeout_s: float | None = None
+        self,
+        stage: Stage,
+        source: Input,
+        processor: Processor,
+        services: Services,
+        *,
+        slots: WeightedSlots | None = None,
+        timeout_s: float | None = None,
     ) -> None:
         self.stage = stage
         self.source = source
         self._processor = processor
         self._services = services
+        self._slots = slots
         self._timeout_s = timeout_s or stage.timeout_s
         self._decoder = Decoder(source, services)
         self._publisher = Publisher(services)
@@ -71,8 +81,10 @@ class StageRunner:
         self.consumer: Any = None  # streams.transport.SafeConsumer, once the app has started
 
     def drain(self) -> None:
-        """Take no further event. What is in process goes on; what waits at the gate is let go by the gate."""
+        """Take no further event. What is in process goes on; what waits for a slot or at the gate is let go."""
         self._draining = True
+        if self._slots is not None:
+            self._slots.release()
 
     async def take(self, event: Any) -> None:
         """Process one Faust event and acknowledge it. Raises nothing but cancellation."""
@@ -81,7 +93,8 @@ class StageRunner:
         self._busy += 1
         self.idle.clear()
         try:
-            await self._process(event.message)
+            async with self._slots.slot(self.source.kind) if self._slots else nullcontext():
+                await self._process(event.message)
             self._services.failpoints.hit("before_ack")
             event.ack()
         except Released:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from processors.failpoints import Failpoints
-
 from processors.clock import Clock
 from processors.control import ControlView
+from processors.failpoints import Failpoints
 from processors.finality import Finality
 from schemas.codec import Codec
 from streams.gate import Gate

@@ -77,6 +77,9 @@ class DeploymentSettings(Section):
     model: str
     provider: str = "openai"
     api_key_env: str | None = None
+    # Who is billed: an organisation or project, never a key.
+    account: str = ""
+    # For each worker process.
     max_concurrency: int = Field(default=16, ge=1)
     context_tokens: int = Field(default=8192, ge=256)
     default_max_tokens: int = Field(default=512, ge=1)
@@ -179,6 +182,11 @@ class Settings(BaseSettings):
         if not worker.rebalance_timeout_s < worker.request_timeout_s:
             raise ValueError("worker.rebalance_timeout_s has to be less than worker.request_timeout_s")
         return self
+
+    @property
+    def call_concurrency(self) -> int:
+        """How many calls a worker process makes at a time: as many as the deployments of its routes take."""
+        return sum(self.deployments[name].max_concurrency for name in {r.deployment for r in self.routes.values()})
 
     @classmethod
     def settings_customise_sources(

@@ -39,22 +39,22 @@ class Input:
 class Stage:
     """A stage's declaration. Workers and replays read the same one.
 
-    ``timeout_s`` bounds one attempt; ``dependencies`` are what an attempt needs: while one is away the event waits.
+    ``concurrency`` None: as many as the deployments of all routes take. ``timeout_s`` bounds one attempt;
+    ``dependencies`` are what an attempt needs: while one is away the event waits.
     """
 
     name: str
     inputs: tuple[Input, ...]
     outputs: tuple[type[Record], ...]
-    concurrency: int
+    concurrency: int | None
     timeout_s: float
     effect: Effect
     dependencies: tuple[str, ...]
     build: Callable[[Ports], Processor]
 
-    def slots(self, concurrency: int) -> dict[str, int]:
-        """How many events of each input are processed at a time, by the inputs' shares; at least one of each."""
-        total = sum(source.share for source in self.inputs)
-        return {source.kind: max(1, round(concurrency * source.share / total)) for source in self.inputs}
+    def shares(self) -> dict[str, int]:
+        """Each input's share of the slots."""
+        return {source.kind: source.share for source in self.inputs}
 
 
 _DECLARED = (
@@ -86,7 +86,7 @@ _DECLARED = (
             Input("enrichments.low", Enrichment, share=1),
         ),
         outputs=(Cost, Completion, Answer),
-        concurrency=48,
+        concurrency=None,
         timeout_s=120.0,
         effect=Effect.PAYS,
         dependencies=("postgres",),

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import structlog
 import uvloop
-from processors.failpoints import failpoints
 
 from processors.clock import DatabaseClock
+from processors.failpoints import failpoints
 from processors.finality import PostgresFinality
 from processors.postgres import Database
 from schemas.codec import Codec
@@ -32,6 +32,7 @@ from streams.producer import Producer
 from streams.runner import StageRunner
 from streams.services import Services
 from streams.settings import Settings
+from streams.slots import WeightedSlots
 from streams.stages import STAGES, Stage
 from streams.topics import topic_name
 
@@ -147,8 +148,8 @@ class Worker:
         )
         self._health.gate = gate
         self._background(gate.run(), control.run(), self._follow_clock(database, gate))
-        self._ports = Ports(settings, plan.lane, database, codec, self._clock, control, self._metrics)
-        await self._ports.open(stack)
+        points = failpoints(settings.worker.failpoint)
+        self._ports = Ports(settings, plan.lane, database, codec, self._clock, control, self._metrics, points, stack)
         return Services(
             prefix=settings.prefix,
             lane=plan.lane,
@@ -159,19 +160,20 @@ class Worker:
             clock=self._clock,
             control=control,
             metrics=self._metrics,
-            failpoints=failpoints(settings.worker.failpoint),
+            failpoints=points,
             crash=self._crash,
         )
 
     def _units(self, stage: Stage, services: Services) -> list[Unit]:
         tuned = self._settings.stages.get(stage.name)
         concurrency = self._plan.concurrency or (tuned and tuned.concurrency) or stage.concurrency
+        concurrency = concurrency or self._settings.call_concurrency
         timeout_s = (tuned and tuned.timeout_s) or stage.timeout_s
-        slots = stage.slots(concurrency)
+        slots = WeightedSlots(concurrency, stage.shares()) if len(stage.inputs) > 1 else None
         processor = stage.build(self._ports)
         units = []
         for source in stage.inputs:
-            runner = StageRunner(stage, source, processor, services, timeout_s=timeout_s)
+            runner = StageRunner(stage, source, processor, services, slots=slots, timeout_s=timeout_s)
             # A stage with several inputs has a group for each: a full queue of one must not stop the others.
             suffix = f".{source.kind.rpartition('.')[2]}" if len(stage.inputs) > 1 else ""
             group = group_name(services.prefix, services.lane, stage.name + suffix)
@@ -180,7 +182,7 @@ class Worker:
                 group=group,
                 topic=topic_name(services.prefix, services.lane, source.kind),
                 slot=self._plan.slot,
-                concurrency=slots[source.kind],
+                concurrency=concurrency,
                 take=runner.take,
             )
             runner.consumer = app.consumer

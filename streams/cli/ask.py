@@ -1,0 +1,82 @@
+"""``headrace ask``: one question, and its answer with the passages that it cites."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from schemas.records import Answer, Request
+from streams.answers import AnswerStream, answer_view
+from streams.cli.output import print_json, say
+from streams.cli.submit import connect
+from streams.publish import Publisher
+from streams.requests import BadRequestLineError, parse_request
+from streams.settings import Settings, load_settings
+
+
+def ask(
+    text: Annotated[str, typer.Argument(help="The question.")],
+    tenant: Annotated[str, typer.Option(help="Tenant that asks.")] = "default",
+    namespace: Annotated[list[str] | None, typer.Option(help="Namespace to search; may be given again.")] = None,
+    k: Annotated[int | None, typer.Option(min=1, help="How many passages to show the model at most.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Prompt template: name, or name@n.")] = None,
+    route: Annotated[str | None, typer.Option(help="Route to take.")] = None,
+    lane: Annotated[str, typer.Option(help="Lane to ask in.")] = "live",
+    timeout: Annotated[float, typer.Option(min=0.001, help="How long the answer is wanted, in seconds.")] = 120.0,
+    folder: Annotated[Path | None, typer.Option(help="The embedded stack's folder.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object.")] = False,
+) -> None:
+    """Ask one question and wait for its answer. Exit code 1 when it is not answered."""
+    given = {"query": text, "namespaces": namespace or None, "k": k, "prompt": prompt, "route": route}
+    fields = {name: value for name, value in given.items() if value is not None}
+    # Nobody waits for the answer after the time out, so nothing shall be spent on it either.
+    fields["ttl_ms"] = max(1, round(timeout * 1000))
+    try:
+        request = parse_request(orjson.dumps(fields), tenant=tenant, lane=lane)
+    except BadRequestLineError as error:
+        raise typer.BadParameter(str(error)) from None
+    answer = _answer(request, load_settings(folder=folder), timeout_s=timeout)
+    if answer is None:
+        say(f"headrace: no answer after {timeout:g} s; see headrace audit {request.meta.request_id}")
+        raise typer.Exit(1)
+    if json:
+        print_json(answer_view(answer))
+    elif answer.text is not None:
+        _show(answer)
+    if answer.status != "answered":
+        failure = answer.failure
+        say(f"headrace: {answer.status}" + (f": {failure.message} ({failure.code})" if failure else ""))
+        raise typer.Exit(1)
+
+
+def _answer(request: Request, settings: Settings, *, timeout_s: float) -> Answer | None:
+    meta = request.meta
+    codec = connect(settings, meta.lane)
+    with AnswerStream(settings, codec, lane=meta.lane) as stream:
+        publisher = Publisher(settings, codec, lane=meta.lane)
+        publisher.publish("requests", request, meta.request_id)
+        for failed in publisher.flush():
+            say(f"headrace: the broker did not acknowledge the request: {failed.reason}")
+            raise typer.Exit(1)
+        mine = stream.collect([meta.request_id], timeout_s=timeout_s, wanted=lambda a: a.meta.tenant == meta.tenant)
+        return next(mine, None)
+
+
+def _show(answer: Answer) -> None:
+    """The text, then a line for each passage that it cites."""
+    out = Console(highlight=False)
+    out.print(Text(answer.text.inline or "") if answer.text else "")
+    shown = {citation.number: citation for citation in answer.citations}
+    if shown:
+        out.print()
+    for number, citation in sorted(shown.items()):
+        where = " · ".join(part for part in (citation.title, citation.uri or citation.document_id) if part)
+        out.print(Text(f"[{number}] {where} ({citation.score:.2f})", style="dim"))
+    usage = answer.usage
+    tokens = f"{usage.prompt_tokens} + {usage.completion_tokens} tokens"
+    say(f"{answer.model} · {tokens} · ${answer.cost_usd.normalize():f} · {answer.meta.request_id}")

@@ -1,0 +1,213 @@
+"""Builds the processors of a worker from its settings: one place where ports meet their adapters."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from decimal import Decimal
+
+from pydantic import SecretStr
+
+from processors.admit import Admit
+from processors.admit.policy import AdmitPolicy
+from processors.clock import Clock
+from processors.complete.processor import Complete
+from processors.complete.routes import Deployment, Price, Route
+from processors.control import ControlView
+from processors.embeddings import CachedEmbedder, EmbeddingPolicy, OpenAIEmbedder
+from processors.enrich.policy import EnrichPolicy
+from processors.enrich.stage import Enrich
+from processors.failpoints import Failpoints
+from processors.filter.policy import FilterPolicy
+from processors.filter.processor import Filter
+from processors.finality import PostgresFinality
+from processors.idempotency import PostgresIdempotency
+from processors.index.policy import IndexPolicy
+from processors.index.stage import Index, IndexOutcome
+from processors.journal.postgres import PostgresJournal
+from processors.model.client import OpenAIClient
+from processors.passages_pg import PgPassages
+from processors.postgres import Database
+from processors.prompts import PgPrompts
+from schemas.codec import Codec
+from schemas.errors import ConfigurationError
+from schemas.records import Usage
+from streams.metrics import Metrics
+from streams.settings import DeploymentSettings, Settings
+from streams.stages import STAGES
+
+# The SDK wants a key even where the endpoint has none.
+NO_KEY = "none"
+
+
+class Ports:
+    """The adapters of one process. Each processor is built on first use; nothing connects before it is needed."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        lane: str,
+        database: Database,
+        codec: Codec,
+        clock: Clock,
+        control: ControlView,
+        metrics: Metrics,
+        failpoints: Failpoints,
+        stack: AsyncExitStack,
+    ) -> None:
+        self._settings, self._lane, self._database, self._codec = settings, lane, database, codec
+        self._clock, self._control, self._metrics, self._failpoints = clock, control, metrics, failpoints
+        self._stack = stack
+        self._embedder: OpenAIEmbedder | None = None
+
+    def admit(self) -> Admit:
+        """The admit stage's processor."""
+        settings = self._settings
+        policy = AdmitPolicy(
+            lane=self._lane,
+            routes=frozenset(settings.routes),
+            default_route=settings.default_route,
+            tenants={name: tenant.tier for name, tenant in settings.tenants.items()},
+            trust_producers=settings.trust_producers,
+        )
+        return Admit(
+            policy=policy,
+            clock=self._clock,
+            idempotency=PostgresIdempotency(self._database),
+            finality=PostgresFinality(self._database),
+            codec=self._codec,
+        )
+
+    def enrich(self) -> Enrich:
+        """The enrich stage's processor."""
+        return Enrich(
+            PgPassages(self._database),
+            CachedEmbedder(self._embeddings()),
+            prompts=PgPrompts(self._database),
+            control=self._control,
+            clock=self._clock,
+            routes=self._enrich_policies(),
+            index_version=self._index_version(),
+        )
+
+    def complete(self) -> Complete:
+        """The complete stage's processor, with its leases being kept."""
+        client = OpenAIClient()
+        self._stack.push_async_callback(client.close)
+        tuned = self._settings.stages.get("complete")
+        processor = Complete(
+            PostgresJournal(self._database, lease_s=self._settings.worker.lease_s),
+            client,
+            routes=routes(self._settings),
+            codec=self._codec,
+            clock=self._clock,
+            # New with every life of the worker: a restarted one must not take its predecessor's leases for its own.
+            owner=f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}",
+            timeout_s=(tuned and tuned.timeout_s) or STAGES["complete"].timeout_s,
+            observer=CallMetrics(self._metrics),
+            failpoints=self._failpoints,
+        )
+        processor.start()
+        self._stack.push_async_callback(processor.stop)
+        return processor
+
+    def filter(self) -> Filter:
+        """The filter stage's processor."""
+        policy = FilterPolicy(allow_truncated=self._settings.filter.allow_truncated)
+        return Filter(policy=policy, clock=self._clock)
+
+    def index(self) -> Index:
+        """The index stage's processor."""
+
+        def observe(outcome: IndexOutcome) -> None:
+            self._metrics.documents.labels(outcome.outcome).inc()
+            self._metrics.passages.labels("embedded").inc(outcome.embedded)
+            self._metrics.passages.labels("reused").inc(outcome.reused)
+
+        return Index(PgPassages(self._database), self._embeddings(), observe=observe)
+
+    def _embeddings(self) -> OpenAIEmbedder:
+        if self._embedder is None:
+            settings = self._settings.embeddings
+            policy = EmbeddingPolicy(model=settings.model, dimension=settings.dimension, deadline_s=settings.timeout_s)
+            key = settings.api_key.get_secret_value() if settings.api_key else NO_KEY
+            self._embedder = OpenAIEmbedder(policy, base_url=settings.base_url, api_key=key)
+            self._stack.push_async_callback(self._embedder.close)
+        return self._embedder
+
+    def _index_version(self) -> str:
+        embeddings = self._settings.embeddings
+        return IndexPolicy().index_version(embeddings.model, embeddings.dimension)
+
+    def _enrich_policies(self) -> Mapping[str, EnrichPolicy]:
+        settings, policies = self._settings, {}
+        for name, route in settings.routes.items():
+            deployment = settings.deployments[route.deployment]
+            policies[name] = EnrichPolicy(
+                context_tokens=deployment.context_tokens,
+                answer_tokens=deployment.default_max_tokens,
+                k=route.k,
+                minimum_score=route.minimum_score,
+                prompt=route.prompt,
+            )
+        return policies
+
+
+class CallMetrics:
+    """A ``CallObserver`` that counts."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def on_call(self, deployment: str, outcome: str, seconds: float) -> None:
+        self._metrics.calls.labels(deployment, outcome).inc()
+        self._metrics.call_seconds.labels(deployment, outcome).observe(seconds)
+
+    def on_retry(self, deployment: str, code: str) -> None:
+        self._metrics.call_retries.labels(deployment, code).inc()
+
+    def on_unknown(self, deployment: str, code: str) -> None:
+        self._metrics.indeterminate.labels(deployment, code).inc()
+
+    def on_input_drift(self) -> None:
+        self._metrics.input_drift.inc()
+
+    def on_tokens(self, deployment: str, usage: Usage) -> None:
+        self._metrics.tokens.labels(deployment, "prompt").inc(usage.prompt_tokens)
+        self._metrics.tokens.labels(deployment, "completion").inc(usage.completion_tokens)
+
+    def on_cost(self, deployment: str, usd: Decimal) -> None:
+        self._metrics.cost.labels(deployment).inc(float(usd))
+
+
+def routes(settings: Settings) -> dict[str, Route]:
+    """The routes of the settings, with their deployments. Raises ``ConfigurationError`` for a key that is not set."""
+    deployments = {name: _deployment(name, deployment) for name, deployment in settings.deployments.items()}
+    return {
+        name: Route(
+            name=name,
+            deployment=deployments[route.deployment],
+            max_attempts=route.max_attempts,
+            unknown_policy=route.unknown_policy,
+        )
+        for name, route in settings.routes.items()
+    }
+
+
+def _deployment(name: str, settings: DeploymentSettings) -> Deployment:
+    values = settings.model_dump(exclude={"api_key_env", "price"})
+    price = Price(**settings.price.model_dump(), source="settings")
+    return Deployment(name=name, api_key=_key(name, settings), price=price, **values)
+
+
+def _key(name: str, settings: DeploymentSettings) -> SecretStr | None:
+    if settings.api_key_env is None:
+        return None
+    key = os.environ.get(settings.api_key_env, "")
+    if not key:
+        raise ConfigurationError(
+            f"deployments.{name}.api_key_env names {settings.api_key_env}, which is not set; set it to the key"
+        )
+    return SecretStr(key)
