@@ -14,7 +14,7 @@ from io import BytesIO
 from typing import Any, cast
 
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
-from fastavro.schema import SchemaParseException, to_parsing_canonical_form
+from fastavro.schema import SchemaParseException
 
 from schemas.bounds import unbounded
 from schemas.errors import ConfigurationError, UndecodableError, UnencodableError, UnknownSchemaError, WrongRecordError
@@ -159,10 +159,7 @@ class Codec:
             raise UndecodableError(f"schema id {entry.schema_id} is not read: {reason}")
         name = schema["name"] if isinstance(schema, dict) and "name" in schema else "a schema without a name"
         today = self._today.get(name)
-        if today is not None and to_parsing_canonical_form(schema) == to_parsing_canonical_form(today):
-            # The same bytes either way: only docs, defaults or logical types differ, and today's are the ones we want.
-            schema, today = today, None
-        self._writers[entry.schema_id] = _Writer(entry.schema_id, name, schema, today)
+        self._writers[entry.schema_id] = _Writer(entry.schema_id, name, schema, None if schema == today else today)
 
 
 def _parse(schema: Any) -> Any:

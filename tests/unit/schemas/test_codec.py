@@ -24,7 +24,7 @@ from schemas.errors import (
     WrongRecordError,
 )
 from schemas.files import event_schemas
-from schemas.record import Record
+from schemas.record import Record, to_plain
 from schemas.records import Alert, Answer, Cost, DeadLetter, Feedback, Request, Text
 from schemas.registry import FakeSource, RegisteredSchema
 from schemas.wire import header
@@ -153,6 +153,16 @@ def test_a_writer_schema_without_logical_types_still_gives_amounts_and_times() -
     frame = CODEC.encode(ANSWER)
 
     assert codec.decode(header(99) + frame[5:] + b"\x00", Answer) == ANSWER
+
+
+def test_an_amount_written_with_another_scale_keeps_its_worth() -> None:
+    coarse = event_schemas()["headrace.Cost"].replace('"scale": 12', '"scale": 6')
+    codec = Codec(IDS, known=[RegisteredSchema(99, coarse)])
+    cost = Cost(meta=META, attempt_id="a", state="done", amount_usd=Decimal("1.25"))
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, json.loads(coarse), {**to_plain(cost), "amount_usd": Decimal("1.25")})
+
+    assert codec.decode(header(99) + out.getvalue(), Cost) == cost
 
 
 def _without_logical_types(node: dict[str, Any]) -> dict[str, Any]:
