@@ -1,0 +1,92 @@
+"""What a provider can do wrong, and who decides when.
+
+A fault is ``name`` or ``name:argument``. It is chosen by, in this order: a script posted to ``/script``, the marker
+``[[fault:...]]`` in the prompt, the model name ``fault:...``. A marker may name several for successive calls of one
+request, separated by commas: ``[[fault:500,429,ok]]``; the last one stays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+_MARKER = re.compile(r"\[\[fault:([a-z0-9_.:,-]+)\]\]")
+_MOST_REQUESTS = 100_000
+
+STATUSES = {"429": 429, "500": 500, "502": 502, "503": 503, "400": 400, "401": 401, "403": 403, "404": 404, "408": 408}
+PAID = frozenset(
+    {
+        "ok",
+        "hang_after_first",
+        "disconnect_stream",
+        "truncated",
+        "garbage",
+        "html",
+        "drip",
+        "empty_choices",
+        "empty_text",
+        "length",
+        "no_usage",
+        "wrong_usage",
+        "big",
+        "error_event",
+        "hang",
+        "disconnect",
+        "slow",
+        "no_stream",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What one call does. ``ok`` is no fault."""
+
+    name: str
+    argument: str = ""
+
+    @property
+    def paid(self) -> bool:
+        """Whether a provider would put the call on its bill: it took the request and began to work on it."""
+        return self.name in PAID
+
+    @classmethod
+    def parse(cls, text: str) -> Fault:
+        name, _, argument = text.partition(":")
+        if name not in PAID and name not in STATUSES and name != "context":
+            raise ValueError(f"no such fault: {text}")
+        return cls(name, argument)
+
+
+@dataclass(slots=True)
+class Script:
+    """Which fault is next. ``queue`` holds for any request, ``by_request`` for one; both are used up in order."""
+
+    queue: list[Fault] = field(default_factory=list)
+    by_request: dict[str, list[Fault]] = field(default_factory=dict)
+    _calls: OrderedDict[str, int] = field(default_factory=OrderedDict)
+
+    def load(self, posted: dict[str, Any]) -> None:
+        """Replace the script: ``{"queue": [...], "by_request": {id: [...]}}``."""
+        self.queue = [Fault.parse(text) for text in posted.get("queue", [])]
+        self.by_request = {
+            key: [Fault.parse(text) for text in texts] for key, texts in posted.get("by_request", {}).items()
+        }
+
+    def next(self, request_id: str, prompt: str, model: str) -> Fault:
+        """The fault of this call."""
+        number = self._calls.pop(request_id, 0)
+        self._calls[request_id] = number + 1
+        if len(self._calls) > _MOST_REQUESTS:
+            self._calls.popitem(last=False)
+        if self.by_request.get(request_id):
+            return self.by_request[request_id].pop(0)
+        if self.queue:
+            return self.queue.pop(0)
+        marked = _MARKER.search(prompt)
+        if marked:
+            names = marked[1].split(",")
+            return Fault.parse(names[min(number, len(names) - 1)])
+        return Fault.parse(model.removeprefix("fault:")) if model.startswith("fault:") else Fault("ok")
