@@ -1,0 +1,1 @@
+"""The demonstration: a real corpus through the index, questions about it through every stage, and what came of it."""
