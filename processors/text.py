@@ -18,7 +18,7 @@ def inline(text: Text, field: str = "text") -> str:
     if text.sealed is not None:
         raise RefusedError("unsupported_text", f"{field}.sealed: not handled yet", field=f"{field}.sealed")
     if text.inline is None:
-        raise RefusedError("invalid_request", f"{field}: set inline to the text", field=f"{field}.inline")
+        raise RefusedError("invalid_request", f"{field}.inline: set it to the text", field=f"{field}.inline")
     return text.inline
 
 

@@ -38,7 +38,7 @@ def check_schema(schema: Any, field: str) -> None:
         ) from None
     resolver = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver()
     for key, value in _walk(schema):
-        if key in _UNSUPPORTED:
+        if key in _UNSUPPORTED and not isinstance(value, dict):  # a dict: a property of that name
             raise refused(field, f"{key} is not supported; refer to definitions by #/$defs/…")
         if key in _REFERENCES and isinstance(value, str):
             _check_reference(value, resolver, field)

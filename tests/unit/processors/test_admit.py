@@ -1,0 +1,552 @@
+"""Admission: every rule names its field, and a request that was asked before is recognised."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processors.admit import Admit, AdmitPolicy
+from processors.admit.body import body_hash
+from processors.clock import FakeClock
+from processors.event import Incoming
+from processors.finality import FakeFinality
+from processors.idempotency import FakeIdempotency
+from schemas.codec import Codec
+from schemas.errors import DependencyDownError, PoisonError
+from schemas.records import (
+    Admitted,
+    Answer,
+    Citation,
+    ContentPart,
+    Message,
+    Meta,
+    Passage,
+    PromptRef,
+    Request,
+    ResponseFormat,
+    Retrieval,
+    Sampling,
+    Text,
+    Usage,
+)
+
+CODEC = Codec.offline()
+
+
+@dataclass
+class Bench:
+    """Admission with its fakes."""
+
+    policy: AdmitPolicy = field(default_factory=AdmitPolicy)
+    clock: FakeClock = field(default_factory=FakeClock)
+    idempotency: FakeIdempotency = field(default_factory=FakeIdempotency)
+    finality: FakeFinality = field(default_factory=FakeFinality)
+
+    async def admit(self, request: Request, *, control_offset: int = 5, late_s: float = 0, run: str = "") -> list[Any]:
+        appended_at = self.clock.now()
+        self.clock.advance(late_s)
+        admit = Admit(
+            policy=self.policy, clock=self.clock, idempotency=self.idempotency, finality=self.finality, codec=CODEC
+        )
+        incoming = Incoming(
+            record=request,
+            meta=replace(
+                request.meta,
+                accepted_at=appended_at,
+                run=run or request.meta.run,
+                lane=self.policy.lane if run else request.meta.lane,
+            ),
+            raw=b"",
+            appended_at=appended_at,
+            control_offset=control_offset,
+        )
+        outputs = list(await admit(incoming))
+        for output in outputs:
+            CODEC.encode(output)  # type: ignore[arg-type]
+        return outputs
+
+    async def refusal(self, request: Request, **options: Any) -> Answer:
+        (answer,) = await self.admit(request, **options)
+        assert isinstance(answer, Answer)
+        assert answer.failure is not None
+        return answer
+
+    async def admitted(self, request: Request, **options: Any) -> Admitted:
+        (admitted,) = await self.admit(request, **options)
+        assert isinstance(admitted, Admitted), admitted.failure
+        return admitted
+
+
+def request(**fields: Any) -> Request:
+    meta = Meta(event_id=fields.pop("event_id", "made-up"), request_id="r1", tenant="default", lane="live")
+    known = {"meta": replace(meta, **fields.pop("meta", {})), "query": Text(inline="What is a stream?")}
+    return Request(**{**known, **fields})
+
+
+def conversation(*messages: Message) -> Request:
+    return request(query=None, messages=messages)
+
+
+def said(text: str, role: str = "user", **fields: Any) -> Message:
+    return Message(role=role, content=(ContentPart(type="text", text=Text(inline=text)),), **fields)
+
+
+BROKEN: list[tuple[str, str, Request]] = [
+    ("query", "invalid_request", request(query=None)),
+    ("query", "invalid_request", request(query=Text(inline=""))),
+    ("query", "invalid_request", request(query=Text(inline="x" * 10_001))),
+    ("query", "invalid_request", request(query=Text(inline="a\x00b"))),
+    ("query", "invalid_request", request(query=Text(inline="a\x1bb"))),
+    ("query", "invalid_request", request(query=Text(inline="a\x85b"))),
+    ("query", "invalid_request", request(messages=(said("hi"),))),
+    ("query.inline", "invalid_request", request(query=Text())),
+    ("query.ref", "unsupported_text", request(query=Text(ref="sha256:00"))),
+    ("query.sealed", "unsupported_text", request(query=Text(sealed=b"x"))),
+    ("messages", "invalid_request", conversation(said("hi", "assistant"))),
+    ("messages", "invalid_request", conversation(*[said("hi")] * 257)),
+    ("messages", "invalid_request", conversation(*[said("x" * 10_000)] * 21)),
+    ("messages[0].role", "invalid_request", conversation(said("hi", "robot"))),
+    ("messages[1].content", "invalid_request", conversation(said("hi"), said(""))),
+    ("messages[1].content", "invalid_request", conversation(said("hi"), said("x" * 10_001))),
+    ("messages[0].content", "invalid_request", conversation(Message(role="user"))),
+    ("messages[0].content", "invalid_request", conversation(said("bell\x07"))),
+    (
+        "messages[0].content",
+        "invalid_request",
+        conversation(Message(role="user", content=said("x" * 6_000).content * 2)),
+    ),
+    (
+        "messages[0].content[1].type",
+        "unsupported_content",
+        conversation(
+            Message(role="user", content=(*said("look").content, ContentPart(type="image_url", url="https://x/y")))
+        ),
+    ),
+    (
+        "messages[0].content[0].type",
+        "unsupported_content",
+        conversation(Message(role="user", content=(ContentPart(type="input_audio"),))),
+    ),
+    (
+        "messages[0].content[0].type",
+        "unsupported_content",
+        conversation(Message(role="user", content=(ContentPart(type="smell", text=Text(inline="x")),))),
+    ),
+    (
+        "messages[0].content[0].text",
+        "invalid_request",
+        conversation(Message(role="user", content=(ContentPart(type="text"),))),
+    ),
+    ("messages[0].name", "invalid_request", conversation(said("hi", name="a b"))),
+    ("messages[1].tool_call_id", "invalid_request", conversation(said("hi"), said("42", "tool"))),
+    (
+        "messages[1].tool_calls_json",
+        "invalid_request",
+        conversation(said("hi"), said("x", "assistant", tool_calls_json=Text(inline="{"))),
+    ),
+    (
+        "messages[0].tool_calls_json",
+        "invalid_request",
+        conversation(said("hi", tool_calls_json=Text(inline="[]"))),
+    ),
+    ("user", "invalid_request", request(user="a b")),
+    ("user", "invalid_request", request(user="kim\n")),
+    ("user", "invalid_request", request(user="kim@example.com")),
+    ("user", "invalid_request", request(user="x" * 129)),
+    ("session", "invalid_request", request(session="two words")),
+    ("session", "invalid_request", request(session="s\n")),
+    ("team", "invalid_request", request(team="a\nb")),
+    ("feature", "invalid_request", request(feature="x" * 129)),
+    ("idempotency_key", "invalid_request", request(idempotency_key="")),
+    ("idempotency_key", "invalid_request", request(idempotency_key="a b")),
+    ("idempotency_key", "invalid_request", request(idempotency_key="k" * 256)),
+    ("tier", "invalid_request", request(tier="gold")),
+    ("priority", "invalid_request", request(priority="urgent")),
+    ("ttl_ms", "invalid_request", request(ttl_ms=0)),
+    ("ttl_ms", "invalid_request", request(ttl_ms=-1)),
+    ("ttl_ms", "invalid_request", request(ttl_ms=10**12)),
+    ("route", "unknown_route", request(route="nowhere")),
+    ("model", "invalid_request", request(model="gpt 5")),
+    ("cache", "invalid_request", request(cache="yes")),
+    ("metadata", "invalid_request", request(metadata={str(n): "" for n in range(33)})),
+    ("metadata.k", "invalid_request", request(metadata={"k": "x" * 513})),
+    ("metadata.k", "invalid_request", request(metadata={"k": "\x00"})),
+    ("metadata (a key)", "invalid_request", request(metadata={"a key": "v"})),
+    ("prompt.name", "invalid_request", request(prompt=PromptRef(name="support@7"))),
+    ("prompt.version", "invalid_request", request(prompt=PromptRef(name="support", version="latest"))),
+    ("prompt.version", "invalid_request", request(prompt=PromptRef(name="support", version="7\n"))),
+    (
+        "prompt.variables.tone",
+        "invalid_request",
+        request(prompt=PromptRef(name="support", variables={"tone": Text(inline="\x02")})),
+    ),
+    (
+        "prompt.variables (a name)",
+        "invalid_request",
+        request(prompt=PromptRef(name="support", variables={"a-b": Text(inline="x")})),
+    ),
+    ("sampling.temperature", "invalid_request", request(sampling=Sampling(temperature=2.1))),
+    ("sampling.temperature", "invalid_request", request(sampling=Sampling(temperature=float("nan")))),
+    ("sampling.top_p", "invalid_request", request(sampling=Sampling(top_p=-0.1))),
+    ("sampling.max_tokens", "invalid_request", request(sampling=Sampling(max_tokens=0))),
+    ("sampling.presence_penalty", "invalid_request", request(sampling=Sampling(presence_penalty=3))),
+    ("sampling.frequency_penalty", "invalid_request", request(sampling=Sampling(frequency_penalty=-3))),
+    ("sampling.top_logprobs", "invalid_request", request(sampling=Sampling(top_logprobs=21))),
+    ("sampling.reasoning_effort", "invalid_request", request(sampling=Sampling(reasoning_effort="extreme"))),
+    ("sampling.samples", "unsupported_option", request(sampling=Sampling(samples=2))),
+    ("sampling.stop", "invalid_request", request(sampling=Sampling(stop=("a",) * 5))),
+    ("sampling.stop[1]", "invalid_request", request(sampling=Sampling(stop=("a", "")))),
+    ("response_format.type", "invalid_request", request(response_format=ResponseFormat(type="xml"))),
+    (
+        "response_format.schema_json",
+        "invalid_request",
+        request(response_format=ResponseFormat(type="json_schema")),
+    ),
+    (
+        "response_format.schema_json",
+        "invalid_request",
+        request(response_format=ResponseFormat(type="text", schema_json=Text(inline="{}"))),
+    ),
+    (
+        "response_format.schema_name",
+        "invalid_request",
+        request(response_format=ResponseFormat(schema_name="a b")),
+    ),
+    ("tools_json", "invalid_request", request(tools_json=Text(inline="{}"))),
+    ("tools_json", "invalid_request", request(tools_json=Text(inline="[]"))),
+    ("tools_json", "invalid_request", request(tools_json=Text(inline="nonsense"))),
+    ("tools_json[0]", "invalid_request", request(tools_json=Text(inline='[{"type":"magic"}]'))),
+    (
+        "tools_json[0].function.name",
+        "invalid_request",
+        request(tools_json=Text(inline='[{"type":"function","function":{}}]')),
+    ),
+    ("tool_choice_json", "invalid_request", request(tool_choice_json='"auto"')),
+    ("retrieval.k", "invalid_request", request(retrieval=Retrieval(k=0))),
+    ("retrieval.k", "invalid_request", request(retrieval=Retrieval(k=51))),
+    ("retrieval.minimum_score", "invalid_request", request(retrieval=Retrieval(minimum_score=1.5))),
+    ("retrieval.namespaces", "invalid_request", request(retrieval=Retrieval(namespaces=("a",) * 17))),
+    ("retrieval.namespaces[0]", "invalid_request", request(retrieval=Retrieval(namespaces=("",)))),
+    ("retrieval.namespaces[0]", "invalid_request", request(retrieval=Retrieval(namespaces=("a b",)))),
+    ("retrieval.filters.lang", "invalid_request", request(retrieval=Retrieval(filters={"lang": "\x00"}))),
+    ("meta.request_id", "invalid_request", request(meta={"request_id": "a b"})),
+    ("meta.request_id", "invalid_request", request(meta={"request_id": "r" * 201})),
+    ("meta.tenant", "invalid_request", request(meta={"tenant": "a/b"})),
+    ("meta.lane", "invalid_request", request(meta={"lane": "bulk"})),
+    ("meta.run", "invalid_request", request(meta={"run": "replay-1"})),
+]
+
+
+@pytest.mark.parametrize(("path", "code", "broken"), BROKEN, ids=[f"{n}-{b[0]}" for n, b in enumerate(BROKEN)])
+async def test_every_rule_names_its_field(path: str, code: str, broken: Request) -> None:
+    answer = await Bench().refusal(broken)
+    assert answer.status == "rejected"
+    assert answer.failure is not None
+    assert (answer.failure.field, answer.failure.code, answer.failure.error_class) == (path, code, "policy")
+    assert answer.failure.message.startswith(f"{path}: ")
+    assert not answer.failure.retryable
+    # Finality is claimed under the lane of the topic, whatever the producer wrote.
+    assert (answer.meta.lane, answer.meta.run, answer.meta.stage) == ("live", "", "admit")
+
+
+TOOLS = Text(inline='[{"type":"function","function":{"name":"look_up","parameters":{}}}]')
+SOUND: list[Request] = [
+    request(query=Text(inline="a")),
+    request(query=Text(inline="x" * 10_000)),
+    request(query=Text(inline="line\r\n\tline\u200d👩\u200d💻")),
+    request(user="Kim_7-b", session="s/1:2", team="Customer Care", feature="chat"),
+    conversation(said("be kind", "system"), said("hi"), said("hello", "assistant"), said("why?")),
+    conversation(
+        said("hi"),
+        Message(role="assistant", tool_calls_json=Text(inline='[{"id":"c1"}]')),
+        said("42", "tool", tool_call_id="c1"),
+    ),
+    request(sampling=Sampling(temperature=0, top_p=1, max_tokens=1, stop=("\n",), seed=-1)),
+    request(response_format=ResponseFormat(type="json_object")),
+    request(tools_json=TOOLS),
+    request(tools_json=TOOLS, tool_choice_json='"required"'),
+    request(tools_json=TOOLS, tool_choice_json='{"type":"function","function":{"name":"look_up"}}'),
+    request(stream=True, cache="off", priority="low", tier="standard", route="default"),
+    request(prompt=PromptRef(name="support", version="7", variables={"tone": Text(inline="")})),
+    request(retrieval=Retrieval(enabled=False, k=1, namespaces=("python", "a.b-c_d"), filters={"lang": "en"})),
+    request(metadata={"trace": "abc", "note": "zwei Wörter"}),
+    request(meta={"tenant": "somebody-new"}),
+]
+
+
+@pytest.mark.parametrize("sound", SOUND)
+async def test_what_keeps_the_rules_is_admitted(sound: Request) -> None:
+    admitted = await Bench().admitted(sound)
+    assert replace(admitted.request, meta=sound.meta) == sound
+    assert admitted.admission.route == "default"
+
+
+@given(st.text(min_size=1, max_size=6))
+async def test_a_user_id_is_matched_whole(user: str) -> None:
+    (output,) = await Bench().admit(request(user=user))
+    allowed = all(c in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-" for c in user)
+    assert isinstance(output, Admitted) == allowed
+
+
+@given(st.text(min_size=1, max_size=20))
+async def test_control_characters_are_refused_but_newline_return_and_tab(text: str) -> None:
+    (output,) = await Bench().admit(request(query=Text(inline=text)))
+    allowed = all(unicodedata.category(c) != "Cc" or c in "\n\r\t" for c in text)
+    assert isinstance(output, Admitted) == allowed
+
+
+@pytest.mark.parametrize("request_id", ["", "a\x00b", "a\nb", "a\x1fb"])
+async def test_an_id_that_can_not_be_a_key_is_poison(request_id: str) -> None:
+    with pytest.raises(PoisonError, match="request_id"):
+        await Bench().admit(request(meta={"request_id": request_id}))
+
+
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [
+        ("[]", "JSON object"),
+        ("{", "valid JSON"),
+        ('{"type":"objekt"}', "no JSON schema"),
+        ('{"properties":{"a":{"minimum":"x"}}}', "no JSON schema"),
+        ('{"$ref":"https://example.com/s.json"}', "inside the schema"),
+        ('{"properties":{"a":{"$ref":"#/$defs/gone"}}}', "leads nowhere"),
+        ('{"$id":"https://example.com/","type":"object"}', "not supported"),
+        ('{"properties":{"a":{"pattern":"(a+)+$"}}}', "repeats a group"),
+        ('{"patternProperties":{"^(\\\\d*)*$":{}}}', "repeats a group"),
+        ('{"properties":{"a":{"pattern":"' + "x" * 300 + '"}}}', "at most"),
+        ('{"items":' * 70 + "{}" + "}" * 70, "deep"),
+    ],
+)
+async def test_a_schema_that_could_never_be_checked_is_refused(schema: str, why: str) -> None:
+    wanted = ResponseFormat(type="json_schema", schema_json=Text(inline=schema))
+    answer = await Bench().refusal(request(response_format=wanted))
+    assert answer.failure is not None
+    assert answer.failure.field == "response_format.schema_json"
+    assert why in answer.failure.message
+
+
+async def test_a_sound_schema_is_admitted() -> None:
+    schema = '{"$defs":{"n":{"type":"integer"}},"properties":{"a":{"$ref":"#/$defs/n"},"$ref":{"pattern":"^(ab)+$"}}}'
+    wanted = ResponseFormat(type="json_schema", schema_json=Text(inline=schema), schema_name="numbers", strict=True)
+    await Bench().admitted(request(response_format=wanted))
+
+
+async def test_tenants_are_known_where_producers_are_not_trusted() -> None:
+    bench = Bench(policy=AdmitPolicy(trust_producers=False, tenants={"acme": "gold"}))
+    answer = await bench.refusal(request())
+    assert answer.failure is not None
+    assert (answer.failure.code, answer.failure.field) == ("unknown_tenant", "meta.tenant")
+    admitted = await bench.admitted(request(meta={"tenant": "acme"}, tier="gold"))
+    assert admitted.admission.tier == "gold"
+    assert (await bench.refusal(request(meta={"tenant": "acme", "request_id": "r2"}, tier="free"))).status == "rejected"
+
+
+async def test_a_refused_answer_says_who_asked_what() -> None:
+    answer = await Bench().refusal(request(user="kim", team="care", route="nowhere", metadata={"a": "b"}))
+    assert (answer.user, answer.team, answer.metadata) == ("kim", "care", {"a": "b"})
+    assert answer.question == Text(inline="What is a stream?")
+    assert answer.policy_version == "1"
+
+
+async def test_a_refused_answer_carries_nothing_huge() -> None:
+    huge = "x" * 900_000
+    answer = await Bench().refusal(
+        request(query=Text(inline=huge), user=huge, idempotency_key=huge, metadata={"k": huge}, route=huge)
+    )
+    assert len(CODEC.encode(answer)) < 4_000
+
+
+async def test_the_same_request_published_twice_gives_the_same_bytes() -> None:
+    bench = Bench()
+    first = await bench.admitted(request(event_id="one", idempotency_key="k"), control_offset=5)
+    bench.clock.advance(30)
+    again = await bench.admitted(request(event_id="two", idempotency_key="k"), control_offset=9)
+    assert CODEC.encode(again) == CODEC.encode(first)
+    assert first.meta.control_offset == 5
+    assert first.admission.expires_at == FakeClock().now() + timedelta(milliseconds=300_000)
+
+
+async def test_a_producer_can_not_choose_event_ids_or_times() -> None:
+    plain = await Bench().admitted(request())
+    forged = await Bench().admitted(
+        request(
+            event_id="00000000-0000-0000-0000-000000000000",
+            meta={"accepted_at": FakeClock().now() + timedelta(days=9), "stage": "filter", "control_offset": 77},
+        )
+    )
+    assert forged == plain
+
+
+async def test_one_request_id_stands_for_one_body() -> None:
+    """A second body gets no answer of its own: it would take the place of the first one's."""
+    bench = Bench()
+    await bench.admitted(request())
+    assert await bench.admit(request(query=Text(inline="Something else?"))) == []
+
+
+async def test_a_refused_body_keeps_its_request_id_too() -> None:
+    """Its answer is final: admitting another body would pay for an answer that nobody gets."""
+    bench = Bench()
+    await bench.refusal(request(route="nowhere"))
+    assert await bench.admit(request()) == []
+    again = await bench.refusal(request(route="nowhere"))
+    assert again.failure is not None
+    assert again.failure.code == "unknown_route"
+
+
+async def test_an_expired_request_ends_before_any_work() -> None:
+    answer = await Bench().refusal(request(ttl_ms=1000, idempotency_key="k"), late_s=1)
+    assert answer.status == "expired"
+    assert answer.failure is not None
+    assert (answer.failure.code, answer.failure.field) == ("expired", "ttl_ms")
+
+
+async def test_an_expired_request_does_not_use_up_its_key() -> None:
+    bench = Bench()
+    await bench.refusal(request(ttl_ms=1000, idempotency_key="k"), late_s=1)
+    await bench.admitted(request(meta={"request_id": "r2"}, idempotency_key="k"))
+
+
+async def test_a_redelivered_request_goes_on_though_it_is_late() -> None:
+    """It may be in work already; the stages that spend look at its age again."""
+    bench = Bench()
+    first = await bench.admitted(request(ttl_ms=1000))
+    bench.clock.advance(60)
+    assert await bench.admitted(request(ttl_ms=1000)) == first
+
+
+async def _answered(bench: Bench, request_id: str = "r1", status: str = "answered") -> Answer:
+    original = Answer(
+        meta=Meta(event_id=f"answer-{request_id}", request_id=request_id, tenant="default", lane="live"),
+        status=status,
+        user="somebody",
+        text=Text(inline="A log [1]."),
+        citations=(Citation(passage_id="p", document_id="d"),),
+        passages=(
+            Passage(passage_id="p", document_id="d", namespace="n", digest="0", score=0.5, text=Text(inline="log")),
+        ),
+        usage=Usage(prompt_tokens=10, completion_tokens=3),
+        cost_usd=Decimal("0.25"),
+        served_by="model",
+        model="m",
+    )
+    await bench.finality.claim(original, CODEC.encode(original))
+    return original
+
+
+async def test_a_repeated_key_gets_a_copy_of_the_final_answer() -> None:
+    bench = Bench()
+    await bench.admitted(request(idempotency_key="k"))
+    original = await _answered(bench)
+    second = request(meta={"request_id": "r2"}, idempotency_key="k", ttl_ms=100, metadata={"try": "2"})
+    (copy,) = await bench.admit(second)
+    assert isinstance(copy, Answer)
+    assert (copy.status, copy.text, copy.citations, copy.passages, copy.model) == (
+        "answered",
+        original.text,
+        original.citations,
+        original.passages,
+        "m",
+    )
+    assert (copy.meta.request_id, copy.duplicate_of, copy.source_event_id) == ("r2", "r1", "answer-r1")
+    assert copy.meta.event_id != original.meta.event_id
+    assert (copy.cost_usd, copy.avoided_cost_usd, copy.usage) == (Decimal(0), Decimal("0.25"), Usage())
+    assert (copy.served_by, copy.user, copy.metadata, copy.tier) == ("journal", "", {"try": "2"}, "standard")
+    assert copy.failure is None
+
+
+async def test_a_copy_of_a_copy_names_the_first_request() -> None:
+    bench = Bench()
+    await bench.admitted(request(idempotency_key="k"))
+    await _answered(bench)
+    copies = [(await bench.admit(request(meta={"request_id": f"r{n}"}, idempotency_key="k")))[0] for n in (2, 3)]
+    assert [copy.duplicate_of for copy in copies] == ["r1", "r1"]
+    assert len({copy.meta.event_id for copy in copies}) == 2
+
+
+async def test_a_failed_answer_is_copied_too() -> None:
+    bench = Bench()
+    await bench.admitted(request(idempotency_key="k"))
+    await _answered(bench, status="failed")
+    (copy,) = await bench.admit(request(meta={"request_id": "r2"}, idempotency_key="k"))
+    assert (copy.status, copy.duplicate_of) == ("failed", "r1")
+
+
+async def test_a_repeated_key_is_refused_while_the_first_is_in_work() -> None:
+    bench = Bench()
+    await bench.admitted(request(idempotency_key="k"))
+    answer = await bench.refusal(request(meta={"request_id": "r2"}, idempotency_key="k"))
+    assert answer.failure is not None
+    assert (answer.failure.code, answer.failure.retryable) == ("duplicate_in_flight", True)
+
+
+async def test_a_key_with_another_body_is_refused() -> None:
+    bench = Bench()
+    await bench.admitted(request(idempotency_key="k"))
+    other = request(meta={"request_id": "r2"}, idempotency_key="k", query=Text(inline="Something else?"))
+    answer = await bench.refusal(other)
+    assert answer.failure is not None
+    assert (answer.failure.code, answer.failure.field) == ("idempotency_conflict", "idempotency_key")
+
+
+async def test_an_invalid_request_does_not_use_up_its_key() -> None:
+    bench = Bench()
+    await bench.refusal(request(idempotency_key="k", route="nowhere"))
+    await bench.admitted(request(meta={"request_id": "r2"}, idempotency_key="k"))
+
+
+async def test_a_replay_admits_in_its_own_lane_under_its_run() -> None:
+    live = Bench()
+    first = await live.admitted(request(idempotency_key="k"))
+    replay = Bench(policy=AdmitPolicy(lane="replay-1"), idempotency=live.idempotency)
+    again = await replay.admitted(request(idempotency_key="k"), run="replay-1")
+    assert (again.meta.lane, again.meta.run) == ("replay-1", "replay-1")
+    assert again.meta.event_id != first.meta.event_id
+    assert again.admission.body_hash == first.admission.body_hash
+
+
+async def test_nothing_is_decided_while_postgres_is_away() -> None:
+    bench = Bench()
+    bench.idempotency.down = True
+    with pytest.raises(DependencyDownError):
+        await bench.admit(request())
+    bench.idempotency.down = False
+    await bench.admitted(request(idempotency_key="k"))
+    bench.finality.down = True
+    with pytest.raises(DependencyDownError):
+        await bench.admit(request(meta={"request_id": "r2"}, idempotency_key="k"))
+
+
+CHANGES: list[tuple[str, Callable[[Request], Request], bool]] = [
+    ("meta", lambda r: replace(r, meta=replace(r.meta, event_id="x", request_id="y")), True),
+    ("key", lambda r: replace(r, idempotency_key="other"), True),
+    ("metadata", lambda r: replace(r, metadata={"a": "b"}), True),
+    ("ttl", lambda r: replace(r, ttl_ms=1), True),
+    ("priority", lambda r: replace(r, priority="low"), True),
+    ("query", lambda r: replace(r, query=Text(inline="other")), False),
+    ("user", lambda r: replace(r, user="kim"), False),
+    ("sampling", lambda r: replace(r, sampling=Sampling(temperature=0)), False),
+    ("model", lambda r: replace(r, model="m"), False),
+    ("stream", lambda r: replace(r, stream=True), False),
+]
+
+
+@pytest.mark.parametrize(("change", "same"), [c[1:] for c in CHANGES], ids=[c[0] for c in CHANGES])
+def test_the_body_is_what_was_asked(change: Callable[[Request], Request], same: bool) -> None:
+    assert (body_hash(change(request())) == body_hash(request())) == same
+
+
+def test_the_body_hash_is_pinned() -> None:
+    """Rows hold it for days: a release that computed it otherwise would take redelivered requests for other bodies."""
+    asked = request(
+        sampling=Sampling(temperature=0.5, stop=("a",)), prompt=PromptRef(name="p", variables={"b": Text(inline="c")})
+    )
+    assert body_hash(asked) == "9eeebd49f3de34b8a14f58c9b5729d72e306923531337aac9ea4d47ee4320afc"
