@@ -14,8 +14,8 @@ from processors.filter.finding import Finding
 # quadratic time on a long text without "@".
 _DOMAIN = re.compile(r"@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.)+(?:xn--[a-z0-9-]{2,59}|[^\W\d_]{2,63})", re.IGNORECASE)
 _LOCAL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}$")
-# Groups of digits parted by one space, dash or point. Digits that follow a decimal point belong to a fraction.
-_DIGITS = re.compile(r"(?<!\d)(?<!\d[.,])\d+(?:[ \u00a0\u2009\u202f.\u2010-\u2015-]\d+)*(?!\d)")
+# Groups of digits parted by one space, dash or point.
+_DIGITS = re.compile(r"(?<!\d)\d+(?:[ \u00a0\u2009\u202f.\u2010-\u2015-]\d+)*(?!\d)")
 _GROUP = re.compile(r"\d+")
 _SSN = re.compile(r"(?<![\d-])(\d{3})([- \u2010-\u2015])(\d{2})\2(\d{4})(?!-?\d)")
 _BARE_SSN = re.compile(r"(?:\bSSN\b|social security)[^\d\n]{0,30}(?<!\d)(\d{3})(\d{2})(\d{4})(?!\d)", re.IGNORECASE)
@@ -58,9 +58,14 @@ def _card_at(text: str, groups: list[tuple[int, int]], first: int) -> int | None
         digits += text[groups[last][0] : groups[last][1]]
         if len(digits) >= _CARD_DIGITS.stop:
             break
-        if len(digits) in lengths and is_card(digits):
+        if len(digits) in lengths and is_card(digits) and not (last == first and _is_fraction(text, start)):
             found = last
     return found
+
+
+def _is_fraction(text: str, start: int) -> bool:
+    """Whether the digits here stand behind a number's decimal point."""
+    return start > 1 and text[start - 1] == "." and text[start - 2].isdigit()
 
 
 def is_card(digits: str) -> bool:

@@ -28,9 +28,9 @@ def parse(text: str) -> Any:
 def clean_json(text: str, regions: tuple[str, ...]) -> Cleaned:
     """The JSON text with its strings cleaned as ``clean`` does, object keys too. It stays JSON.
 
-    A card number that is a JSON number becomes 0, so that the value keeps its type. A string that is JSON itself, as a
-    tool's arguments are, is cleaned as JSON. Raises ``ValueError`` for a text that is no JSON without its special
-    tokens.
+    A card number that is a JSON number becomes 0 or 0.0, so that the value keeps its type. A string that is JSON
+    itself, as a tool's arguments are, is cleaned as JSON. Raises ``ValueError`` for a text that is no JSON without its
+    special tokens.
     """
     stripped = strip_tokens(text)
     parse(stripped.text)
@@ -83,7 +83,7 @@ def _nested(value: str, regions: tuple[str, ...]) -> Cleaned | None:
 
 def _number(written: str) -> tuple[str, list[Finding]]:
     if any(True for _ in find_cards(written)):
-        return "0", [Finding("card", 0, len(written))]
+        return "0" if written.lstrip("-").isdecimal() else "0.0", [Finding("card", 0, len(written))]
     return written, []
 
 
