@@ -56,7 +56,11 @@ class Assembly:
         self._add(whole, "message")
         if not self.began:
             raise MalformedError("no_choices")
-        self.finish_reason = self.finish_reason or "stop"
+        self.end()
+
+    def end(self) -> None:
+        """The provider said that this is all. Some never say why."""
+        self.finish_reason = self.finish_reason or ("tool_calls" if self._tools else "stop")
 
     def reply(self, *, duration_ms: float, first_token_ms: float | None) -> ModelReply:
         """The reply as it stands. Raises ``MalformedError`` when there is no choice in it."""
@@ -116,7 +120,9 @@ class Assembly:
         for name, value in piece.items():
             if name == "function" and isinstance(value, dict):
                 function = tool.setdefault("function", {"name": "", "arguments": ""})
-                function["name"] += _text(value.get("name")) or ""
+                name_part = _text(value.get("name")) or ""
+                # Some endpoints say the whole name with every piece of the arguments.
+                function["name"] += "" if name_part == function["name"] else name_part
                 function["arguments"] += _arguments(value.get("arguments"))
             elif name != "index" and value is not None:
                 tool[name] = value

@@ -171,7 +171,7 @@ class _Call:
     async def _read_events(self, chunks: AsyncIterator[bytes]) -> None:
         async for data in events(chunks):
             if data.strip() == DONE:
-                self._assembly.finish_reason = self._assembly.finish_reason or "stop"
+                self._assembly.end()
                 return
             if self._assembly.add_event(data) and self._first_token_ms is None:
                 self._first_token_ms = (time.monotonic() - self._began) * 1000
