@@ -33,6 +33,7 @@ CONNECTIONS = 6
 TRIES = 3
 READ_TIMEOUT_S = 30
 CHUNK_BYTES = 1 << 20
+Report = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,10 @@ class Artifact:
         return root.joinpath(*group.split("."), name, version, f"{name}-{version}{suffix}.{packaging}")
 
 
+# Gets an artifact into a folder, tells how many bytes came, and returns the file. Raises whatever its client raises.
+Resolve = Callable[[Artifact, Path, Report], Path]
+
+
 def read_lock(path: Path = LOCK) -> list[Artifact]:
     """The pinned files. Raises ArtifactError for a line that is none."""
     artifacts = []
@@ -71,7 +76,14 @@ def read_lock(path: Path = LOCK) -> list[Artifact]:
     return artifacts
 
 
-def fetch(part: str, *, root: Path | None = None, on_progress: OnProgress = silent, lock: Path = LOCK) -> list[Path]:
+def fetch(
+    part: str,
+    *,
+    root: Path | None = None,
+    on_progress: OnProgress = silent,
+    lock: Path = LOCK,
+    resolve: Resolve | None = None,
+) -> list[Path]:
     """Paths of a part's files (``kafka``, ``registry``), downloading those that the cache lacks.
 
     Blocks on the network and, while another process downloads the same part, on it. Raises ArtifactError, which names
@@ -83,7 +95,7 @@ def fetch(part: str, *, root: Path | None = None, on_progress: OnProgress = sile
     if _missing(artifacts, folder):
         on_progress(Progress(part, "waiting"))
         with locked(folder / f".{part}.lock"):
-            _download_all(part, _missing(artifacts, folder), folder, on_progress)
+            _download_all(part, _missing(artifacts, folder), folder, on_progress, resolve or resolve_from_maven)
     return [artifact.path(folder) for artifact in artifacts]
 
 
@@ -96,7 +108,9 @@ def _missing(artifacts: Sequence[Artifact], folder: Path) -> list[Artifact]:
     ]
 
 
-def _download_all(part: str, artifacts: Sequence[Artifact], folder: Path, on_progress: OnProgress) -> None:
+def _download_all(
+    part: str, artifacts: Sequence[Artifact], folder: Path, on_progress: OnProgress, resolve: Resolve
+) -> None:
     total = sum(artifact.size_bytes for artifact in artifacts)
     done = 0
     guard = threading.Lock()
@@ -108,7 +122,7 @@ def _download_all(part: str, artifacts: Sequence[Artifact], folder: Path, on_pro
             on_progress(Progress(part, "downloading", done, total))
 
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        futures = [pool.submit(_download, artifact, folder, report) for artifact in artifacts]
+        futures = [pool.submit(_download, artifact, folder, report, resolve) for artifact in artifacts]
         try:
             for future in futures:
                 future.result()
@@ -117,13 +131,13 @@ def _download_all(part: str, artifacts: Sequence[Artifact], folder: Path, on_pro
             raise
 
 
-def _download(artifact: Artifact, folder: Path, report: Callable[[int], None]) -> None:
+def _download(artifact: Artifact, folder: Path, report: Report, resolve: Resolve) -> None:
     target = artifact.path(folder)
     reason: Exception | None = None
     for _ in range(TRIES):
         with staging(target) as temporary:
             try:
-                got = _resolve(artifact, temporary, report)
+                got = resolve(artifact, temporary, report)
             except Exception as error:
                 reason = error
                 continue
@@ -138,14 +152,14 @@ def _download(artifact: Artifact, folder: Path, report: Callable[[int], None]) -
     ) from reason
 
 
-def _resolve(artifact: Artifact, repository: Path, report: Callable[[int], None]) -> Path:
+def resolve_from_maven(artifact: Artifact, repository: Path, report: Report) -> Path:
     group, name, version, classifier, packaging = artifact.fields
     project = _context(repository, report).project(group, name)
     path: Path = project.at_version(version).artifact(classifier=classifier, packaging=packaging).resolve()
     return path
 
 
-def _context(repository: Path, report: Callable[[int], None]) -> Any:
+def _context(repository: Path, report: Report) -> Any:
     from jgo.maven import MavenContext, PythonResolver  # noqa: PLC0415  (0.3 s, and part of the embedded extra)
 
     logging.getLogger("jgo").setLevel(logging.ERROR)
