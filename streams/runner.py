@@ -165,7 +165,7 @@ class StageRunner:
     ) -> list[Encoded]:
         try:
             return self._publisher.encode(outputs, timings)
-        except OversizedError as error:
+        except (OversizedError, PoisonError) as error:
             outputs = await self._give_up(incoming, message, error, 1, self._services.clock.now())
             return self._publisher.encode(outputs, timings)
 

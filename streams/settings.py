@@ -250,6 +250,8 @@ def _embedded(folder: Path) -> dict[str, Any]:
         },
         "deployments": {"local": local},
         "routes": {"default": {"deployment": "local"}},
+        # The bundled model seldom ends by itself; what it said up to its limit is published with a verdict.
+        "filter": {"allow_truncated": True},
     }
 
 

@@ -69,6 +69,11 @@ def main() -> None:
     params.kv_unified = False
     params.fit_params = False
     params.ui = False
+    # Workers, broker and Postgres share these cores. Threads that spin for each other slow down twentyfold when one
+    # of them is not running: one thread for each token, and none that spins.
+    params.cpuparams.n_threads = 1
+    params.cpuparams.poll = 0
+    params.cpuparams_batch.poll = 0
     server = xllamacpp.Server(params)
     sys.stdout.write(f"listening on {server.listening_address}\n")
     sys.stdout.flush()
