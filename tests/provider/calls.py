@@ -46,10 +46,12 @@ class CallLog:
         )
         return self._number
 
-    def end(self, number: int, outcome: str, request_id: str) -> None:
+    def end(self, number: int, outcome: str, *, request_id: str, attempt_id: str) -> None:
         """A call is over: ``answered``, or ``broken`` when the caller or a fault cut it off."""
         self.open -= 1
-        self._write({"event": "end", "call": number, "outcome": outcome, "request_id": request_id})
+        self._write(
+            {"event": "end", "call": number, "outcome": outcome, "request_id": request_id, "attempt_id": attempt_id}
+        )
 
     def recent(self) -> list[dict[str, Any]]:
         """The last lines."""

@@ -78,10 +78,11 @@ class Provider:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         request_id = request.headers.get("X-Request-Id", "")
+        attempt_id = request.headers.get("X-Client-Request-Id", "")
         fault = self.script.next(request_id, reply.prompt_of(body), str(body.get("model", "")))
         number = self.log.begin(
             request_id=request_id,
-            attempt_id=request.headers.get("X-Client-Request-Id", ""),
+            attempt_id=attempt_id,
             kind="chat",
             fault=fault.name,
             paid=fault.paid,
@@ -95,7 +96,7 @@ class Provider:
             outcome = "answered"
             return response
         finally:
-            self.log.end(number, outcome, request_id)
+            self.log.end(number, outcome, request_id=request_id, attempt_id=attempt_id)
 
     async def _answer(
         self, request: web.Request, body: dict[str, Any], fault: Fault, number: int

@@ -1,0 +1,66 @@
+"""One life of a complete stage without a broker: ``python -m tests.support.complete_worker`` reads a plan as JSON.
+
+Processes one event and prints the sha256 of every output, one a line. A fail point may end it before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import secrets
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from processors.clock import DatabaseClock
+from processors.complete.processor import Complete
+from processors.complete.retry import Backoff
+from processors.complete.routes import Deployment, Route
+from processors.event import Output, Recorded
+from processors.failpoints import failpoints
+from processors.journal import PostgresJournal
+from processors.model import OpenAIClient
+from processors.postgres import Database
+from schemas.codec import Codec
+from tests.support.enrichments import enrichment, incoming
+
+CODEC = Codec.offline()
+
+
+async def run(plan: dict[str, Any]) -> list[str]:
+    """Process the plan's event; the digests of the outputs."""
+    database = await Database.open(plan["dsn"])
+    client = OpenAIClient()
+    clock = DatabaseClock()
+    clock.set(await database.now())
+    deployment = Deployment(name="d1", model="fake", base_url=plan["base_url"], total_timeout_s=10.0)
+    stage = Complete(
+        PostgresJournal(database, lease_s=plan["lease_s"]),
+        client,
+        routes={"default": Route(name="default", deployment=deployment, max_attempts=4)},
+        codec=CODEC,
+        clock=clock,
+        owner=secrets.token_hex(4),
+        timeout_s=60.0,
+        failpoints=failpoints(plan.get("failpoint")),
+        backoff=Backoff(first_s=0.01, longest_s=0.02),
+    )
+    stage.start()
+    record = enrichment(plan["lane"], plan["text"], lane=plan["lane"], expires_at=None)
+    outputs = await stage(incoming(record, CODEC))
+    await stage.stop()
+    await client.close()
+    await database.close()
+    return digests(outputs)
+
+
+def digests(outputs: Sequence[Output]) -> list[str]:
+    """Name and sha256 of the bytes of every output."""
+    values = [(o.record, o.value) if isinstance(o, Recorded) else (o, CODEC.encode(o)) for o in outputs]
+    return [f"{type(record).__name__} {hashlib.sha256(value).hexdigest()}" for record, value in values]
+
+
+if __name__ == "__main__":
+    for line in asyncio.run(run(json.load(sys.stdin))):
+        print(line)  # noqa: T201
