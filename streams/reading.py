@@ -104,11 +104,16 @@ class TopicReader:
 
     def counts(self, topics: Collection[str]) -> dict[str, int]:
         """How many partitions each topic has."""
-        found = _asked(lambda: self._consumer.list_topics(timeout=TIMEOUT_S)).topics
+        found = self.existing(topics)
         missing = [topic for topic in topics if topic not in found]
         if missing:
-            raise ConfigurationError(f"{', '.join(missing)} is not on the broker; run `headrace topics apply`")
-        return {topic: len(found[topic].partitions) for topic in topics}
+            raise ConfigurationError(f"not on the broker: {', '.join(missing)}; run `headrace topics apply`")
+        return found
+
+    def existing(self, topics: Collection[str]) -> dict[str, int]:
+        """As ``counts``, without the topics that are not there."""
+        found = _asked(lambda: self._consumer.list_topics(timeout=TIMEOUT_S)).topics
+        return {topic: len(found[topic].partitions) for topic in topics if topic in found}
 
     def ends(self, places: Collection[Place]) -> dict[Place, Stretch]:
         """The first and one past the last offset of each partition now."""

@@ -1,0 +1,137 @@
+"""Everything about one request: its events from every topic of the lane, its attempts and its final answer.
+
+A key has one partition on each topic, and the database tells when the request was in work: only that stretch of each
+partition is read, and only keys are compared until one fits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from schemas.codec import Codec
+from schemas.errors import ConfigurationError, DependencyDownError
+from streams.causes import Event, causal_order
+from streams.known import Known, look_up
+from streams.opened import DEAD_LETTERS, Opened, Opener
+from streams.reading import Place, Stretch, TopicReader, partition_for
+from streams.settings import Settings
+from streams.topics import KINDS, topic_name
+
+# Not keyed by a request.
+_OTHERS = ("documents", "control")
+# Between the broker's clock and the database's, and for what was published twice.
+BEFORE = timedelta(minutes=1)
+AFTER = timedelta(minutes=10)
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What was found."""
+
+    request_id: str
+    tenants: tuple[str, ...]
+    events: list[Event]
+    known: Known
+    # The stretch of the broker's time that was read; None is without a bound.
+    since: datetime | None
+    until: datetime | None
+
+    @property
+    def status(self) -> str:
+        """The final status; else how far the request got: dead_lettered, in_progress or unknown."""
+        if self.known.final is not None:
+            return str(self.known.final["status"])
+        kinds = [event.kind for event in self.events]
+        for event in self.events:
+            if event.kind == "answers":
+                return str(getattr(event.first.record, "status", "in_progress"))
+        if DEAD_LETTERS in kinds:
+            return "dead_lettered"
+        return "in_progress" if kinds else "unknown"
+
+
+class Auditor:
+    """Finds what happened to a request of a lane. Use it once; blocks on broker, registry and Postgres."""
+
+    def __init__(self, settings: Settings, *, lane: str, note: Note = lambda _: None) -> None:
+        self._settings, self._lane, self._note = settings, lane, note
+
+    def audit(self, request_id: str, *, tenant: str | None = None, after: timedelta = AFTER) -> Audit:
+        """All about a request, to ``after`` its final answer.
+
+        Raises ``ConfigurationError`` for a lane without topics, or when several tenants used the id and none was
+        named; ``DependencyDownError`` when broker or registry are away. Without Postgres it reads whole partitions.
+        """
+        settings = self._settings
+        known = self._look_up(request_id, [tenant] if tenant else {*settings.tenants, "default"})
+        codec = asyncio.run(Codec.connect(settings.registry.url, options=settings.registry.options))
+        opener = Opener(codec, prefix=settings.prefix, lane=self._lane)
+        since = known.since - BEFORE if known.since else None
+        until = known.until + after if known.until else None
+        if since is None:
+            self._note("the database does not know this request: reading whole partitions")
+        with TopicReader(settings) as reader:
+            search = _Search(reader, opener, request_id, self._topics(reader))
+            found = search.between(since, until)
+            if until is not None and not any(one.kind == "answers" for one in found):
+                self._note("the answer came later than its row: reading on to the end")
+                found, until = search.between(since, None), None
+        found = [one for one in found if tenant is None or one.meta is None or one.meta.tenant in ("", tenant)]
+        tenants = {one.meta.tenant for one in found if one.meta is not None and one.meta.tenant} | {*known.tenants}
+        if len(tenants) > 1:
+            raise ConfigurationError(
+                f"{request_id} was used by the tenants {', '.join(sorted(tenants))}; name one with --tenant"
+            )
+        if tenants - {*known.tenants}:
+            # A tenant that the settings do not list was learned from the topics.
+            known = self._look_up(request_id, tenants)
+        return Audit(request_id, tuple(tenants), causal_order(found), known, since, until)
+
+    def _look_up(self, request_id: str, tenants: Collection[str]) -> Known:
+        dsn = self._settings.postgres.dsn.get_secret_value()
+        try:
+            return asyncio.run(look_up(dsn, lane=self._lane, request_id=request_id, tenants=tenants))
+        except DependencyDownError as error:
+            self._note(f"{error}; attempts and the final row are left out")
+            return Known()
+
+    def _topics(self, reader: TopicReader) -> dict[str, int]:
+        names = [topic_name(self._settings.prefix, self._lane, kind) for kind in KINDS if kind not in _OTHERS]
+        there = reader.existing(names)
+        if not there:
+            raise ConfigurationError(f"the lane {self._lane} has no topics; name another with --lane")
+        return there
+
+
+class _Search:
+    """Reads the entries of one key."""
+
+    def __init__(self, reader: TopicReader, opener: Opener, request_id: str, topics: dict[str, int]) -> None:
+        self._reader, self._opener, self._topics = reader, opener, topics
+        self._key = request_id.encode()
+
+    def between(self, since: datetime | None, until: datetime | None) -> list[Opened]:
+        """The request's entries in a stretch of time."""
+        places = {(topic, partition_for(self._key, count)) for topic, count in self._topics.items()}
+        found = self._read(places, since, until)
+        if any(one.kind == "requests" for one in found):
+            return found
+        # A producer that does not place keys as we do has put the request into another partition.
+        names = [topic for topic in self._topics if topic.endswith(".requests")]
+        others = {(topic, number) for topic in names for number in range(self._topics[topic])} - places
+        return self._read(others, since, until) + found
+
+    def _read(self, places: Collection[Place], since: datetime | None, until: datetime | None) -> list[Opened]:
+        stretches = self._reader.ends(places)
+        starts = {} if since is None else self._reader.offsets_at(places, since)
+        ends = {} if until is None else self._reader.offsets_at(places, until)
+        bounded = {
+            place: Stretch(starts.get(place, whole.start), ends.get(place, whole.end))
+            for place, whole in stretches.items()
+        }
+        return [self._opener.open(entry) for entry in self._reader.read(bounded, wanted=self._key.__eq__)]

@@ -1,0 +1,129 @@
+"""``headrace audit``: everything that happened to one request."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from rich.tree import Tree
+
+from schemas.json_view import to_json
+from streams.audit import Audit, Auditor
+from streams.causes import Event
+from streams.cli.lines import clean, summary
+from streams.cli.output import print_json, say
+from streams.opened import iso, opened_view
+from streams.settings import load_settings
+
+WIDE = 1000
+
+
+def audit(
+    request_id: Annotated[str, typer.Argument(help="The request's id.")],
+    tenant: Annotated[str | None, typer.Option(help="Its tenant, where several use the same id.")] = None,
+    lane: Annotated[str, typer.Option(help="Lane it ran in.")] = "live",
+    after: Annotated[float, typer.Option(min=0, help="Minutes after its answer to look for later events.")] = 10.0,
+    folder: Annotated[Path | None, typer.Option(help="The embedded stack's folder.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show every event of a request in causal order, every attempt and its final answer. Exit code 1: nothing found.
+
+    Texts are shown, and may hold personal data.
+    """
+    auditor = Auditor(load_settings(folder=folder), lane=lane, note=say)
+    found = auditor.audit(request_id, tenant=tenant, after=timedelta(minutes=after))
+    if json:
+        print_json(view(found))
+    elif found.events or found.known.final:
+        # A file or a pipe has no width to fit into.
+        Console(highlight=False, width=None if sys.stdout.isatty() else WIDE).print(tree(found))
+    if not found.events and found.known.final is None and not found.known.attempts:
+        say(f"headrace: nothing was found of {request_id} in the lane {lane}")
+        raise typer.Exit(1)
+
+
+def view(found: Audit) -> dict[str, Any]:
+    """The audit as one JSON object."""
+    return {
+        "request_id": found.request_id,
+        "tenant": found.tenants[0] if found.tenants else None,
+        "status": found.status,
+        "window": {
+            "since": iso(found.since) if found.since else None,
+            "until": iso(found.until) if found.until else None,
+        },
+        "events": [_event(event) for event in found.events],
+        "attempts": list(found.known.attempts),
+        "final": found.known.final,
+    }
+
+
+def _event(event: Event) -> dict[str, Any]:
+    first = event.first
+    opened = opened_view(first)
+    shown = {name: opened[name] for name in ("topic", "partition", "offset", "time")}
+    shown |= {
+        "event_id": event.event_id,
+        "causation_id": event.causation_id,
+        "stage": event.stage,
+        "kind": event.kind,
+        "copies": [
+            {"partition": one.entry.partition, "offset": one.entry.offset, "time": iso(one.entry.time)}
+            for one in event.copies
+        ],
+        "same_bytes": event.same_bytes,
+        "record": opened["record"],
+    }
+    if first.fault is not None:
+        shown |= {"undecodable": first.fault, "value": opened["value"]}
+    if first.letter is not None:
+        letter = to_json(first.letter)
+        # The bytes are those of the event itself.
+        shown["dead_letter"] = {
+            name: value for name, value in letter.items() if name not in ("meta", "value", "headers")
+        }
+    return shown
+
+
+def tree(found: Audit) -> Tree:
+    """The audit for a person."""
+    tenant = f" · tenant {found.tenants[0]}" if found.tenants else ""
+    top = Tree(Text(clean(f"{found.request_id}{tenant} · {found.status}"), style="bold"))
+    branches = [top]
+    for event in found.events:
+        del branches[event.depth + 1 :]
+        branches.append(branches[-1].add(_node(event)))
+    if found.known.attempts:
+        attempts = top.add(Text("attempts", style="bold"))
+        for attempt in found.known.attempts:
+            attempts.add(Text(clean(_attempt(attempt))))
+    final = found.known.final
+    if final is not None:
+        top.add(Text(f"final {final['status']} · revision {final['revision']} · {final['decided_at']}", style="bold"))
+    return top
+
+
+def _node(event: Event) -> Text:
+    entry = event.first.entry
+    node = Text(f"{event.kind} ", style="bold red" if event.first.letter or event.first.fault else "bold cyan")
+    node.append(f"{entry.partition}@{entry.offset} {iso(entry.time)} ", style="dim")
+    node.append(clean(summary(event.first)), style="default")
+    if len(event.copies) > 1:
+        places = ", ".join(f"{one.entry.partition}@{one.entry.offset}" for one in event.copies)
+        bytes_ = "the same bytes" if event.same_bytes else "other bytes"
+        node.append(f" · {len(event.copies)} copies with {bytes_}: {places}", style="yellow")
+    return node
+
+
+def _attempt(attempt: dict[str, Any]) -> str:
+    cost = "" if attempt["cost_usd"] is None else f" · ${attempt['cost_usd']}" + (" at most" * attempt["upper_bound"])
+    error = f" · {attempt['error_class']} {attempt['error_code']}" if attempt["error_code"] else ""
+    where = f"{attempt['deployment']} {attempt['model']}"
+    return (
+        f"{attempt['purpose']} {attempt['ordinal']} {attempt['state']} · {where} · {attempt['started_at']}{error}{cost}"
+    )

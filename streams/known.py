@@ -1,0 +1,109 @@
+"""What the database knows of a request: when it was in work, its final answer, and every attempt that was paid."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from processors.postgres import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """All that was found; empty where the request got no further than its topic, or its rows are gone."""
+
+    tenants: tuple[str, ...] = ()
+    # First and last trace of it. ``until`` is None while it has no final answer.
+    since: datetime | None = None
+    until: datetime | None = None
+    final: dict[str, Any] | None = None
+    attempts: tuple[dict[str, Any], ...] = ()
+
+
+async def look_up(dsn: str, *, lane: str, request_id: str, tenants: Collection[str]) -> Known:
+    """Ask the database, by the primary keys. Blocks on three short queries; raises ``DependencyDownError``."""
+    database = await Database.open(dsn, max_size=1, application_name="headrace-audit")
+    try:
+        key = {"lane": lane, "request_id": request_id, "tenants": list(tenants)}
+        begun = await database.execute(_BEGUN, key)
+        finals = await database.execute(_FINALS, key)
+        rows = await database.execute(_ATTEMPTS, key)
+    finally:
+        await database.close()
+    attempts = tuple(_attempt(row) for row in rows)
+    starts = [since for _, since, _ in begun]
+    ends = [row[-1] for row in finals] + [ended for _, _, ended in begun if ended is not None]
+    return Known(
+        tenants=tuple(sorted({row[0] for row in (*begun, *finals)})),
+        since=min(starts, default=None),
+        until=max(ends) if finals else None,
+        final=_final(finals[-1]) if finals else None,
+        attempts=attempts,
+    )
+
+
+def _final(row: tuple[Any, ...]) -> dict[str, Any]:
+    _, revision, event_id, status, decided_at = row
+    return {"status": status, "revision": revision, "event_id": event_id, "decided_at": _plain(decided_at)}
+
+
+def _attempt(row: tuple[Any, ...]) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in zip(_COLUMNS, row, strict=True)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return f"{value.normalize():f}" if isinstance(value, Decimal) else value
+
+
+_BEGUN = """
+    SELECT tenant, accepted_at, NULL::timestamptz FROM idempotency
+    WHERE tenant = ANY(%(tenants)s) AND lane = %(lane)s AND scope = 'request' AND key = %(request_id)s
+    UNION ALL
+    SELECT tenant, created_at, updated_at FROM calls
+    WHERE tenant = ANY(%(tenants)s) AND lane = %(lane)s AND request_id = %(request_id)s
+"""
+_FINALS = """
+    SELECT tenant, revision, event_id, status, decided_at FROM finals
+    WHERE tenant = ANY(%(tenants)s) AND lane = %(lane)s AND request_id = %(request_id)s
+    ORDER BY revision
+"""
+_COLUMNS = (
+    "attempt_id",
+    "purpose",
+    "call_ordinal",
+    "ordinal",
+    "epoch",
+    "route",
+    "deployment",
+    "provider",
+    "model",
+    "state",
+    "started_at",
+    "ended_at",
+    "error_class",
+    "error_code",
+    "http_status",
+    "response_id",
+    "duration_ms",
+    "first_token_ms",
+    "prompt_tokens",
+    "completion_tokens",
+    "cost_usd",
+    "estimated",
+    "upper_bound",
+    "duplicate",
+)
+_ATTEMPTS = """
+    SELECT a.attempt_id::text, c.purpose, c.ordinal, a.ordinal, a.epoch, a.route, a.deployment, a.provider, a.model,
+           a.state, a.started_at, a.ended_at, a.error_class, a.error_code, a.http_status, a.response_id,
+           a.duration_ms, a.first_token_ms, a.prompt_tokens, a.completion_tokens, a.cost_usd,
+           a.estimated, a.upper_bound, a.duplicate
+    FROM calls c JOIN attempts a USING (call_id)
+    WHERE c.tenant = ANY(%(tenants)s) AND c.lane = %(lane)s AND c.request_id = %(request_id)s
+    ORDER BY a.started_at, c.ordinal, a.ordinal
+"""
