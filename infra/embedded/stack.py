@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +20,7 @@ import psutil
 
 from infra.embedded import postgres
 from infra.embedded.cache import locked, try_locked
-from infra.embedded.child import ChildSpec, WorkerSpec
+from infra.embedded.child import ChildSpec, WorkerSpec, python_argv
 from infra.embedded.components import COMPONENTS, Prepared, prepare
 from infra.embedded.errors import ComponentError, StackError
 from infra.embedded.processes import end, mark, marked
@@ -40,6 +39,7 @@ def up(
     *,
     components: Collection[str] = COMPONENTS,
     kafka_properties: Mapping[str, str] | None = None,
+    owner_pid: int | None = None,
     on_progress: OnProgress = silent,
 ) -> StackState:
     """Run the components and workers in ``folder``, and return when all are ready.
@@ -47,7 +47,8 @@ def up(
     Joins a stack that runs already and adds what it lacks; a worker whose name is there stays as it was started.
     Clears first what a crash left, keeping the data. Blocks for about five seconds, and on downloads the first time.
     Raises ComponentError for a process that does not come up and StackError for what can't be prepared; then, and on
-    KeyboardInterrupt, what this call started is stopped.
+    KeyboardInterrupt, what this call started is stopped. A stack that this call starts for an ``owner_pid`` stops by
+    itself when that process ends, however it ends.
     """
     layout = _layout(folder)
     with locked(layout.change_lock):
@@ -58,7 +59,9 @@ def up(
         try:
             _drop_failed(layout, before)
             wanted = _wanted(layout, before, components, kafka_properties, on_progress)
-            return _change(layout, wanted, [ChildSpec.from_worker(worker) for worker in workers], on_progress)
+            return _change(
+                layout, wanted, [ChildSpec.from_worker(worker) for worker in workers], owner_pid, on_progress
+            )
         except BaseException:
             if joined:
                 write_json(layout.desired, before)
@@ -156,11 +159,15 @@ def _wanted(
 
 
 def _change(
-    layout: Layout, wanted: dict[str, Any], workers: Sequence[ChildSpec], on_progress: OnProgress
+    layout: Layout,
+    wanted: dict[str, Any],
+    workers: Sequence[ChildSpec],
+    owner_pid: int | None,
+    on_progress: OnProgress,
 ) -> StackState:
     write_json(layout.desired, wanted)
     if not is_running(layout.folder):
-        _spawn(layout)
+        _spawn(layout, owner_pid)
     _await_ready(layout, [child["name"] for child in wanted["children"] if child["kind"] == "component"], on_progress)
     _complete(wanted)
     names = {child["name"] for child in wanted["children"]}
@@ -194,11 +201,12 @@ def _drop_failed(layout: Layout, before: dict[str, Any]) -> None:
     _await(lambda: not any(status(layout.folder).child(name) for name in failed), timeout_s=READY_TIMEOUT_S)
 
 
-def _spawn(layout: Layout) -> None:
+def _spawn(layout: Layout, owner_pid: int | None) -> None:
     layout.state.unlink(missing_ok=True)
+    owner = [str(owner_pid)] if owner_pid is not None else []
     with layout.log("supervisor").open("ab") as log:
         done = subprocess.run(
-            [sys.executable, "-m", "infra.embedded.supervisor", str(layout.folder)],
+            [*python_argv("infra.embedded.supervisor", str(layout.folder)), *owner],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -1,7 +1,8 @@
-"""The process that owns a stack's processes: ``python -m infra.embedded.supervisor FOLDER``.
+"""The process that owns a stack's processes: ``python -m infra.embedded.supervisor FOLDER [OWNER]``.
 
 It runs what ``desired.json`` lists and follows changes to it, writes what it sees to ``stack.json``, starts a crashed
-child again with a growing pause, and on SIGTERM or SIGINT stops all: the workers first, then the components.
+child again with a growing pause, and on SIGTERM or SIGINT stops all: the workers first, then the components. With the
+pid of an owner it also stops when that process is gone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from infra.embedded.child import ChildSpec
 from infra.embedded.processes import mark
 from infra.embedded.state import ChildState, Layout, StackState, read_json, write_json
@@ -28,8 +31,9 @@ FOLLOW_INTERVAL_S = 0.1
 class Supervisor:
     """Runs until it is told to stop. One per folder: ``supervisor.lock`` sees to that."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, owner: psutil.Process | None = None) -> None:
         self._layout = Layout(folder)
+        self._owner = owner
         self._children: dict[str, Tended] = {}
         self._leaving: dict[asyncio.Task[None], Tended] = {}
         self._stop = asyncio.Event()
@@ -44,13 +48,16 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        while not self._stop.is_set():
+        while not self._stop.is_set() and not self._is_orphan():
             self._follow()
             self._publish()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), FOLLOW_INTERVAL_S)
         await self._stop_all()
         self._publish(running=False)
+
+    def _is_orphan(self) -> bool:
+        return self._owner is not None and not self._owner.is_running()
 
     def _follow(self) -> None:
         try:
@@ -129,6 +136,7 @@ def main() -> None:
     The process that was called ends with 0 as soon as the lock is held, 3 when another supervisor has the folder.
     """
     folder = Path(sys.argv[1])
+    owner = psutil.Process(int(sys.argv[2])) if len(sys.argv) > 2 else None
     with Layout(folder).supervisor_lock.open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -138,7 +146,7 @@ def main() -> None:
         if os.fork() > 0:
             os._exit(0)
         os.setsid()
-        asyncio.run(Supervisor(folder).run())
+        asyncio.run(Supervisor(folder, owner=owner).run())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 
-from infra.embedded import components, postgres, stack
+from infra.embedded import postgres, stack
 from infra.embedded.cache import cache_folder
 from infra.embedded.child import WorkerSpec, python_argv
 from infra.embedded.errors import ComponentError
@@ -248,13 +248,26 @@ def test_two_ups_at_once_make_one_stack(folder: Path) -> None:
 
 
 def test_ctrl_c_during_up_leaves_nothing_running(folder: Path) -> None:
-    code = f"from pathlib import Path; from infra.embedded import stack; stack.up(Path({str(folder)!r}))"
+    code = (
+        "from pathlib import Path; from infra.embedded import stack; "
+        f"stack.up(Path({str(folder)!r}), components=('postgres', 'kafka'))"
+    )
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        eventually(lambda: len(stack.status(folder).components) == len(components.COMPONENTS), "up is under way")
+        eventually(lambda: len(stack.status(folder).components) == 2, "up is under way")
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=PATIENCE_S)
     assert said.rstrip().endswith("KeyboardInterrupt")
     assert marked(folder) == []
+    assert not stack.is_running(folder)
+
+
+def test_a_stack_with_an_owner_ends_with_it(folder: Path) -> None:
+    code = (
+        "import os; from pathlib import Path; from infra.embedded import stack; "
+        f"stack.up(Path({str(folder)!r}), components=('postgres',), owner_pid=os.getpid()); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=PATIENCE_S)
+    eventually(lambda: marked(folder) == [], "the supervisor and all its children end")
     assert not stack.is_running(folder)
 
 

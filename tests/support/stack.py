@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -21,7 +22,7 @@ class TestStack:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._guard = threading.Lock()
-        self._state: StackState = stack.up(folder, components=FIRST)
+        self._state: StackState = stack.up(folder, components=FIRST, owner_pid=os.getpid())
         migrate.apply(self.postgres_dsn)
 
     @property

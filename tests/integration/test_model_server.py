@@ -1,0 +1,71 @@
+"""The bundled model and embeddings, through the clients that reach remote providers too."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import openai
+import pytest
+
+from infra.embedded import model_server
+from infra.embedded.health import is_ready
+from infra.embedded.ports import free_port
+from tests.support.stack import TestStack
+
+
+def test_the_model_answers_chats_with_usage(stack: TestStack) -> None:
+    with openai.OpenAI(base_url=stack.model_url, api_key="none", max_retries=0) as client:
+        assert [model.id for model in client.models.list()] == [stack.model_name]
+        answer = client.chat.completions.create(
+            model=stack.model_name, messages=[{"role": "user", "content": "Say hello."}], max_tokens=12
+        )
+        assert answer.choices[0].message.content
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens > 0
+        with pytest.raises(openai.BadRequestError):
+            client.chat.completions.create(
+                model=stack.model_name, messages=[{"role": "user", "content": "word " * 3_000}], max_tokens=5
+            )
+
+
+def test_the_embeddings_answer_the_client_that_asks_for_base64(stack: TestStack) -> None:
+    with openai.OpenAI(base_url=stack.embeddings_url, api_key="none", max_retries=0) as client:
+        reply = client.embeddings.create(model=stack.embeddings_model, input=["one", "two"])
+    assert [len(entry.embedding) for entry in reply.data] == [384, 384]
+    assert sum(value * value for value in reply.data[0].embedding) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_model_server_ends_at_once_with_a_call_in_flight(tmp_path: Path) -> None:
+    spec = model_server.spec(tmp_path, port=free_port())
+    with subprocess.Popen(spec.argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + spec.start_timeout_s
+        while not is_ready(spec.health):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        streaming = threading.Event()
+        caller = threading.Thread(target=_stream, args=(spec.port, streaming))
+        caller.start()
+        assert streaming.wait(30)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+        caller.join(10)
+
+
+def _stream(port: int | None, streaming: threading.Event) -> None:
+    assert port is not None
+    with openai.OpenAI(base_url=model_server.url(port), api_key="none", max_retries=0) as client:
+        try:
+            chunks = client.chat.completions.create(
+                model=model_server.MODEL_NAME,
+                messages=[{"role": "user", "content": "Tell a very long story about a river."}],
+                max_tokens=1_500,
+                stream=True,
+            )
+            for _ in chunks:
+                streaming.set()
+        except Exception:
+            return
