@@ -11,7 +11,18 @@ import structlog
 from streams.settings import WorkerSettings
 
 # Chatty at info, and of no use to an operator there.
-QUIET = ("aiokafka", "faust", "mode", "streams.transport", "streams.app", "httpx", "httpx2", "httpcore", "openai", "asyncio")
+QUIET = (
+    "aiokafka",
+    "faust",
+    "mode",
+    "streams.transport",
+    "streams.app",
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "openai",
+    "asyncio",
+)
 
 
 def configure_logs(worker: WorkerSettings) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
@@ -186,8 +186,13 @@ class StageRunner:
     async def _give_up(
         self, incoming: Incoming[Record], message: Message, error: Exception, attempts: int, first_failure: datetime
     ) -> Sequence[Output]:
-        """Write the dead letter, then end the request, if there is one, with a ``failed`` answer."""
+        """Write the dead letter, then end the request, if there is one, with a ``failed`` answer.
+
+        An error may bring the outputs that end the request, e.g. with the costs of a call whose outcome is unknown.
+        """
         await self._bury(message, error, run=incoming.meta.run, attempts=attempts, first_failure=first_failure)
+        if isinstance(error, HeadraceError) and error.outputs:
+            return [cast("Output", output) for output in error.outputs]
         if not incoming.meta.request_id:
             return []
         failure = failure_of(error) if isinstance(error, HeadraceError) else _unforeseen(self.stage.name, error)

@@ -258,6 +258,18 @@ async def test_an_indeterminate_call_is_dead_lettered_and_answered_failed() -> N
     assert answer.status == "failed"
 
 
+async def test_an_error_that_brings_its_outputs_has_them_published_after_the_dead_letter() -> None:
+    error = IndeterminateError("the outcome of the call is unknown")
+    cost = Cost(
+        meta=replace(request().meta, event_id="attempt-1"), attempt_id="a", state="unknown", amount_usd=Decimal(1)
+    )
+    error.outputs = (cost,)
+    bench = Bench(failing(error))
+    event = await bench.take(message())
+    assert [o.topic for o in bench.producer.sent] == [f"{LANE}.dead-letters", f"{LANE}.costs"]
+    assert event.acks == 1
+
+
 async def test_a_dead_letter_that_cannot_be_written_stops_the_worker_and_keeps_the_event() -> None:
     bench = Bench(admit)
     bench.producer.failures = [ConfigurationError("live.dead-letters: missing")]
