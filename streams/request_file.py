@@ -24,6 +24,8 @@ MOST_FAULTS = 50
 # So many ids are compared for being given twice; a longer file is still read in flat memory.
 _REMEMBERED = 1_000_000
 
+_PIECE_BYTES = 65_536
+
 Advance = Callable[[int], None]
 
 
@@ -116,16 +118,24 @@ class RequestFile:
         while (self._end is None or position < self._end) and (text := self._file.readline(MAX_LINE_BYTES + 1)):
             number += 1
             size = len(text)
-            while len(text) > MAX_LINE_BYTES and not text.endswith(b"\n"):
-                rest = self._file.readline(MAX_LINE_BYTES)
-                size += len(rest)
-                if not rest or rest.endswith(b"\n"):
-                    break
+            oversized = size > MAX_LINE_BYTES
+            if oversized:
+                size += 0 if text.endswith(b"\n") else self._skip_line()
+                text = b""
             position += size
             if number == 1:
                 text = text.removeprefix(_BOM)
-            if text.strip():
-                yield Line(number, text if len(text) <= MAX_LINE_BYTES else None, size)
+            if oversized or text.strip():
+                yield Line(number, None if oversized else text, size)
+
+    def _skip_line(self) -> int:
+        """Read to the end of the line without keeping it; how much that was."""
+        size = 0
+        while piece := self._file.readline(_PIECE_BYTES):
+            size += len(piece)
+            if piece.endswith(b"\n"):
+                break
+        return size
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -1,0 +1,86 @@
+"""Running commands of the command line in a test, against the test stack."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from schemas.codec import Codec
+from schemas.files import event_schemas
+from schemas.registry import Registry
+from streams.cli import main
+from streams.settings import Settings
+from streams.topics import apply, compare
+from tests.support.settings import settings_for
+from tests.support.stack import TestStack
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        """Every line of stdout, as JSON."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+class Commands:
+    """The command line with settings for the test stack, a lane with topics, and its codec."""
+
+    def __init__(self, stack: TestStack, lane: str, folder: Path, kinds: tuple[str, ...]) -> None:
+        self.lane = lane
+        self.settings: Settings = settings_for(stack)
+        apply(self.settings, lane, compare(self.settings, lane, kinds))
+        asyncio.run(Registry(stack.registry_url).register(event_schemas()))
+        self.codec = asyncio.run(Codec.connect(stack.registry_url))
+        self.config = folder / "headrace.toml"
+        self.config.write_text(_TOML.format(stack=stack))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "HEADRACE_CONFIG": str(self.config)}
+
+    def run(self, *arguments: str, stdin: bytes | None = None) -> Ran:
+        """Run ``headrace`` in this process."""
+        out, err = io.StringIO(), io.StringIO()
+        source = io.TextIOWrapper(io.BytesIO(stdin or b""))
+        changed = patch.multiple(sys, argv=["headrace", *arguments], stdin=source)
+        with patch.dict(os.environ, self.environment), changed, redirect_stdout(out), redirect_stderr(err):
+            try:
+                main()
+                code = 0
+            except SystemExit as ended:
+                code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        return Ran(code, out.getvalue(), err.getvalue())
+
+
+_TOML = """
+stack = "external"
+[kafka]
+bootstrap = "{stack.kafka_bootstrap}"
+[registry]
+url = "{stack.registry_url}"
+[postgres]
+dsn = "{stack.postgres_dsn}"
+[embeddings]
+base_url = "http://127.0.0.1:9/v1"
+model = "none"
+[deployments.local]
+base_url = "http://127.0.0.1:9/v1"
+model = "none"
+[routes.default]
+deployment = "local"
+"""
