@@ -63,12 +63,15 @@ class Scene:
 
 @contextmanager
 def scene(stack: TestStack, folder: Path, lane: str, *provider_options: str, **changes: Any) -> Iterator[Scene]:
-    """A lane of its own: schemas registered, topics made, a provider that logs its calls. ``changes``: settings."""
+    """A lane of its own: schemas registered, topics made, a provider that logs its calls.
+
+    ``changes`` are settings, merged into the run's own.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     provider = ProviderProcess(folder / "provider.jsonl", *provider_options)
     try:
         prompt = f"faults-{lane}"
-        values = {**setting_values(stack, provider.base_url, prompt), **changes}
+        values = _merged(setting_values(stack, provider.base_url, prompt), changes)
         settings = Settings(**values)
         asyncio.run(Registry(stack.registry_url).register(event_schemas()))
         apply(settings, lane, compare(settings, lane))
@@ -190,6 +193,11 @@ class Pipeline:
     def stop(self) -> dict[str, int]:
         """SIGTERM to all; the exit codes by stage."""
         return {"+".join(worker.stages): worker.stop() for worker in self.workers.values()}
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = {key for key, value in over.items() if isinstance(value, dict) and isinstance(under.get(key), dict)}
+    return {**under, **{key: _merged(under[key], over[key]) if key in both else over[key] for key in over}}
 
 
 def _text(value: Any) -> str:

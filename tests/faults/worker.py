@@ -66,6 +66,11 @@ class WorkerProcess:
             )
 
     @property
+    def port(self) -> int:
+        """Where this life serves its pages."""
+        return self._port
+
+    @property
     def code(self) -> int | None:
         """The exit code; None while it lives."""
         return self._running().poll()
