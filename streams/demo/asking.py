@@ -20,6 +20,8 @@ from streams.settings import Settings
 GROUP = 4
 GROUP_TIMEOUT_S = 120.0
 PASSAGES = 3
+# A small model soon repeats itself: a paragraph is enough, and what was said is made less likely.
+SAMPLING = Sampling(max_tokens=120, temperature=0.0, frequency_penalty=0.5, stop=("\n\n",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +31,6 @@ class Manner:
     tenant: str = "default"
     namespace: str
     lane: str = "live"
-    max_tokens: int = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,6 @@ def request_of(question: str, manner: Manner) -> Request:
         ),
         feature="demo",
         query=Text(inline=question),
-        sampling=Sampling(max_tokens=manner.max_tokens, temperature=0.0),
+        sampling=SAMPLING,
         retrieval=Retrieval(k=PASSAGES, namespaces=(manner.namespace,)),
     )
