@@ -10,8 +10,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -49,6 +51,17 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
 
 def pids(state: StackState) -> dict[str, int | None]:
     return {child.name: child.pid for child in state.components}
+
+
+@contextmanager
+def running(argv: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process that is gone afterwards, whatever the test came to."""
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, text=True, **options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def create_topic(state: StackState, name: str, partitions: int) -> None:
@@ -125,9 +138,7 @@ def test_a_postgres_that_outlived_its_supervisor_is_stopped_and_its_data_kept(fo
     stack.up(folder, components=("postgres",))
     stack.down(folder)
     spec = postgres.spec(folder, port=free_port())
-    with subprocess.Popen(
-        spec.argv, user=spec.user, group=spec.user, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as orphan:
+    with running(spec.argv, user=spec.user, group=spec.user, stderr=subprocess.DEVNULL) as orphan:
         eventually((postgres.data_folder(folder) / "postmaster.pid").exists, "the orphan is up")
         assert marked(folder) == []
         state = stack.up(folder, components=("postgres",))
@@ -138,7 +149,7 @@ def test_a_postgres_that_outlived_its_supervisor_is_stopped_and_its_data_kept(fo
 def test_a_pid_that_now_belongs_to_somebody_else_is_left_alone(folder: Path) -> None:
     stack.up(folder, components=("postgres",))
     stack.down(folder)
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as stranger:
+    with running([sys.executable, "-c", "import time; time.sleep(60)"]) as stranger:
         (postgres.data_folder(folder) / "postmaster.pid").write_text(
             f"{stranger.pid}\n{folder}\n1\n5432\n\n\n0\nready\n"
         )
@@ -148,7 +159,6 @@ def test_a_pid_that_now_belongs_to_somebody_else_is_left_alone(folder: Path) -> 
         assert not stack.down(folder)
         assert stack.up(folder, components=("postgres",)).healthy
         assert stranger.poll() is None
-        stranger.kill()
 
 
 def test_a_killed_component_is_started_again_and_counted(folder: Path) -> None:
@@ -183,10 +193,9 @@ def test_a_port_that_was_taken_meanwhile_is_replaced(folder: Path) -> None:
     stack.down(folder)
     port = first.components[0].port
     thief = python_argv("http.server", "--bind", "127.0.0.1", str(port))
-    with subprocess.Popen(thief, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with running(thief, stderr=subprocess.DEVNULL):
         eventually(lambda: not is_free(port or 0), "the thief listens")
         second = stack.up(folder, components=("postgres",))
-        process.kill()
     assert second.healthy
     assert second.components[0].port != port
 
@@ -252,7 +261,7 @@ def test_ctrl_c_during_up_leaves_nothing_running(folder: Path) -> None:
         "from pathlib import Path; from infra.embedded import stack; "
         f"stack.up(Path({str(folder)!r}), components=('postgres', 'kafka'))"
     )
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    with running([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE) as process:
         eventually(lambda: len(stack.status(folder).components) == 2, "up is under way")
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=PATIENCE_S)
