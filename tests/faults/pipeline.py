@@ -54,6 +54,8 @@ class Scene:
     env: Mapping[str, str]
     codec: Codec
     provider: ProviderProcess
+    # Other scenes call the same provider; request ids start with the lane then.
+    shares_provider: bool = False
 
     @property
     def dsn(self) -> str:
@@ -62,13 +64,20 @@ class Scene:
 
 
 @contextmanager
-def scene(stack: TestStack, folder: Path, lane: str, *provider_options: str, **changes: Any) -> Iterator[Scene]:
-    """A lane of its own: schemas registered, topics made, a provider that logs its calls.
+def scene(
+    stack: TestStack,
+    folder: Path,
+    lane: str,
+    *provider_options: str,
+    shared: ProviderProcess | None = None,
+    **changes: Any,
+) -> Iterator[Scene]:
+    """A lane of its own: schemas registered, topics made, a provider that logs its calls (or the ``shared`` one).
 
     ``changes`` are settings, merged into the run's own.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    provider = ProviderProcess(folder / "provider.jsonl", *provider_options)
+    provider = shared or ProviderProcess(folder / "provider.jsonl", *provider_options)
     try:
         prompt = f"faults-{lane}"
         values = _merged(setting_values(stack, provider.base_url, prompt), changes)
@@ -84,9 +93,11 @@ def scene(stack: TestStack, folder: Path, lane: str, *provider_options: str, **c
             env={f"HEADRACE_{name.upper()}": _text(value) for name, value in values.items()},
             codec=asyncio.run(Codec.connect(stack.registry_url)),
             provider=provider,
+            shares_provider=shared is not None,
         )
     finally:
-        provider.stop()
+        if shared is None:
+            provider.stop()
 
 
 def setting_values(stack: TestStack, model_url: str, prompt: str) -> dict[str, Any]:
@@ -122,13 +133,14 @@ class Pipeline:
         groups: Sequence[tuple[str, ...]] = tuple((stage,) for stage in STAGES),
         *,
         stock_commit: bool = False,
+        slot: str = "w0",
     ) -> None:
         cores = os.cpu_count() or 1
         self.workers = {
             stages: WorkerProcess(
                 stages,
                 lane=scene.lane,
-                slot="w0",
+                slot=slot,
                 env=scene.env,
                 folder=scene.folder,
                 # Pinned as the product's own workers are: the threads of one process don't fight over its lock then.

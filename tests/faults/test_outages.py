@@ -6,7 +6,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -15,6 +15,7 @@ import pytest
 from infra.embedded import stack as embedded
 from tests.faults.pipeline import STAGES, Pipeline, scene
 from tests.faults.traffic import Planned, Publisher
+from tests.support.polling import POLL_S, eventually
 from tests.support.stack import TestStack
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
@@ -28,8 +29,6 @@ CHANGES = {
     "kafka": {"produce_timeout_s": 5.0},
     "deployments": {"fake": {"total_timeout_s": 3.0, "first_token_timeout_s": 3.0}},
 }
-HEAL_S = 90.0
-POLL_S = 0.1
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +39,6 @@ def own_stack() -> Iterator[TestStack]:
     started = TestStack(folder)
     yield started
     started.close()
-
-
-def eventually(holds: Callable[[], bool], what: str, timeout_s: float = HEAL_S) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {timeout_s:g} s: {what}")
-        time.sleep(POLL_S)
 
 
 def page(pipeline: Pipeline, stage: str, name: str) -> int:

@@ -1,0 +1,16 @@
+"""Waiting in tests: by looking until a deadline, never by sleeping for a guess."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+POLL_S = 0.1
+
+
+def eventually(holds: Callable[[], bool], what: str, *, timeout_s: float = 60.0) -> None:
+    """Return when ``holds`` does. Fails the test, naming ``what``, when it does not within ``timeout_s``."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
+        time.sleep(POLL_S)
