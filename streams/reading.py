@@ -25,7 +25,7 @@ STALLED_S = 30.0
 POLL_S = 0.1
 # A batch is handed out when it is full or this is over, so it is also what the end of a read waits for.
 READ_POLL_S = 0.03
-BATCH = 10_000
+BATCH = 2_000
 # librdkafka's error for a topic or partition that is not there.
 _MISSING = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 
