@@ -164,7 +164,11 @@ def collect(
         calls=calls,
         attempts=attempts,
         indexed=indexed,
-        provider=provider_calls(scene.provider.log),
+        provider=[
+            call
+            for call in provider_calls(scene.provider.log)
+            if not scene.shares_provider or call.request_id.startswith(scene.lane)
+        ],
         **rest,
     )
 

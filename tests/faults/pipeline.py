@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ MODEL = "fake"
 LEASE_S = 5.0
 SESSION_S = 10.0
 MAX_ATTEMPTS = 5
+_REGISTERING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,9 @@ def scene(
         prompt = f"faults-{lane}"
         values = _merged(setting_values(stack, provider.base_url, prompt), changes)
         settings = Settings(**values)
-        asyncio.run(Registry(stack.registry_url).register(event_schemas()))
+        # The registry refuses the second of two first registrations of a subject.
+        with _REGISTERING:
+            asyncio.run(Registry(stack.registry_url).register(event_schemas()))
         apply(settings, lane, compare(settings, lane))
         yield Scene(
             folder=folder,

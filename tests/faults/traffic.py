@@ -45,7 +45,7 @@ class Planned:
 
 
 def plan(lane: str, count: int, seed: int, *, faulty_share: float = 0.03) -> list[Planned]:
-    """``count`` requests: most plain, some that break a rule, some published twice, some refused by the provider once."""
+    """``count`` requests: most plain; some break a rule, some are published twice, some fail once at the provider."""
     chance = random.Random(f"plan/{seed}")
     requests = []
     for number in range(count):
@@ -209,13 +209,13 @@ class Watcher:
 
 
 def thresholds(chance: random.Random, count: int, total: int) -> list[int]:
-    """``count`` places between 8 % and 92 % of ``total``, evenly spread with some jitter."""
-    step = 0.84 / max(1, count)
-    return [round(total * (0.08 + step * (n + chance.uniform(0.2, 0.8)))) for n in range(count)]
+    """``count`` places between 5 % and 80 % of ``total``, evenly spread with some jitter."""
+    step = 0.75 / max(1, count)
+    return [round(total * (0.05 + step * (n + chance.uniform(0.2, 0.8)))) for n in range(count)]
 
 
 def kill_schedule(seed: int, kills: int, requests: int, stages: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """When to kill which stage: after so many publications. ``stages`` are gone through in a seeded order."""
+    """When to kill which stage: after so many answers. ``stages`` are gone through in a seeded order."""
     chance = random.Random(f"kills/{seed}")
     order: list[str] = []
     while len(order) < kills:

@@ -14,6 +14,7 @@ from tests.faults.evidence import AttemptRow, Evidence, ProviderCall, Seen
 
 ENRICHMENTS = ("enrichments.high", "enrichments.normal", "enrichments.low")
 WORKER_LOST = "worker_lost"
+CRASH_LOOP = 3
 # As many examples as a violation names.
 EXAMPLES = 5
 # Clocks are one machine's; this covers rounding.
@@ -64,6 +65,7 @@ class _Judge:
         self._lost = tuple(sorted(evidence.accepted.keys() - self._answers.keys()))
         self._phantoms = self._find_phantoms()
         self._opened = self._open_at_kills()
+        self._crash_looped = self._find_crash_looped()
         self._statuses: Counter[str] = Counter()
 
     def answers(self) -> None:
@@ -85,7 +87,7 @@ class _Judge:
             self._statuses[answer.status] += 1
             planned = evidence.planned.get(request_id)
             wanted = "answered" if planned and planned.valid else "rejected"
-            if answer.status != wanted:
+            if answer.status != wanted and request_id not in self._crash_looped:
                 code = answer.failure.code if answer.failure else "no failure"
                 self._violations.append(f"{request_id}: is {answer.status} ({code}), should be {wanted}")
 
@@ -102,7 +104,7 @@ class _Judge:
         for key, copies in self._enrichments().items():
             if len({decode(value, Enrichment).meta.event_id for value in {seen.value for seen in copies}}) > 1:
                 self._violations.append(f"{key}: its enrichments have several event ids")
-        letters = [seen.key for seen in topics["dead-letters"]]
+        letters = [seen.key for seen in topics["dead-letters"] if seen.key not in self._crash_looped]
         self._check("on dead-letters", letters)
 
     def calls(self) -> None:
@@ -205,13 +207,18 @@ class _Judge:
         )
 
     def _check_paid(self, request_id: str, calls: Sequence[ProviderCall]) -> None:
-        """Of a request's paid calls one is ``done``; every other was open at a kill and is booked at its bound."""
+        """Of a request's paid calls one is ``done``; every other was open at a kill and is booked at its bound.
+
+        A worker that wakes up late books what the call cost in truth, as a duplicate.
+        """
         rows = [self._attempts[call.attempt_id] for call in calls if call.attempt_id in self._attempts]
-        done = [row for row in rows if row.state == "done"]
-        if len(done) != 1:
+        done = [row for row in rows if row.state == "done" and not row.duplicate]
+        if len(done) != (0 if request_id in self._crash_looped else 1):
             self._violations.append(f"{request_id}: {len(calls)} paid calls, {len(done)} of them booked done")
         for row in rows:
-            if row.state == "done":
+            if row.state == "done" and not row.duplicate:
+                continue
+            if row.duplicate and row.late_at is not None and row.attempt_id in self._opened:
                 continue
             bounded = row.state == "unknown" and row.upper_bound and row.cost_usd == row.upper_bound_usd
             if not bounded or row.error_code != WORKER_LOST:
@@ -231,6 +238,12 @@ class _Judge:
                 if call.began <= kill.after and (row is None or not _closed(row, kill.before)):
                     found.setdefault(call.attempt_id, number)
         return found
+
+    def _find_crash_looped(self) -> set[str]:
+        """Requests that were in a call at three kills: the protocol gives them up, with a dead letter and an answer."""
+        lost = Counter(row.request_id for row in self._evidence.attempts if row.error_code == WORKER_LOST)
+        ended = {row.request_id for row in self._evidence.finals if row.status == "failed"}
+        return {name for name, count in lost.items() if count >= CRASH_LOOP and name in ended}
 
     def _was_open(self, row: AttemptRow) -> bool:
         return any(

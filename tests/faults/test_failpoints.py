@@ -1,0 +1,180 @@
+"""The protocol's table: a worker that is killed between any two durable steps loses nothing and pays at most once more.
+
+Each case has a lane and a worker of its own, with one request in it, so that the turn of a fail point that every stage
+passes names the stage. The cases run side by side; each is judged in a test of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from processors.failpoints import NAMES
+from tests.faults.evidence import AttemptRow, Evidence, Seen, collect, read_topics
+from tests.faults.pipeline import Kill, Scene, scene
+from tests.faults.traffic import Planned, Publisher
+from tests.faults.verifier import verify
+from tests.faults.worker import WorkerProcess
+from tests.provider.process import ProviderProcess
+from tests.support.stack import TestStack
+
+pytestmark = [pytest.mark.stack, pytest.mark.faults]
+
+STAGES = ("admit", "enrich", "complete", "filter")
+SIDE_BY_SIDE = 3
+DEADLINE_S = 60.0
+SHORT = {"lease_s": 2.0, "session_timeout_s": 6.0, "commit_interval_s": 0.5}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A fail point, and what its kill has to leave behind."""
+
+    point: str
+    paid: int = 1
+    unknown: int = 0
+    # The topic where the event comes again, with the same id and bytes.
+    twice: str | None = None
+
+
+CASES = (
+    Case("after_claim", unknown=1),
+    Case("before_call", unknown=1),
+    Case("after_reply", paid=2, unknown=1),
+    Case("after_finish"),
+    Case("after_cost_produced", twice="costs"),
+    Case("after_final_claim"),
+    *(
+        Case(f"after_produce:{turn}", twice=kind)
+        for turn, kind in enumerate(("admitted", "enrichments.normal", "completions", "answers"), start=1)
+    ),
+    Case("before_ack:3", twice="completions"),
+    Case("before_ack:4", twice="answers"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a case left behind; ``between``: the answers and final rows after the kill and before the next life."""
+
+    code: int
+    evidence: Evidence
+    between_answers: list[Seen]
+    between_finals: list[bytes]
+
+
+@pytest.fixture(scope="module")
+def results(stack: TestStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Result]]]:
+    """All cases under way, a few at a time."""
+    folder = tmp_path_factory.mktemp("failpoints")
+    lane = f"p{time.time_ns() % 10**8:x}"
+    assert stack.embeddings_url
+    paid = ProviderProcess(folder / "provider.jsonl")
+    try:
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            yield {
+                case.point: pool.submit(_case, stack, paid, folder / str(number), f"{lane}x{number}x", case.point)
+                for number, case in enumerate(CASES)
+            }
+    finally:
+        paid.stop()
+
+
+def test_every_fail_point_has_a_case() -> None:
+    assert {case.point.partition(":")[0] for case in CASES} == set(NAMES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.point for case in CASES])
+def test_a_kill_loses_nothing_and_pays_at_most_once_more(case: Case, results: dict[str, Future[Result]]) -> None:
+    result = results[case.point].result(DEADLINE_S * 4)
+    evidence, verdict = result.evidence, verify(result.evidence)
+    assert result.code == -9
+    assert verdict.violations == ()
+    assert verdict.statuses == {"answered": 2}
+    first = _attempts(evidence, "first")
+    assert sum(call.paid for call in evidence.provider if call.request_id.endswith("first")) == case.paid
+    assert [row.state for row in first] == ["unknown"] * case.unknown + ["done"]
+    assert all(row.upper_bound and row.cost_usd == row.upper_bound_usd for row in first[: case.unknown])
+    assert [row.state for row in _attempts(evidence, "second")] == ["done"]
+    if case.twice is not None:
+        assert len(_of_first(evidence.topics[case.twice], evidence)) > 1
+    if case.point == "after_finish":
+        assert len(_of_first(evidence.topics["completions"], evidence)) == 1
+
+
+def test_a_claimed_final_answer_is_published_as_it_was_claimed(results: dict[str, Future[Result]]) -> None:
+    result = results["after_final_claim"].result(DEADLINE_S * 4)
+    assert result.between_answers == []
+    [claimed] = result.between_finals
+    published = _of_first(result.evidence.topics["answers"], result.evidence)
+    assert {seen.value for seen in published} == {claimed}
+
+
+def test_what_costs_said_before_the_kill_is_said_again_in_the_same_bytes(results: dict[str, Future[Result]]) -> None:
+    evidence = results["after_cost_produced"].result(DEADLINE_S * 4).evidence
+    assert len({seen.value for seen in _of_first(evidence.topics["costs"], evidence)}) == 1
+
+
+def _case(stack: TestStack, paid: ProviderProcess, folder: Path, lane: str, point: str) -> Result:
+    with scene(stack, folder, lane, shared=paid, partitions=1, worker=SHORT) as where:
+        return _run(where, point)
+
+
+def _run(where: Scene, point: str) -> Result:
+    publisher = Publisher(where)
+    publisher.push_prompt()
+    first, second = (
+        Planned(request_id=f"{where.lane}-{name}", question="How does the lamp work?") for name in ("first", "second")
+    )
+    worker = WorkerProcess(STAGES, lane=where.lane, slot="w0", env=where.env, folder=where.folder, cpu=None)
+    worker.start(HEADRACE_WORKER__FAILPOINT=point)
+    try:
+        began = time.time()
+        publisher.request(first)
+        publisher.flush()
+        code = worker.wait_end(DEADLINE_S)
+        kill = Kill("complete", began, time.time())
+        between_answers = read_topics(where, ("answers",))["answers"]
+        between_finals = _finals(where)
+        worker.start()
+        _await_answers(where, [first])
+        publisher.request(second)
+        publisher.flush()
+        _await_answers(where, [first, second])
+        assert worker.stop() == 0, worker.tail()
+    finally:
+        if worker.code is None:
+            worker.kill()
+    evidence = collect(where, [first, second], publisher.accepted, kills=(kill,))
+    return Result(code, evidence, between_answers, between_finals)
+
+
+def _await_answers(where: Scene, requests: list[Planned]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    wanted = {planned.request_id for planned in requests}
+    while not wanted <= {seen.key for seen in read_topics(where, ("answers",))["answers"]}:
+        if time.monotonic() > deadline:
+            seen = {kind: [one.key for one in found] for kind, found in read_topics(where).items()}
+            raise TimeoutError(f"{wanted} are not all answered; topics hold {seen}")
+        time.sleep(0.2)
+
+
+def _finals(where: Scene) -> list[bytes]:
+    with psycopg.connect(where.dsn) as connection:
+        rows = connection.execute("SELECT answer FROM finals WHERE lane = %s", (where.lane,)).fetchall()
+    return [bytes(row[0]) for row in rows]
+
+
+def _attempts(evidence: Evidence, name: str) -> list[AttemptRow]:
+    return [row for row in evidence.attempts if row.request_id.endswith(name)]
+
+
+def _of_first(records: object, evidence: Evidence) -> list[Seen]:
+    assert isinstance(records, list)
+    return [seen for seen in records if seen.key.endswith("first")]

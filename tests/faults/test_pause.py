@@ -1,0 +1,91 @@
+"""A worker that sleeps past its lease is fenced: its late reply is refused, booked as a duplicate, and published nowhere."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.faults.evidence import collect, provider_calls, read_topics
+from tests.faults.pipeline import Kill, Scene, scene
+from tests.faults.traffic import Planned, Publisher
+from tests.faults.verifier import verify
+from tests.faults.worker import WorkerProcess
+from tests.support.stack import TestStack
+
+pytestmark = [pytest.mark.stack, pytest.mark.faults]
+
+SHORT = {"lease_s": 2.0, "session_timeout_s": 6.0, "commit_interval_s": 0.5}
+DEADLINE_S = 60.0
+
+
+def test_a_worker_that_wakes_after_its_lease_changes_nothing_but_its_own_booking(
+    stack: TestStack, tmp_path: Path, lane: str
+) -> None:
+    assert stack.embeddings_url
+    with scene(stack, tmp_path, lane, "--slow-ms", "4000", "--slow-share", "1", partitions=1, worker=SHORT) as where:
+        publisher = Publisher(where)
+        publisher.push_prompt()
+        asked = Planned(request_id=f"{lane}-asked", question="How does the lamp work?")
+        rest = _worker(where, ("admit", "enrich", "filter"), "rest")
+        sleeper, other = _worker(where, ("complete",), "sleeper"), _worker(where, ("complete",), "other")
+        workers = (rest, sleeper, other)
+        try:
+            rest.start()
+            sleeper.start()
+            publisher.request(asked)
+            publisher.flush()
+            _until(lambda: bool(provider_calls(where.provider.log)), "no call was made")
+            sleeper.signal(signal.SIGSTOP)
+            paused = time.time()
+            other.start()
+            _until(lambda: bool(read_topics(where, ("answers",))["answers"]), "nobody took the call up")
+            sleeper.signal(signal.SIGCONT)
+            _until(lambda: _booked_late(where), "the late reply is not booked")
+            woken = time.time()
+            again = Planned(request_id=f"{lane}-again", question="How does the lamp work?")
+            publisher.request(again)
+            publisher.flush()
+            _until(lambda: len(read_topics(where, ("answers",))["answers"]) > 1, "nothing works after the pause")
+            assert [worker.stop() for worker in workers] == [0, 0, 0], sleeper.tail()
+        finally:
+            for worker in workers:
+                if worker.lives and worker.code is None:
+                    worker.kill()
+        evidence = collect(where, [asked, again], publisher.accepted, kills=(Kill("complete", paused, woken),))
+    verdict = verify(evidence)
+    assert verdict.violations == ()
+    assert verdict.paid_calls == 3
+    late, done, _ = (
+        evidence.attempts
+        if evidence.attempts[0].duplicate
+        else sorted(evidence.attempts, key=lambda row: not row.duplicate)
+    )
+    assert late.duplicate
+    assert late.late_at is not None
+    assert done.state == "done"
+    assert len({seen.value for seen in evidence.topics["answers"] if seen.key == asked.request_id}) == 1
+
+
+def _worker(where: Scene, stages: tuple[str, ...], slot: str) -> WorkerProcess:
+    return WorkerProcess(stages, lane=where.lane, slot=slot, env=where.env, folder=where.folder, cpu=None)
+
+
+def _booked_late(where: Scene) -> bool:
+    with psycopg.connect(where.dsn) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM attempts JOIN calls USING (call_id) WHERE lane = %s AND late_at IS NOT NULL",
+            (where.lane,),
+        ).fetchone()
+    return row is not None and row[0] > 0
+
+
+def _until(holds: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not holds():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.1)
