@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -69,9 +70,13 @@ def run(settings: Settings, questions: Sequence[str]) -> Asked:
     documents = list(load_python_topics(Owner(namespace=NAMESPACE, lane=LANE)))
     chars = sum(chars_of(document) for document in documents)
     say(f"\nindexing the Python language reference: {len(documents)} documents, {chars / 1000:.0f} kB")
+    started = time.monotonic()
     with ingestion(len(documents), chars) as on_ingested:
         done = ingest(settings, publisher, documents, lane=LANE, on_progress=on_ingested)
-    say(f"{done.documents} documents in {done.passages} passages, {done.embedded} of them embedded now")
+    say(
+        f"{done.documents} documents in {done.passages} passages, {done.embedded} of them embedded now;"
+        f" {time.monotonic() - started:.0f} s"
+    )
     manner = Manner(namespace=NAMESPACE, lane=LANE)
     say(f"\nasking {len(questions)} questions, {GROUP} at a time")
     with answering(len(questions)) as on_arrival:

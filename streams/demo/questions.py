@@ -15,7 +15,7 @@ QUESTIONS = (
     "What does the nonlocal statement do?",
     "When does the finally clause of a try statement run?",
     "How do you raise an exception from another exception?",
-    "Can a lambda expression contain statements?",
+    "What does a lambda expression yield?",
     "What does a slice of a sequence select?",
     "What does the global statement mean?",
     "What happens when a generator function is called?",
