@@ -76,7 +76,7 @@ def raw(commands: Commands, kind: str, key: str, value: bytes, headers: dict[str
     assert producer.flush(20) == 0
 
 
-def remember(commands: Commands, answer: Answer, *, decided_at: datetime | None = None) -> None:
+def remember(commands: Commands, answer: Answer, *, decided_at: datetime | None = None, call: bool = True) -> None:
     """What admission and finality leave in the database, and a journaled call with one attempt."""
 
     async def write() -> None:
@@ -90,27 +90,30 @@ def remember(commands: Commands, answer: Answer, *, decided_at: datetime | None 
                 " VALUES (%(tenant)s, %(lane)s, 'request', %(request_id)s, %(request_id)s, 'h', -1, %(accepted_at)s)",
                 own,
             )
-            await database.execute(
-                "INSERT INTO calls (call_id, tenant, lane, run, request_id, purpose, ordinal, input_hash, input, state,"
-                " result) VALUES (gen_random_uuid(), %(tenant)s, %(lane)s, '', %(request_id)s, 'completion', 0, 'h',"
-                " 'i', 'done', 'r')",
-                own,
-            )
-            await database.execute(
-                "INSERT INTO attempts (attempt_id, call_id, ordinal, epoch, route, deployment, provider, model,"
-                " price_source, account, stage_version, control_offset, bound_prompt_tokens, bound_completion_tokens,"
-                " upper_bound_usd, state, started_at, ended_at, cost_usd)"
-                " SELECT gen_random_uuid(), call_id, 0, 1, 'default', 'local', 'p', 'm', '', '', '1', -1, 1, 1, 1,"
-                " 'done', now(), now(), 0.0015 FROM calls"
-                " WHERE tenant = %(tenant)s AND lane = %(lane)s AND request_id = %(request_id)s",
-                own,
-            )
+            if call:
+                await database.execute(_CALL, own)
+                await database.execute(_ATTEMPT, own)
             final = replace(answer, decided_at=decided_at)
             await PostgresFinality(database).claim(final, commands.codec.encode(final))
         finally:
             await database.close()
 
     asyncio.run(write())
+
+
+_CALL = """
+    INSERT INTO calls (call_id, tenant, lane, run, request_id, purpose, ordinal, input_hash, input, state, result)
+    VALUES (gen_random_uuid(), %(tenant)s, %(lane)s, '', %(request_id)s, 'completion', 0, 'h', 'i', 'done', 'r')
+"""
+_ATTEMPT = """
+    INSERT INTO attempts (
+        attempt_id, call_id, ordinal, epoch, route, deployment, provider, model, price_source, account, stage_version,
+        control_offset, bound_prompt_tokens, bound_completion_tokens, upper_bound_usd, state, started_at, ended_at,
+        cost_usd)
+    SELECT gen_random_uuid(), call_id, 0, 1, 'default', 'local', 'p', 'm', '', '', '1', -1, 1, 1, 1, 'done', now(),
+        now(), 0.0015
+    FROM calls WHERE tenant = %(tenant)s AND lane = %(lane)s AND request_id = %(request_id)s
+"""
 
 
 def audit(commands: Commands, request_id: str = "r-1", *more: str) -> dict[str, Any]:
@@ -189,7 +192,7 @@ def test_an_answer_published_long_after_it_became_final_is_found(commands: Comma
     publish(commands, *events)
     answer = events[-1]
     assert isinstance(answer, Answer)
-    remember(commands, answer, decided_at=datetime.now(UTC) - timedelta(days=1))
+    remember(commands, answer, decided_at=datetime.now(UTC) - timedelta(days=1), call=False)
     assert "answers" in {event["kind"] for event in audit(commands)["events"]}
 
 
