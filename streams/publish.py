@@ -47,6 +47,8 @@ class Publisher:
                 "partitioner": "murmur2_random",
                 # Without it a fresh topic's records were seen out of order.
                 "enable.idempotence": True,
+                # What goes wrong is reported by `flush`; the client's own lines would come many times a second.
+                "log_level": 2,
                 "linger.ms": 5,
                 "message.max.bytes": MAX_EVENT_BYTES,
                 "message.timeout.ms": int(settings.kafka.produce_timeout_s * 1000),

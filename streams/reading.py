@@ -79,6 +79,8 @@ class TopicReader:
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "earliest",
                 "enable.partition.eof": True,
+                # What goes wrong is raised; the client's own lines would come many times a second.
+                "log_level": 2,
                 "fetch.wait.max.ms": 50,
                 # By default the client stands still for a second whenever its queue is full.
                 "fetch.queue.backoff.ms": 5,
