@@ -19,6 +19,8 @@ TIMINGS = "headrace-timings"
 TRACEPARENT = "traceparent"
 # Handed on as they came.
 CARRIED = ("tracestate", "baggage")
+# W3C baggage allows as much; what is longer is dropped, because it would count towards every later event's size.
+LONGEST_CARRIED = 8_192
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
@@ -46,7 +48,8 @@ def event_headers(
     }
     headers = [(name, value.encode()) for name, value in pairs.items()]
     headers.append(("content-type", CONTENT_TYPE))
-    headers += [(name, value) for name in CARRIED if (value := header(cause, name)) is not None]
+    carried = ((name, header(cause, name)) for name in CARRIED)
+    headers += [(name, value) for name, value in carried if value is not None and len(value) <= LONGEST_CARRIED]
     if timings:
         headers.append((TIMINGS, dump_timings(timings)))
     return headers

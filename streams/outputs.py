@@ -46,7 +46,7 @@ KINDS: dict[type[Record], str] = {
 }
 PRIORITIES = ("high", "normal", "low")
 # Room for the key, the headers and the batch's own fields.
-OVERHEAD_BYTES = 8_192
+OVERHEAD_BYTES = 32_768
 
 
 def topic_kind(record: Record) -> str:

@@ -19,6 +19,7 @@ import structlog
 from processors.answers import failure_of, final_answer
 from processors.event import Incoming, Output, Processor
 from schemas.errors import (
+    ConfigurationError,
     DependencyDownError,
     FencedError,
     HeadraceError,
@@ -47,6 +48,8 @@ MAX_FAILURES = 3
 FAILURE_BACKOFF_S = 0.2
 # A dependency without a probe of its own is tried again after this long.
 UNPROBED_PAUSE_S = 1.0
+# A key that Postgres can index.
+LONGEST_ID = 400
 VERSION = "1"
 
 log = structlog.get_logger(__name__)
@@ -122,7 +125,7 @@ class StageRunner:
             timing = Timing(stage=self.stage.name, waited_ms=waited_ms, service_ms=_since_ms(started))
             timings = (*incoming.timings, timing)
             encoded = await self._encode(incoming, outputs, message, timings)
-            await self._publish(encoded, message, timings)
+            await self._publish(incoming, encoded, message, timings)
         self._measure(encoded, waited_ms, _since_ms(started))
 
     async def _attempts(self, incoming: Incoming[Record], message: Message) -> Sequence[Output]:
@@ -138,7 +141,7 @@ class StageRunner:
             except FencedError as error:
                 self._retried(error)
             except RefusedError as refusal:
-                if not incoming.meta.request_id:
+                if not _answerable(incoming):
                     return await self._give_up(incoming, message, refusal, failures + 1, first_failure)
                 self._count("refused")
                 return [self._final(incoming, refusal.status, failure_of(refusal))]
@@ -156,7 +159,7 @@ class StageRunner:
         self, incoming: Incoming[Record], message: Message, error: Exception, failures: int, first_failure: datetime
     ) -> Sequence[Output]:
         """End an event whose attempts are used up. A provider's failure leaves nothing to re-drive by hand."""
-        if isinstance(error, ProviderError) and incoming.meta.request_id:
+        if isinstance(error, ProviderError) and _answerable(incoming):
             return [self._final(incoming, "failed", failure_of(error))]
         return await self._give_up(incoming, message, error, failures, first_failure)
 
@@ -169,9 +172,16 @@ class StageRunner:
             outputs = await self._give_up(incoming, message, error, 1, self._services.clock.now())
             return self._publisher.encode(outputs, timings)
 
-    async def _publish(self, encoded: Sequence[Encoded], message: Message, timings: tuple[Timing, ...]) -> None:
-        """Publish until the broker has acknowledged all. Never gives up while the event is ours."""
+    async def _publish(
+        self, incoming: Incoming[Record], encoded: Sequence[Encoded], message: Message, timings: tuple[Timing, ...]
+    ) -> None:
+        """Publish until the broker has acknowledged all; waits for as long as the event is ours.
+
+        What broker or database refuse for good ends in a dead letter, so that no event holds up its partition. A
+        missing topic is for an operator to mend: the error ends the worker, and nothing is dropped.
+        """
         needs = ("kafka", "postgres") if any(isinstance(item.record, Answer) for item in encoded) else ("kafka",)
+        failures, first_failure = 0, self._services.clock.now()
         while encoded:
             await self._wait(message, needs)
             try:
@@ -180,8 +190,18 @@ class StageRunner:
                 return
             except DependencyDownError as error:
                 await self._dependency_down(error)
+            except ConfigurationError:
+                raise
             except TimeoutError as error:
                 self._retried(error)
+            except Exception as error:
+                failures += 1
+                self._retried(error)
+                log.warning("outputs were refused", error=type(error).__name__, failures=failures, at=_place(error))
+                if failures >= MAX_FAILURES:
+                    meta = incoming.meta
+                    await self._bury(message, error, run=meta.run, attempts=failures, first_failure=first_failure)
+                    return
 
     async def _give_up(
         self, incoming: Incoming[Record], message: Message, error: Exception, attempts: int, first_failure: datetime
@@ -193,7 +213,7 @@ class StageRunner:
         await self._bury(message, error, run=incoming.meta.run, attempts=attempts, first_failure=first_failure)
         if isinstance(error, HeadraceError) and error.outputs:
             return [cast("Output", output) for output in error.outputs]
-        if not incoming.meta.request_id:
+        if not _answerable(incoming):
             return []
         failure = failure_of(error) if isinstance(error, HeadraceError) else _unforeseen(self.stage.name, error)
         return [self._final(incoming, "failed", failure)]
@@ -271,6 +291,12 @@ class StageRunner:
             "lane": self._services.lane,
             "trace_id": trace_id(message.headers),
         }
+
+
+def _answerable(incoming: Incoming[Record]) -> bool:
+    """Whether there is a request that an answer can be filed under."""
+    request_id, tenant = incoming.meta.request_id, incoming.meta.tenant
+    return bool(request_id) and all(part.isprintable() and len(part) <= LONGEST_ID for part in (request_id, tenant))
 
 
 def _unforeseen(stage: str, error: Exception) -> Failure:

@@ -25,6 +25,9 @@ from schemas.records import Admitted, Answer, Request
 STAGE = "admit"
 VERSION = "1"
 
+# What Postgres can index, with room for the other parts of a key. Longer ids have no row to be answered under.
+_INDEXABLE_CHARS = 400
+
 log = structlog.get_logger(__name__)
 
 
@@ -95,10 +98,12 @@ class Admit:
     def _trusted(self, incoming: Incoming[Request]) -> Incoming[Request]:
         """The event with a meta that holds nothing a producer could make up, but tenant and request id."""
         claimed, meta = incoming.record.meta, incoming.meta
-        if not meta.request_id or not meta.request_id.isprintable():
-            raise PoisonError("meta.request_id must be printable characters: nobody could be answered")
-        if not meta.tenant.isprintable():
-            raise PoisonError("meta.tenant must be printable characters")
+        for name, value in (("meta.request_id", meta.request_id), ("meta.tenant", meta.tenant)):
+            if not value.isprintable() or len(value) > _INDEXABLE_CHARS:
+                limit = f"at most {_INDEXABLE_CHARS} printable characters"
+                raise PoisonError(f"{name} must be {limit}: nobody could be answered")
+        if not meta.request_id:
+            raise PoisonError("meta.request_id is empty: nobody could be answered")
         lane = self._policy.lane
         trusted = replace(
             meta,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -167,6 +167,19 @@ def test_a_request_that_breaks_a_rule_is_rejected_and_told_the_field(
     assert answer.status == "rejected" and answer.failure is not None
     assert (answer.failure.field or "").startswith(where) and where in answer.failure.message
     assert answer.failure.code and not answer.attempts
+
+
+@pytest.mark.parametrize(
+    "request_id", ["", "a\x00b", "a\nb", secrets.token_hex(2500)], ids=["empty", "nul", "line", "long"]
+)
+def test_a_request_id_that_nobody_can_be_answered_under_is_a_dead_letter(stream: Stream, request_id: str) -> None:
+    asked = stream.request("x")
+    asked = replace(asked, meta=replace(asked.meta, request_id=request_id))
+    key = f"bad-id-{len(request_id)}-{request_id[:3]!r}"
+    stream.publish("requests", stream.place.codec.encode(asked), key)
+    letter = stream.dead_letters({key.encode()})[key.encode()]
+    assert letter.value() == stream.place.codec.encode(asked)
+    assert stream.answer(stream.ask(stream.request(f"after-{key.encode().hex()}"))).status == "answered"
 
 
 @pytest.mark.parametrize(("fault", "error_class"), FAULTY.items())

@@ -22,6 +22,7 @@ from schemas.errors import (
     ConfigurationError,
     DependencyDownError,
     IndeterminateError,
+    OversizedError,
     PermanentProviderError,
     RefusedError,
 )
@@ -293,6 +294,24 @@ async def test_an_output_over_the_size_limit_is_a_dead_letter_and_a_failed_answe
     (answer,) = bench.answers()
     assert answer.failure is not None and "bytes" in answer.failure.message
     assert len(bench.sent("dead-letters")) == 1 and event.acks == 1
+
+
+async def test_outputs_that_are_refused_for_good_end_in_a_dead_letter_and_hold_up_nothing() -> None:
+    bench = Bench(admit)
+    bench.producer.failures = [OversizedError("over the broker's own limit")] * MAX_FAILURES
+    event = await bench.take(message())
+    (letter,) = bench.sent("dead-letters")
+    assert header(letter.headers, "__connect.errors.exception.class.name") == b"OversizedError"
+    assert event.acks == 1
+
+
+@pytest.mark.parametrize("request_id", ["", "a\x00b", "x" * 5000])
+async def test_a_request_id_that_nothing_can_be_filed_under_is_a_dead_letter_without_an_answer(request_id: str) -> None:
+    bench = Bench(failing(RefusedError("invalid_request", "meta.request_id: no", field="meta.request_id")))
+    bad = replace(request(), meta=replace(request().meta, request_id=request_id))
+    event = await bench.take(message(value=CODEC.encode(bad)))
+    assert len(bench.sent("dead-letters")) == 1 and not bench.answers()
+    assert event.acks == 1
 
 
 async def test_a_later_writer_re_emits_the_stored_answer() -> None:
