@@ -76,7 +76,7 @@ def _as_text(outcome: Outcome, options: Options) -> str:
         f"made up             {len(verdict.phantoms)}",
         f"kills               {sum(verdict.kills.values())} ({kills})",
         f"duplicates          {duplicates} (same id, same bytes)",
-        f"redelivered         {outcome.redelivered} in process",
+        f"redelivered         {_again(outcome)} events came again on a topic, {outcome.redelivered} to a living worker",
         f"input drift         {verdict.drifted} deliveries; counted by the workers {outcome.drift_counted}",
         f"paid calls          {verdict.paid_calls}",
         f"extra paid calls    {verdict.extra_paid_calls}, of {verdict.calls_open_at_kills} open at the kills",
@@ -95,6 +95,11 @@ def _as_text(outcome: Outcome, options: Options) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _again(outcome: Outcome) -> int:
+    """Events that came again because their cause was delivered again."""
+    return sum(count for kind, count in outcome.verdict.duplicates.items() if kind != "requests")
+
+
 def _as_json(outcome: Outcome, options: Options, passed: bool) -> str:
     verdict = outcome.verdict
     account = {
@@ -108,7 +113,7 @@ def _as_json(outcome: Outcome, options: Options, passed: bool) -> str:
         "made_up": len(verdict.phantoms),
         "kills": verdict.kills,
         "duplicates": verdict.duplicates,
-        "redelivered": outcome.redelivered,
+        "redelivered": {"on_topics": _again(outcome), "to_living_workers": outcome.redelivered},
         "input_drift": {"seen": verdict.drifted, "counted": outcome.drift_counted},
         "paid_calls": verdict.paid_calls,
         "extra_paid_calls": verdict.extra_paid_calls,
