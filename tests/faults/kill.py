@@ -6,6 +6,7 @@ import argparse
 import json
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +23,8 @@ DEFAULT_SEED = 20
 def main() -> int:
     """Run and print the account. 0 when nothing was broken, 1 otherwise."""
     arguments = _arguments()
+    # As Ctrl-C: what was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options = Options(
         requests=arguments.requests,
         kills=arguments.kills,

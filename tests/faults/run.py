@@ -226,12 +226,12 @@ def explain(scene: Scene, planned: list[Planned], answered: set[str], pipeline: 
     """Where the requests without an answer are: the last topic each appears on, and what the journal says of it."""
     missing = [one.request_id for one in planned if one.request_id not in answered]
     last: dict[str, str] = {}
-    for kind in KINDS:
+    for kind in (kind for kind in KINDS if kind != "costs"):
         for seen in read_topics(scene, (kind,))[kind]:
             last[seen.key] = kind
     with psycopg.connect(scene.dsn) as connection:
         rows = connection.execute(
-            "SELECT request_id, state || ' epoch ' || lease_epoch || ' until ' || lease_until"
+            "SELECT request_id, concat_ws(' ', state, 'in epoch', lease_epoch, 'leased until', lease_until)"
             " FROM calls WHERE lane = %s",
             (scene.lane,),
         ).fetchall()
