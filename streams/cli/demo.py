@@ -78,7 +78,7 @@ def run(settings: Settings, questions: Sequence[str]) -> Asked:
         f" {time.monotonic() - started:.0f} s"
     )
     manner = Manner(namespace=NAMESPACE, lane=LANE)
-    say(f"\nasking {len(questions)} questions, {GROUP} at a time")
+    say(f"\nasking {len(questions)} question(s), {GROUP} at a time")
     with answering(len(questions)) as on_arrival:
         return ask_all(settings, codec, publisher, questions, manner=manner, on_arrival=on_arrival)
 
@@ -89,6 +89,6 @@ def _judge(folder: Path, asked: Asked, summary: Summary) -> None:
     if asked.lost:
         reason = f"no answer within {GROUP_TIMEOUT_S:.0f} s to {len(asked.lost)} requests: {', '.join(asked.lost)}"
     else:
-        failures = {one.answer.failure.code for one in asked.arrivals if one.answer.failure is not None}
-        reason = f"no request was answered ({', '.join(sorted(failures)) or 'no reason given'})"
-    raise failure(folder, reason, suspects=("complete", "flow"))
+        failures = {one.answer.failure.message for one in asked.arrivals if one.answer.failure is not None}
+        reason = f"no request was answered ({'; '.join(sorted(failures)) or 'no reason given'})"
+    raise failure(folder, reason, suspects=("complete", "flow") if asked.lost else ("complete",))

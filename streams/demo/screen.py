@@ -86,7 +86,7 @@ def show_summary(summary: Summary, *, priced: bool) -> None:
     say(f"end to end: p50 {p50} ms, p95 {p95} ms, from publishing to the answer in hand")
     console.print()
     say(
-        f"{summary.requests} requests: {summary.answered} answered, {summary.rejected} rejected,"
+        f"{summary.requests} request(s): {summary.answered} answered, {summary.rejected} rejected,"
         f" {summary.failed} failed, {summary.lost} lost"
     )
     cited = summary.citations_per_answer

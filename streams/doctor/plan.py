@@ -82,7 +82,7 @@ def checks(settings: Settings, *, lane: str, call: bool) -> list[Check]:
         Check(
             name="clocks",
             look=partial(look_clocks, settings, lane),
-            fix="synchronise the clocks of broker and database (NTP)",
+            fix="see what broker and database log",
             needs=("kafka", "postgres"),
         ),
     ]

@@ -135,7 +135,7 @@ def test_fewer_partitions_are_told_and_no_failure(stack: TestStack, prepared: st
 def test_a_registry_that_is_away_fails_alone(stack: TestStack, prepared: str) -> None:
     away = f"http://127.0.0.1:{free_port()}"
     found = look(settings_of(stack, registry=RegistrySettings(url=away)), prepared)
-    assert failed(found) == {"registry"}
+    assert failed(found) == {"registry"}, found["clocks"]
     assert found["schemas"].status == "skipped"
     assert away in (found["registry"].fix or "")
 
@@ -189,7 +189,7 @@ def test_a_model_that_is_not_served_and_a_prompt_that_is_not_there_are_named(sta
         ),
         prepared,
     )
-    assert failed(found) == {"model local", "prompts"}
+    assert failed(found) == {"model local", "prompts"}, found
     assert "gpt-unknown" in found["model local"].detail
     assert "'nowhere'" in found["prompts"].detail
     assert found["call local"].status == "skipped"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from pydantic import SecretStr
 
 from schemas.errors import DependencyDownError
 from streams.doctor.checkup import Check, NotCheckedError, ProblemError, examine, in_thread
+from streams.doctor.clocks import judge_clocks
 from streams.doctor.models import is_local
 from streams.doctor.redact import redactor, shown_dsn, shown_url
 from streams.settings import (
@@ -145,3 +147,19 @@ def test_only_an_endpoint_on_this_machine_is_called_without_being_asked() -> Non
     assert not local("https://api.openai.com/v1")
     assert not local("http://10.0.0.1/v1")
     assert not local("http://localhost.example.com/v1")
+
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def test_a_broker_ahead_of_the_database_is_a_problem_and_an_old_record_is_none() -> None:
+    with pytest.raises(ProblemError, match=r"10\.0 s ahead"):
+        judge_clocks(NOW, NOW + timedelta(seconds=10), machine_behind_s=0)
+    assert "at most 2 h" in judge_clocks(NOW, NOW - timedelta(hours=2), machine_behind_s=0)
+    assert "200 ms ahead" in judge_clocks(NOW, NOW + timedelta(milliseconds=200), machine_behind_s=0)
+    assert "appended nothing" in judge_clocks(NOW, None, machine_behind_s=0)
+
+
+def test_this_machines_clock_is_told_and_never_a_problem() -> None:
+    assert "3600000 ms behind this machine" in judge_clocks(NOW, NOW, machine_behind_s=-3600)
+    assert "3600000 ms ahead of this machine" in judge_clocks(NOW, NOW, machine_behind_s=3600)
