@@ -159,10 +159,21 @@ async def _lookup(client: AsyncSchemaRegistryClient, subject: str, text: str) ->
 
 async def _register(client: AsyncSchemaRegistryClient, subject: str, text: str) -> Registration:
     known = await _lookup(client, subject, text)
-    schema_id = known if known is not None else await client.register_schema(subject, Schema(text, "AVRO"))
+    schema_id = known if known is not None else await _create(client, subject, text)
     await client.set_compatibility(subject, COMPATIBILITY)
     version = (await client.lookup_schema(subject, Schema(text, "AVRO"))).version
     return Registration(subject, schema_id, version or 0, created=known is None)
+
+
+async def _create(client: AsyncSchemaRegistryClient, subject: str, text: str) -> int:
+    try:
+        return int(await client.register_schema(subject, Schema(text, "AVRO")))
+    except SchemaRegistryError as error:
+        # Somebody else registered it at the same moment; a schema that does not fit is a 409 too, and is not there.
+        there = await _lookup(client, subject, text) if error.http_status_code == 409 else None
+        if there is None:
+            raise
+        return there
 
 
 def _denied(error: SchemaRegistryError) -> bool:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
+from faust.exceptions import ConsumerNotStarted
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -36,7 +37,12 @@ class Unit:
     @property
     def assigned(self) -> bool:
         """Whether the group has given this app its partitions, be it none."""
-        return bool(self.app.started) and not self.app.rebalancing and self.app.consumer.assignment() is not None
+        if not self.app.started or self.app.rebalancing:
+            return False
+        try:
+            return self.app.consumer.assignment() is not None
+        except ConsumerNotStarted:
+            return False
 
     def stalled(self) -> bool:
         """Whether there is work and none of it was done for longer than an attempt and its slack may take."""
@@ -72,13 +78,13 @@ class Health:
             for unit in self.units:
                 unit.moved_at = time.monotonic()
             return {}
-        started = (unit for unit in self.units if unit.app.started)
-        return {unit.group: "has lag and acknowledges nothing" for unit in started if unit.stalled()}
+        assigned = (unit for unit in self.units if unit.assigned)
+        return {unit.group: "has lag and acknowledges nothing" for unit in assigned if unit.stalled()}
 
     def observe(self) -> None:
         """Bring the gauges up to date."""
         for unit in self.units:
-            if not unit.app.started:
+            if not unit.assigned:
                 continue
             consumer, labels = unit.app.consumer, unit.runner.labels
             self._metrics.in_flight.labels(*labels).set(consumer.watermarks.in_flight)

@@ -123,6 +123,8 @@ class Complete:
         while True:
             claim = await self._claim(incoming, offer, ends)
             if isinstance(claim, Done | Ended):
+                if claim.input_hash != offer.input_hash:
+                    self._observer.on_input_drift()
                 return self._outputs(incoming, offer.key, claim)
             if isinstance(claim, Expired):
                 raise RefusedError(EXPIRED.code, EXPIRED.message, status="expired")
@@ -149,7 +151,7 @@ class Complete:
             if claim.earlier and claim.earlier[-1].state == "unknown":
                 self._observer.on_unknown(offer.target.deployment, claim.earlier[-1].error_code or "unknown")
             try:
-                await self._caller.run(claim, self._task(incoming, offer, claim, ends), since=since)
+                await self._caller.run(claim, self._task(incoming, claim, ends), since=since)
             except FencedError:
                 # A later owner has the call; ours was discarded and booked. Wait for theirs.
                 return None
@@ -181,10 +183,8 @@ class Complete:
             expires_at=incoming.record.admission.expires_at,
         )
 
-    def _task(self, incoming: Incoming[Enrichment], offer: Offer, granted: Granted, ends: float) -> Task:
+    def _task(self, incoming: Incoming[Enrichment], granted: Granted, ends: float) -> Task:
         """What to call with: the journal's input, whatever this delivery says."""
-        if granted.input_hash != offer.input_hash:
-            self._observer.on_input_drift()
         stored = self._as_stored(incoming, granted.input)
         route = self._route(stored.record)
         payload = build_payload(stored.record, route.deployment)
