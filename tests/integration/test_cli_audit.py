@@ -132,7 +132,10 @@ def test_every_event_comes_in_causal_order_with_place_attempts_and_final_answer(
     remember(commands, answer)
     found = audit(commands)
     kinds = [event["kind"] for event in found["events"]]
-    assert kinds == ["requests", "admitted", "enrichments.normal", "costs", "completions", "answers"]
+    assert kinds[:3] == ["requests", "admitted", "enrichments.normal"]
+    # Costs and completion have one cause, and come in the order of arrival.
+    assert sorted(kinds[3:]) == ["answers", "completions", "costs"]
+    assert kinds.index("completions") < kinds.index("answers")
     assert found["status"] == "answered"
     partition = partition_for(b"r-1", commands.settings.partitions)
     for event in found["events"]:
