@@ -13,8 +13,6 @@ QUESTIONS = (
     "Is an empty list true or false in a boolean test?",
     "When is the else clause of a for loop executed?",
     "What does the nonlocal statement do?",
-    "When does the finally clause of a try statement run?",
-    "How do you raise an exception from another exception?",
     "What does a lambda expression yield?",
     "What does a slice of a sequence select?",
     "What does the global statement mean?",
