@@ -233,7 +233,10 @@ def _embedded(folder: Path) -> dict[str, Any]:
     path = folder / "stack.json"
     if not path.exists():
         return {}
-    endpoints = json.loads(path.read_text()).get("endpoints", {})
+    try:
+        endpoints = json.loads(path.read_text()).get("endpoints", {})
+    except (ValueError, AttributeError):
+        raise ConfigurationError(f"{path} can't be read; run `headrace down`, then `headrace up`") from None
     if not endpoints:
         return {}
     local = {"base_url": f"{endpoints['model_url']}", "model": endpoints["model_name"], "provider": "llama_cpp"}

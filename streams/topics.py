@@ -93,7 +93,9 @@ class Difference:
 
 def admin_client(settings: Settings) -> AdminClient:
     """An admin client for the broker of the settings."""
-    return AdminClient({"bootstrap.servers": settings.kafka.bootstrap, **settings.kafka.options})
+    # The client's own lines would land on a command's stderr; what matters is raised.
+    quiet = {"log_level": 0}
+    return AdminClient({"bootstrap.servers": settings.kafka.bootstrap, **quiet, **settings.kafka.options})
 
 
 def compare(settings: Settings, lane: str, kinds: Sequence[str] = KINDS) -> Difference:

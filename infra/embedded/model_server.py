@@ -73,6 +73,7 @@ def main() -> None:
     # of them is not running: one thread for each token, and none that spins.
     params.cpuparams.n_threads = 1
     params.cpuparams.poll = 0
+    params.cpuparams_batch.n_threads = os.cpu_count() or 1
     params.cpuparams_batch.poll = 0
     server = xllamacpp.Server(params)
     sys.stdout.write(f"listening on {server.listening_address}\n")

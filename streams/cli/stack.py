@@ -93,7 +93,7 @@ def bring_up(folder: Path, *, workers: bool = True, on_progress: OnProgress) -> 
         on_progress(Progress("topics, schemas, tables", "preparing"))
         prepare(folder)
         on_progress(Progress("topics, schemas, tables", "ready"))
-        return stack.up(folder, worker_specs(folder), on_progress=on_progress) if workers else state
+        return stack.up(folder, worker_specs(folder), components=(), on_progress=on_progress) if workers else state
     except BaseException:
         if not joins:
             stack.down(folder, on_progress=on_progress)
