@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import SchemaError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from processors.admit.forms import refused
+from processors.json_schema import UnusablePatternError, matcher
 
 _REFERENCES = ("$ref", "$dynamicRef")
 # Draft 2020-12 only: another dialect, or an id that moves what a reference means, would be checked otherwise than the
@@ -20,24 +20,25 @@ _REFERENCES = ("$ref", "$dynamicRef")
 _UNSUPPORTED = ("$id", "$anchor", "$dynamicAnchor", "$vocabulary")
 _MAX_DEPTH = 64
 _MAX_PATTERN_CHARS = 256
-# A repeat inside a repeat can take exponential time on the model's text, on the loop of a worker that serves everybody.
-_NESTED_REPEAT = re.compile(r"\((?:[^()\\]|\\.)*(?:[*+]|\{\d+,\d*\})(?:[^()\\]|\\.)*\)\s*(?:[*+]|\{\d+,\d*\})")
 
 
 def check_schema(schema: Any, field: str) -> None:
-    """A JSON schema of draft 2020-12 with references inside itself only, and patterns that are quick to match."""
+    """A JSON schema of draft 2020-12 with references inside itself only, and patterns that RE2 takes."""
     if not isinstance(schema, dict):
         raise refused(field, "must be a JSON object")
     _check_depth(schema, field)
     try:
-        Draft202012Validator.check_schema(schema)
+        # Without formats: they would hold patterns to Python's syntax.
+        Draft202012Validator.check_schema(schema, format_checker=FormatChecker(formats=()))
     except SchemaError as error:
         place = "/".join(str(part) for part in error.absolute_path) or "its root"
         raise refused(
             field, f"is no JSON schema of draft 2020-12: {str(error.validator)!r} is broken at {place}"
         ) from None
     resolver = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver()
+    keys = set()
     for key, value in _walk(schema):
+        keys.add(key)
         if key in _UNSUPPORTED and not isinstance(value, dict):  # a dict: a property of that name
             raise refused(field, f"{key} is not supported; refer to definitions by #/$defs/…")
         if key in _REFERENCES and isinstance(value, str):
@@ -47,6 +48,8 @@ def check_schema(schema: Any, field: str) -> None:
         if key == "patternProperties" and isinstance(value, dict):
             for pattern in value:
                 _check_pattern(pattern, field)
+    if {"patternProperties", "unevaluatedProperties"} <= keys:
+        raise refused(field, "patternProperties and unevaluatedProperties are not supported together")
 
 
 def _check_reference(reference: str, resolver: Any, field: str) -> None:
@@ -62,11 +65,12 @@ def _check_pattern(pattern: str, field: str) -> None:
     if len(pattern) > _MAX_PATTERN_CHARS:
         raise refused(field, f"a pattern must be at most {_MAX_PATTERN_CHARS} characters")
     try:
-        re.compile(pattern)
-    except (re.error, RecursionError, OverflowError):
-        raise refused(field, "a pattern is no regular expression that can be checked here") from None
-    if _NESTED_REPEAT.search(pattern):
-        raise refused(field, "a pattern repeats a group that repeats: matching it could take for ever")
+        matcher(pattern)
+    except UnusablePatternError:
+        raise refused(
+            field,
+            "a pattern is no expression of RE2 (it has no look-around and no back-references), or too large",
+        ) from None
 
 
 def _check_depth(value: Any, field: str) -> None:

@@ -6,13 +6,13 @@ import functools
 from typing import Any
 
 import orjson
-from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from processors.filter.json_text import parse
 from processors.filter.tokens import strip_tokens
+from processors.json_schema import LinearValidator, UnusablePatternError
 from processors.text import inline
 from schemas.errors import RefusedError
 from schemas.records import ResponseFormat
@@ -44,7 +44,7 @@ def _fault(value: Any, schema: str) -> str | None:
     """What is wrong with the value by the schema; no part of the value is in it."""
     try:
         error = next(_validator(schema).iter_errors(value), None)
-    except (Unresolvable, RecursionError):
+    except (Unresolvable, RecursionError, UnusablePatternError):
         return "the schema could not be applied"
     if error is None:
         return None
@@ -57,9 +57,9 @@ def _place(error: ValidationError) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _validator(schema: str) -> Draft202012Validator:
+def _validator(schema: str) -> Any:
     # An empty registry fetches nothing.
-    return Draft202012Validator(orjson.loads(schema), registry=Registry())
+    return LinearValidator(orjson.loads(schema), registry=Registry())
 
 
 def _failed(code: str, message: str) -> RefusedError:

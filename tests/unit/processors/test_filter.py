@@ -208,6 +208,39 @@ async def test_json_is_held_to_its_schema() -> None:
     assert "kim" not in broken.failure.message
 
 
+@pytest.mark.parametrize(
+    ("wanted", "text", "place"),
+    [
+        ('{"pattern":"^(a|aa)+$"}', '"' + "a" * 5_000 + '!"', "'pattern' is broken at the root"),
+        ('{"patternProperties":{"^(a|aa)+$":false}}', '{"' + "a" * 5_000 + '!":1,"aa":1}', "is broken at"),
+        (
+            '{"patternProperties":{"^(a|aa)+$":{}},"additionalProperties":false}',
+            '{"aa":1,"' + "a" * 5_000 + '!":1}',
+            "'additionalProperties' is broken at the root",
+        ),
+        (
+            '{"properties":{"a":{}},"additionalProperties":{"type":"integer"}}',
+            '{"a":"x","b":"x"}',
+            "'type' is broken at additionalProperties",
+        ),
+    ],
+)
+async def test_patterns_are_held_in_linear_time(wanted: str, text: str, place: str) -> None:
+    given = await answer(completion(text, wanted=schema(wanted)))
+    assert given.failure is not None and given.failure.code == "schema_mismatch"
+    assert place in given.failure.message
+
+
+async def test_properties_by_pattern_are_not_additional() -> None:
+    wanted = schema('{"properties":{"n":{}},"patternProperties":{"^x-":{}},"additionalProperties":false}')
+    assert (await answer(completion('{"n":1,"x-a":"b"}', wanted=wanted))).status == "answered"
+
+
+async def test_a_pattern_that_can_not_be_matched_in_linear_time_is_not_matched() -> None:
+    given = await answer(completion('"ab"', wanted=schema('{"pattern":"(?=a)ab"}')))
+    assert given.failure is not None and given.failure.code == "schema_mismatch"
+
+
 async def test_the_schema_is_held_against_what_the_model_wrote() -> None:
     """A mask that breaks a pattern is no fault of the model."""
     wanted = schema('{"properties":{"mail":{"pattern":"^[^@]+@[^@]+$"}},"additionalProperties":false}')
