@@ -10,6 +10,7 @@ from mode.utils.objects import cached_property
 
 from schemas.errors import ConfigurationError
 from streams.settings import Settings
+from streams.stages import STAGES
 from streams.transport import SafeTransport
 
 Take = Callable[[Any], Awaitable[None]]
@@ -87,7 +88,7 @@ def _register_agent(app: StageApp, topic: str, concurrency: int, take: Take) -> 
 def check_app(app: StageApp, settings: Settings) -> None:
     """Cross-check an app against what delivery needs. Raises ``ConfigurationError`` that names the setting."""
     conf = app.conf
-    longest = max((stage.timeout_s or 0.0 for stage in settings.stages.values()), default=0.0)
+    longest = max(stage.limit_s(settings) for stage in STAGES.values())
     rules = {
         "the transport has to be the safe-commit transport": isinstance(app.transport, SafeTransport),
         "worker.rebalance_timeout_s has to exceed every stage's timeout_s": longest < conf.broker_rebalance_timeout,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import traceback
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +17,8 @@ Message = Any  # faust.types.ConsumerMessage, which is untyped
 
 CONNECT = "__connect.errors."
 OURS = "headrace.error."
+# Longer ones would make the letter larger than its topic takes.
+LONGEST_HEADER = 8_192
 # Deep enough to find the place; the whole is in the worker's log.
 FRAMES = 12
 
@@ -45,11 +49,26 @@ def dead_letter(
         f"{OURS}lane": lane,
         f"{OURS}replay": run,
     }
-    headers: Headers = [(str(name), value) for name, value in message.headers or ()]
+    headers: Headers = [(str(name), value) for name, value in message.headers or () if len(value) <= LONGEST_HEADER]
     if not any(name == "content-type" for name, _ in headers):
         headers.append(("content-type", CONTENT_TYPE))
     headers += [(name, value.encode()) for name, value in reasons.items()]
-    return Outgoing(topic_name(prefix, lane, "dead-letters"), message.key, message.value, headers)
+    # A record needs a key or a value.
+    key = message.key if message.value is not None else message.key or b""
+    return Outgoing(topic_name(prefix, lane, "dead-letters"), key, message.value, headers)
+
+
+def without_value(letter: Outgoing) -> Outgoing:
+    """The letter for an event that its topic would not take: where it is and what it was, without its bytes.
+
+    A broker counts the compressed bytes, so an event may be larger than a letter may be.
+    """
+    value = letter.value or b""
+    size = (f"{OURS}value_bytes", str(len(value)).encode())
+    digest = (f"{OURS}value_sha256", hashlib.sha256(value).hexdigest().encode())
+    return replace(
+        letter, key=(letter.key or b"")[:LONGEST_HEADER], value=None, headers=[*letter.headers, size, digest]
+    )
 
 
 def safe_message(error: BaseException) -> str:

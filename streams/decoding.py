@@ -21,6 +21,8 @@ Message = Any  # faust.types.ConsumerMessage, which is untyped
 
 # A schema id that the registry denied is asked for once more after this long: its registration may be under way.
 DENIAL_PATIENCE_S = 30.0
+# Ids that anybody may make up are not remembered without bound.
+MOST_DENIED = 1_000
 TENANT_HEADER = "headrace-tenant"
 NAMESPACE_HEADER = "headrace-namespace"
 
@@ -57,7 +59,8 @@ class Decoder:
             raw=value,
             appended_at=appended_at,
             control_offset=self._services.control.offset,
-            timings=load_timings(message.headers),
+            # A producer has no timings to tell.
+            timings=() if self._source.kind == "requests" else load_timings(message.headers),
             position=(message.partition, message.offset),
         )
 
@@ -76,6 +79,8 @@ class Decoder:
         except DependencyDownError as error:
             self._services.gate.report(error)
         except UnknownSchemaError:
+            if len(self._denied) > MOST_DENIED:
+                self._denied.clear()
             first = self._denied.setdefault(unknown.schema_id, time.monotonic())
             left = first + self._patience_s - time.monotonic()
             if left <= 0:
@@ -87,7 +92,11 @@ class Decoder:
     def _tombstone(self, message: Message) -> Document:
         if not self._source.tombstones:
             raise UndecodableError("the event has a null value; this topic has no tombstones")
-        found = {name: (header(message.headers, name) or b"").decode() for name in (TENANT_HEADER, NAMESPACE_HEADER)}
+        try:
+            names = (TENANT_HEADER, NAMESPACE_HEADER)
+            found = {name: (header(message.headers, name) or b"").decode() for name in names}
+        except UnicodeDecodeError:
+            raise UndecodableError("a tombstone's headers are no UTF-8; write tenant and namespace as text") from None
         missing = [name for name, value in found.items() if not value]
         if missing or not message.key:
             what = ", ".join([*missing, *([] if message.key else ["the key"])])

@@ -53,17 +53,17 @@ class Gate:
         return True
 
     def release(self) -> None:
-        """Let go of all that waits, for good."""
+        """Let go of all that waits, now and later. What need not wait goes on."""
         self._released = True
         self._notify()
 
     async def wait(self, dependencies: Iterable[str]) -> None:
-        """Return when all ``dependencies`` answer. Raises ``Released`` when the worker stops."""
+        """Return when all ``dependencies`` answer. Raises ``Released`` where it would wait and the worker stops."""
         names = tuple(dependencies)
-        while not self._released and any(name in self._down for name in names):
+        while any(name in self._down for name in names):
+            if self._released:
+                raise Released
             await self._changed.wait()
-        if self._released:
-            raise Released
 
     async def run(self) -> None:
         """Probe every dependency for ever: slowly while it answers, soon again while it does not."""

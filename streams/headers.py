@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from math import isfinite
 
 import orjson
 
@@ -21,6 +22,7 @@ TRACEPARENT = "traceparent"
 CARRIED = ("tracestate", "baggage")
 # W3C baggage allows as much; what is longer is dropped, because it would count towards every later event's size.
 LONGEST_CARRIED = 8_192
+LONGEST_TIMINGS = 2_048
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
@@ -74,9 +76,13 @@ def dump_timings(timings: Sequence[Timing]) -> bytes:
 
 
 def load_timings(headers: Iterable[tuple[str, bytes]] | None) -> tuple[Timing, ...]:
-    """Timings from headers; none where the header is missing or not ours."""
+    """Timings from headers; none where the header is missing, not ours, or longer than a stage would write it."""
+    raw = header(headers, TIMINGS) or b"[]"
+    if len(raw) > LONGEST_TIMINGS:
+        return ()
     try:
-        rows = orjson.loads(header(headers, TIMINGS) or b"[]")
-        return tuple(Timing(stage=str(s), waited_ms=float(w), service_ms=float(d)) for s, w, d in rows)
+        rows = orjson.loads(raw)
+        timings = tuple(Timing(stage=str(s), waited_ms=float(w), service_ms=float(d)) for s, w, d in rows)
     except (orjson.JSONDecodeError, TypeError, ValueError):
         return ()
+    return timings if all(isfinite(t.waited_ms) and isfinite(t.service_ms) for t in timings) else ()

@@ -96,7 +96,6 @@ class Ports:
         """The complete stage's processor, with its leases being kept."""
         client = OpenAIClient()
         self._stack.push_async_callback(client.close)
-        tuned = self._settings.stages.get("complete")
         processor = Complete(
             PostgresJournal(self._database, lease_s=self._settings.worker.lease_s),
             client,
@@ -105,7 +104,7 @@ class Ports:
             clock=self._clock,
             # New with every life of the worker: a restarted one must not take its predecessor's leases for its own.
             owner=f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}",
-            timeout_s=(tuned and tuned.timeout_s) or STAGES["complete"].timeout_s,
+            timeout_s=STAGES["complete"].limit_s(self._settings),
             observer=CallMetrics(self._metrics),
             failpoints=self._failpoints,
         )

@@ -30,12 +30,13 @@ from schemas.errors import (
     ProviderError,
     RefusedError,
 )
+from schemas.json_view import to_json
 from schemas.record import Record
-from schemas.records import Answer, Failure, Timing
-from streams.dead_letters import dead_letter, safe_message
+from schemas.records import Answer, Cost, Failure, Timing
+from streams.dead_letters import dead_letter, safe_message, safe_trace, without_value
 from streams.decoding import Decoder
 from streams.gate import Released
-from streams.headers import trace_id
+from streams.headers import Headers, trace_id
 from streams.outputs import Encoded, Publisher
 from streams.services import Services
 from streams.slots import WeightedSlots
@@ -104,7 +105,7 @@ class StageRunner:
             self._count("released")
         except Exception as error:
             # A dead letter that can't be written, or a fault of our own: the event stays un-acknowledged.
-            log.exception("the worker stops", stage=self.stage.name, error=type(error).__name__)
+            log.error("the worker stops", stage=self.stage.name, reason=safe_message(error), trace=safe_trace(error))
             self._services.crash(error)
             await _until_cancelled()
         finally:
@@ -116,11 +117,16 @@ class StageRunner:
         started, first_failure = time.perf_counter(), self._services.clock.now()
         try:
             incoming = await self._decoder.decode(message)
-        except PoisonError as error:
+        except Released:
+            raise
+        except Exception as error:
+            # Whatever a producer's bytes and headers lead to is no reason to stop: it would come again.
             await self._bury(message, error, run="", attempts=1, first_failure=first_failure)
             return
         waited_ms = max(0.0, (first_failure - incoming.appended_at).total_seconds() * 1000)
         with structlog.contextvars.bound_contextvars(**self._context(incoming, message)):
+            if self._services.log_content:
+                log.info("event", record=to_json(incoming.record))
             outputs = await self._attempts(incoming, message)
             timing = Timing(stage=self.stage.name, waited_ms=waited_ms, service_ms=_since_ms(started))
             timings = (*incoming.timings, timing)
@@ -130,8 +136,11 @@ class StageRunner:
 
     async def _attempts(self, incoming: Incoming[Record], message: Message) -> Sequence[Output]:
         """Call the processor until it gives outputs or the event is given up."""
-        failures, first_failure = 0, self._services.clock.now()
+        failures, tries, first_failure = 0, 0, self._services.clock.now()
         while True:
+            if tries and self._draining:
+                raise Released
+            tries += 1
             await self._wait(message, self.stage.dependencies)
             try:
                 async with asyncio.timeout(self._timeout_s):
@@ -169,39 +178,61 @@ class StageRunner:
         try:
             return self._publisher.encode(outputs, timings)
         except (OversizedError, PoisonError) as error:
-            outputs = await self._give_up(incoming, message, error, 1, self._services.clock.now())
-            return self._publisher.encode(outputs, timings)
+            ended = await self._give_up(incoming, message, error, 1, self._services.clock.now())
+            # What was spent stays spent.
+            costs = [output for output in outputs if isinstance(output, Cost)]
+            return self._publisher.encode([*costs, *ended], ())
 
     async def _publish(
         self, incoming: Incoming[Record], encoded: Sequence[Encoded], message: Message, timings: tuple[Timing, ...]
     ) -> None:
-        """Publish until the broker has acknowledged all; waits for as long as the event is ours.
+        """Publish; what broker or database refuse for good ends in a dead letter and a short ``failed`` answer.
 
-        What broker or database refuse for good ends in a dead letter, so that no event holds up its partition. A
-        missing topic is for an operator to mend: the error ends the worker, and nothing is dropped.
+        So no event holds up its partition. A missing topic is for an operator to mend: that error ends the worker,
+        and nothing is dropped.
+        """
+        first_failure = self._services.clock.now()
+        try:
+            return await self._send(encoded, message, message.headers or [], timings)
+        except (ConfigurationError, Released):
+            raise
+        except Exception as error:
+            ended = await self._give_up(incoming, message, error, MAX_FAILURES, first_failure)
+        costs = [item for item in encoded if isinstance(item.record, Cost)]
+        try:
+            await self._send([*costs, *self._publisher.encode(ended, ())], message, [], ())
+        except (ConfigurationError, Released):
+            raise
+        except Exception as error:
+            log.error("the request's end could not be published", error=type(error).__name__, at=_place(error))
+
+    async def _send(
+        self, encoded: Sequence[Encoded], message: Message, cause: Headers, timings: tuple[Timing, ...]
+    ) -> None:
+        """Send until the broker has acknowledged all, for as long as the event is ours.
+
+        Raises the last error when the same outputs were refused ``MAX_FAILURES`` times.
         """
         needs = ("kafka", "postgres") if any(isinstance(item.record, Answer) for item in encoded) else ("kafka",)
-        failures, first_failure = 0, self._services.clock.now()
+        failures = 0
         while encoded:
             await self._wait(message, needs)
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    await self._publisher.publish(encoded, message.headers or [], timings)
+                    await self._publisher.publish(encoded, cause, timings)
                 return
             except DependencyDownError as error:
                 await self._dependency_down(error)
-            except ConfigurationError:
-                raise
             except TimeoutError as error:
                 self._retried(error)
+            except ConfigurationError:
+                raise
             except Exception as error:
                 failures += 1
                 self._retried(error)
                 log.warning("outputs were refused", error=type(error).__name__, failures=failures, at=_place(error))
                 if failures >= MAX_FAILURES:
-                    meta = incoming.meta
-                    await self._bury(message, error, run=meta.run, attempts=failures, first_failure=first_failure)
-                    return
+                    raise
 
     async def _give_up(
         self, incoming: Incoming[Record], message: Message, error: Exception, attempts: int, first_failure: datetime
@@ -240,6 +271,10 @@ class StageRunner:
                 break
             except DependencyDownError as down:
                 await self._dependency_down(down)
+            except OversizedError:
+                if letter.value is None:
+                    raise
+                letter = without_value(letter)
         error_class = error.error_class if isinstance(error, HeadraceError) else "poison"
         services.metrics.dead_letters.labels(*self.labels, error_class).inc()
         self._count("dead_letter")

@@ -30,3 +30,5 @@ class Services:
     metrics: Metrics
     failpoints: Failpoints
     crash: Callable[[BaseException], None]
+    # Log what events say: personal data. Off unless an operator switches it on.
+    log_content: bool = False

@@ -123,8 +123,9 @@ class StageSettings(Section):
 class WorkerSettings(Section):
     """What holds for every worker process."""
 
-    # How long SIGTERM waits for in-flight work. A container's own grace has to be longer.
-    grace_s: float = Field(default=30.0, gt=0)
+    # How long SIGTERM waits for in-flight work; as long as an attempt may take where it is not set. A call that is cut
+    # off may have been paid, so less than that can pay twice. A container's own grace has to be longer.
+    grace_s: float | None = Field(default=None, gt=0)
     session_timeout_s: float = Field(default=30.0, ge=6)
     heartbeat_s: float = Field(default=3.0, gt=0)
     rebalance_timeout_s: float = Field(default=180.0, gt=0)
@@ -172,6 +173,11 @@ class Settings(BaseSettings):
         for name, route in self.routes.items():
             if route.deployment not in self.deployments:
                 raise ValueError(f"routes.{name}.deployment is {route.deployment!r}, which is no deployment")
+        if not self.trust_producers and len(self.tenants) > 1:
+            raise ValueError(
+                "trust_producers is false with several tenants: they need topics of their own, which this version does "
+                "not have; run a stack for each tenant, or trust the producers"
+            )
         if self.default_route not in self.routes:
             raise ValueError(f"default_route is {self.default_route!r}, which is no route")
         worker = self.worker

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from processors.event import Processor
 from schemas.record import Record
 from schemas.records import Admitted, Answer, Completion, Cost, Document, Enrichment, Request
+from streams.settings import Settings
 
 if TYPE_CHECKING:
     from streams.ports import Ports
@@ -51,6 +52,11 @@ class Stage:
     effect: Effect
     dependencies: tuple[str, ...]
     build: Callable[[Ports], Processor]
+
+    def limit_s(self, settings: Settings) -> float:
+        """How long one attempt may take under these settings."""
+        tuned = settings.stages.get(self.name)
+        return (tuned and tuned.timeout_s) or self.timeout_s
 
     def shares(self) -> dict[str, int]:
         """Each input's share of the slots."""

@@ -39,9 +39,19 @@ class SafeConsumerThread(driver.AIOKafkaConsumerThread):
             return False
         return True
 
+    def unread(self, tp: TP) -> int:
+        """Offsets between the next one to be handed on and the end; control records of transactions are no lag."""
+        assignment = self._ensure_consumer()._subscription.subscription.assignment
+        state = assignment.state_value(KafkaPartition(*tp)) if assignment is not None else None
+        if state is None or state.highwater is None or not state.has_valid_position:
+            return 0
+        return max(0, int(state.highwater) - int(state.position))
+
 
 class SafeConsumer(driver.Consumer):
     """The consumer of one Faust app."""
+
+    _thread: SafeConsumerThread
 
     def __init__(
         self, transport: Any, callback: Callable[[Message], Awaitable[None]], *args: Any, **kwargs: Any
@@ -68,9 +78,8 @@ class SafeConsumer(driver.Consumer):
 
     def lag(self) -> int:
         """Events on the assigned partitions that are not done, as far as the broker has told."""
-        done = self.watermarks.committable()
-        read_from = {tp: done.get(tp, self._committed_offset.get(tp) or 0) for tp in self.assignment()}
-        return sum(max(0, (self.highwater(tp) or 0) - at) for tp, at in read_from.items())
+        ahead = sum(self._thread.unread(tp) for tp in self.assignment())
+        return ahead + self.watermarks.in_flight
 
     def _count(self, message: Message) -> None:
         highest = self._highest.get(message.tp, -1)
@@ -89,7 +98,9 @@ class SafeConsumer(driver.Consumer):
 
     async def force_commit(self, *_topics: Any, **_transaction: Any) -> bool:
         """Commit the watermark of every partition where it moved."""
-        offsets = {tp: at for tp, at in self.watermarks.committable().items() if self._committed.get(tp) != at}
+        ours = self.assignment()
+        done = self.watermarks.committable().items()
+        offsets = {tp: at for tp, at in done if tp in ours and self._committed.get(tp) != at}
         if not offsets or not await self._thread.commit(offsets):
             return False
         self._committed.update(offsets)

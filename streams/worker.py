@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from schemas.codec import Codec
 from schemas.errors import ConfigurationError, DependencyDownError
 from streams.app import create_app, group_name
 from streams.control import ControlFollower
+from streams.dead_letters import safe_message, safe_trace
 from streams.gate import Gate
 from streams.health import Health, Unit
 from streams.logs import configure_logs
@@ -61,11 +62,27 @@ def run_worker(plan: WorkerPlan, settings: Settings) -> int:
     unknown = [name for name in plan.stages if name not in STAGES]
     if unknown or not plan.stages:
         raise ConfigurationError(f"no stage {', '.join(unknown) or 'is named'}; there are {', '.join(STAGES)}")
-    if plan.cpu is not None:
+    _check_options(settings)
+    if plan.cpu is not None and hasattr(os, "sched_setaffinity"):
         # The consumer threads and the loop share one interpreter lock; on one core they don't fight over it.
-        os.sched_setaffinity(0, {plan.cpu % (os.cpu_count() or 1)})
+        allowed = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {allowed[plan.cpu % len(allowed)]})
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     return asyncio.run(Worker(plan, settings).run())
+
+
+def grace_s(settings: Settings, stages: Iterable[str]) -> float:
+    """How long a worker of these stages may take to finish what is in process."""
+    return settings.worker.grace_s or max(STAGES[name].limit_s(settings) for name in stages)
+
+
+def _check_options(settings: Settings) -> None:
+    """Refuse what would reach the command line's clients and not the workers'."""
+    secure = [name for name in settings.kafka.options if name.startswith(("security.", "sasl.", "ssl."))]
+    if secure:
+        raise ConfigurationError(
+            f"kafka.options: workers do not apply {', '.join(secure)} yet; give them a listener without"
+        )
 
 
 class Worker:
@@ -162,13 +179,14 @@ class Worker:
             metrics=self._metrics,
             failpoints=points,
             crash=self._crash,
+            log_content=settings.worker.log_content,
         )
 
     def _units(self, stage: Stage, services: Services) -> list[Unit]:
         tuned = self._settings.stages.get(stage.name)
         concurrency = self._plan.concurrency or (tuned and tuned.concurrency) or stage.concurrency
         concurrency = concurrency or self._settings.call_concurrency
-        timeout_s = (tuned and tuned.timeout_s) or stage.timeout_s
+        timeout_s = stage.limit_s(self._settings)
         slots = WeightedSlots(concurrency, stage.shares()) if len(stage.inputs) > 1 else None
         processor = stage.build(self._ports)
         units = []
@@ -203,10 +221,11 @@ class Worker:
             unit.runner.drain()
         if self._crashed is None:
             idle = asyncio.gather(*(unit.runner.idle.wait() for unit in units))
+            grace = grace_s(self._settings, self._plan.stages)
             try:
-                await asyncio.wait_for(idle, self._settings.worker.grace_s)
+                await asyncio.wait_for(idle, grace)
             except TimeoutError:
-                log.warning("in-flight work is let go", grace_s=self._settings.worker.grace_s)
+                log.warning("in-flight work is let go", grace_s=grace)
         stops = asyncio.gather(*(unit.app.stop() for unit in units), return_exceptions=True)
         try:
             await asyncio.wait_for(stops, STOP_TIMEOUT_S)
@@ -229,7 +248,7 @@ class Worker:
     def _background_done(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            log.error("a background task failed", error=type(error).__name__, exc_info=error)
+            log.error("a background task failed", reason=safe_message(error), trace=safe_trace(error))
             self._crash(error)
 
     async def _watch(self, unit: Unit) -> None:

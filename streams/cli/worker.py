@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -31,26 +33,31 @@ def worker(
 ) -> None:
     """Run stages until SIGTERM, which finishes or releases what is in process and exits 0."""
     settings = load_settings(folder=folder)
-    name, _lock = (slot, None) if slot else free_slot(settings.folder, lane, stages)
+    name, _lock = (slot, None) if slot else free_slot(lane, stages)
     plan = WorkerPlan(stages=tuple(stages), slot=name, lane=lane, concurrency=concurrency, cpu=cpu)
-    raise typer.Exit(run_worker(plan, settings))
+    code = run_worker(plan, settings)
+    # A thread of a client may still wait for a broker that is away; all that matters is done.
+    sys.stderr.flush()
+    os._exit(code)
 
 
-def free_slot(folder: Path, lane: str, stages: list[str]) -> tuple[str, int]:
+def free_slot(lane: str, stages: list[str], *, folder: Path | None = None) -> tuple[str, int]:
     """The first slot on this host that no living worker of these stages holds, and the descriptor that holds it.
 
     A group instance id has to be unique, or the broker fences the earlier worker, and stable, so that a restarted
     worker gets its partitions back at once. A lock on a file is both: the system lets it go with the process.
     """
-    slots = folder / "slots"
-    slots.mkdir(parents=True, exist_ok=True)
+    slots = folder or Path(tempfile.gettempdir()) / f"headrace-slots-{os.getuid()}"
+    slots.mkdir(mode=0o700, parents=True, exist_ok=True)
+    group = "+".join(sorted(stages))
     for number in range(MOST_SLOTS):
-        path = slots / f"{lane}.{'+'.join(sorted(stages))}.{number}.lock"
+        path = slots / f"{lane}.{group}.{number}.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(descriptor)
             continue
-        return f"{socket.gethostname()}-{number}", descriptor
+        # Workers of other stage sets may share a group with this one, so the set is part of the name.
+        return f"{socket.gethostname()}-{group}-{number}", descriptor
     raise ConfigurationError(f"all {MOST_SLOTS} worker slots of this host are taken; name one with --slot")

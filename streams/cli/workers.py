@@ -9,6 +9,7 @@ from pathlib import Path
 from infra.embedded.child import WorkerSpec
 from infra.embedded.ports import free_port
 from streams.settings import load_settings
+from streams.worker import grace_s
 
 # The stage that waits for models has a core of its own; the quick ones share the other.
 GROUPS = {"flow": ("admit", "enrich", "filter", "index"), "complete": ("complete",)}
@@ -18,13 +19,13 @@ def worker_specs(folder: Path) -> list[WorkerSpec]:
     """How to start each worker of the embedded stack."""
     settings = load_settings(folder=folder)
     return [
-        worker_spec(folder, name, stages, cpu=cpu, grace_s=settings.worker.grace_s)
+        worker_spec(folder, name, stages, cpu=cpu, stop_s=grace_s(settings, stages))
         for cpu, (name, stages) in enumerate(GROUPS.items())
     ]
 
 
 def worker_spec(
-    folder: Path, name: str, stages: tuple[str, ...], *, cpu: int = 0, grace_s: float = 30.0, lane: str = "live"
+    folder: Path, name: str, stages: tuple[str, ...], *, cpu: int = 0, stop_s: float = 30.0, lane: str = "live"
 ) -> WorkerSpec:
     """How to start a worker of these stages on a core."""
     port = free_port()
@@ -36,5 +37,5 @@ def worker_spec(
         argv=tuple(argv),
         env={"HEADRACE_WORKER__HTTP_PORT": str(port)},
         health_url=f"http://127.0.0.1:{port}/readyz",
-        stop_grace_s=grace_s + 10.0,
+        stop_grace_s=stop_s + 20.0,
     )

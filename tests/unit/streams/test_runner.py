@@ -161,14 +161,21 @@ async def test_an_output_that_the_broker_did_not_take_is_sent_again_with_the_sam
 
 
 async def test_timings_travel_in_headers_and_never_in_the_bytes() -> None:
+    async def hand_on(incoming: Incoming[Admitted]) -> Sequence[Output]:
+        return [replace(incoming.record, meta=incoming.child("enrich", "1"))]
+
+    def admitted(headers: list[tuple[str, bytes]]) -> Message:
+        value = CODEC.encode(Admitted(meta=request().meta, request=request(), admission=Admission()))
+        return message(value=value, headers=headers, topic="live.admitted")
+
     before = Timing(stage="earlier", waited_ms=1.0, service_ms=2.0)
-    bench = Bench(admit)
-    await bench.take(message(headers=[(TIMINGS, dump_timings([before]))]))
+    bench = Bench(hand_on, stage=STAGES["enrich"])
+    await bench.take(admitted([(TIMINGS, dump_timings([before]))]))
     (sent,) = bench.sent("admitted")
     assert b"earlier" in (header(sent.headers, TIMINGS) or b"")
-    again = Bench(admit)
+    again = Bench(hand_on, stage=STAGES["enrich"])
     again.clock.advance(60)
-    await again.take(message())
+    await again.take(admitted([]))
     assert again.sent("admitted")[0].value == sent.value
 
 
@@ -300,9 +307,91 @@ async def test_outputs_that_are_refused_for_good_end_in_a_dead_letter_and_hold_u
     bench = Bench(admit)
     bench.producer.failures = [OversizedError("over the broker's own limit")] * MAX_FAILURES
     event = await bench.take(message())
-    (letter,) = bench.sent("dead-letters")
+    (letter,), (answer,) = bench.sent("dead-letters"), bench.answers()
     assert header(letter.headers, "__connect.errors.exception.class.name") == b"OversizedError"
+    assert answer.status == "failed", "and the request has its one answer all the same"
     assert event.acks == 1
+
+
+async def test_what_was_spent_is_told_though_the_completion_is_too_large() -> None:
+    cost = Cost(meta=request().meta, attempt_id="a", state="done", amount_usd=Decimal(1))
+
+    async def spend(incoming: Incoming[Request]) -> Sequence[Output]:
+        (admitted,) = await admit(incoming)
+        assert isinstance(admitted, Admitted)
+        return [cost, replace(admitted, request=replace(admitted.request, query=Text(inline="x" * 1_000_000)))]
+
+    bench = Bench(spend)
+    await bench.take(message())
+    assert len(bench.sent("costs")) == 1 and len(bench.answers()) == 1
+
+
+async def test_a_dead_letter_over_its_own_limit_is_written_without_the_bytes() -> None:
+    bench = Bench(admit)
+    bench.producer.failures = [OversizedError("over the limit")]
+    event = await bench.take(message(value=b"no avro", headers=[("huge", b"x" * 9_000)]))
+    (letter,) = bench.sent("dead-letters")
+    assert letter.value is None and letter.key == b"r1"
+    assert header(letter.headers, "headrace.error.value_bytes") == b"7"
+    assert header(letter.headers, "headrace.error.value_sha256") and header(letter.headers, "huge") is None
+    assert event.acks == 1
+
+
+async def test_a_record_without_key_and_value_is_a_dead_letter_that_can_be_written() -> None:
+    bench = Bench(admit)
+    await bench.take(message(value=None, key=None))
+    (letter,) = bench.sent("dead-letters")
+    assert (letter.key, letter.value) == (b"", None)
+
+
+async def test_a_tombstone_with_headers_that_are_no_text_is_a_dead_letter() -> None:
+    bench = Bench(admit, stage=STAGES["index"])
+    event = await bench.take(message(value=None, headers=[("headrace-tenant", b"\xff\xfe")]))
+    assert len(bench.sent("dead-letters")) == 1 and event.acks == 1 and not bench.crashes
+
+
+async def test_timings_that_a_producer_made_up_are_not_believed() -> None:
+    made_up = dump_timings([Timing(stage="x" * 1_000, waited_ms=1.0, service_ms=1.0)] * 500)
+    bench = Bench(failing(RefusedError("invalid_request", "no", field="user")))
+    event = await bench.take(message(headers=[(TIMINGS, made_up)]))
+    (answer,) = bench.answers()
+    assert [timing.stage for timing in answer.timings] == ["admit"]
+    assert event.acks == 1
+
+
+async def test_an_event_in_process_is_finished_and_acked_though_the_worker_drains() -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def slow(incoming: Incoming[Request]) -> Sequence[Output]:
+        entered.set()
+        await leave.wait()
+        return await admit(incoming)
+
+    bench = Bench(slow)
+    event = Event(message())
+    task = asyncio.ensure_future(bench.runner.take(event))
+    async with asyncio.timeout(5):
+        await entered.wait()
+        bench.gate.release()
+        bench.runner.drain()
+        leave.set()
+        await task
+    assert event.acks == 1 and len(bench.sent("admitted")) == 1
+
+
+async def test_a_draining_runner_begins_no_second_attempt() -> None:
+    bench = Bench(failing(*[KeyError("x")] * 10))
+    event = Event(message())
+    bench.runner._draining = False
+    task = asyncio.ensure_future(bench.runner.take(event))
+    async with asyncio.timeout(5):
+        while not bench.metrics.registry.get_sample_value(
+            "headrace_retries_total", {"stage": "admit", "lane": LANE, "error_class": "poison"}
+        ):
+            await asyncio.sleep(0)
+        bench.runner.drain()
+        await task
+    assert event.acks == 0 and bench.outcome("released") == 1
 
 
 @pytest.mark.parametrize("request_id", ["", "a\x00b", "x" * 5000])
