@@ -36,7 +36,7 @@ bench: $(STAMP)
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 lock: $(STAMP)
-	@$(BIN)/uv pip compile pyproject.toml --all-extras --override requirements.override --generate-hashes --python-version 3.11 --no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements.lock
+	@$(BIN)/uv pip compile pyproject.toml --all-extras --override requirements.override --generate-hashes --universal --python-version 3.11 --no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements.lock
 
 clean:
 	rm -rf $(VENV) .headrace
