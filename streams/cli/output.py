@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -10,6 +13,14 @@ from rich.console import Console
 
 # Tables and progress; nothing of it lands in a pipe that reads data.
 console = Console(stderr=True)
+
+
+def program() -> str:
+    """How this command can be typed again: its name where it is on PATH, else where it lies."""
+    if shutil.which("headrace"):
+        return "headrace"
+    path = Path(sys.argv[0])
+    return os.path.relpath(path) if path.name == "headrace" else "headrace"
 
 
 def print_json(value: Any) -> None:

@@ -25,7 +25,7 @@ from infra.embedded.progress import OnProgress, Progress
 from infra.embedded.state import ChildState, StackState
 from infra.migrate import MigrationError
 from schemas.errors import ConfigurationError
-from streams.cli.output import console, print_json, say
+from streams.cli.output import console, print_json, program, say
 from streams.settings import load_settings
 
 Folder = Annotated[Path, typer.Option(envvar="HEADRACE_FOLDER", help="The embedded stack's folder.")]
@@ -48,7 +48,7 @@ def up(
         print_json(describe(state))
         return
     _show(state)
-    say("\nlook: headrace status   ask: headrace ask TEXT   stop: headrace down")
+    say(f"\nlook: {program()} status   ask: {program()} ask TEXT   stop: {program()} down")
 
 
 def status(folder: Folder = DEFAULT_FOLDER, json: Json = False) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.records import Answer
-from streams.cli.output import console, say
+from streams.cli.output import console, program, say
 from streams.demo.asking import OnArrival
 from streams.demo.corpus import Ingested, OnIngested
 from streams.demo.summary import Arrival, Quantiles, Summary, plain_number
@@ -98,15 +98,16 @@ def show_summary(summary: Summary, *, priced: bool) -> None:
 
 def show_next(namespace: str, request_id: str, *, stopped: bool, option: str) -> None:
     """How to go on. ``option`` names the folder where it is not the usual one."""
+    typed = program()
     lines = [
-        ("ask", f'headrace ask "What is a context manager?" --namespace {namespace}{option}'),
-        ("look", f"headrace tail answers{option}"),
-        ("", f"headrace audit {request_id}{option}"),
-        ("", f"headrace status{option}"),
-        ("stop", f"headrace down{option}"),
+        ("ask", f'{typed} ask "What is a context manager?" --namespace {namespace}{option}'),
+        ("look", f"{typed} tail answers{option}"),
+        ("", f"{typed} audit {request_id}{option}"),
+        ("", f"{typed} status{option}"),
+        ("stop", f"{typed} down{option}"),
     ]
     if stopped:
-        lines = [("again", f"headrace demo{option}"), ("start", f"headrace up{option}")]
+        lines = [("again", f"{typed} demo{option}"), ("start", f"{typed} up{option}")]
     console.print()
     for name, command in lines:
         console.print(f"  {name:6} {command}", markup=False, highlight=False, soft_wrap=True)
