@@ -15,11 +15,14 @@ import openai
 from numpy.typing import NDArray
 from openai.types import CreateEmbeddingResponse
 
+from processors.model.cause import never_sent
 from schemas.errors import DependencyDownError, PermanentProviderError, ProviderError, TransientProviderError
 
 Vector = NDArray[np.float32]
-# Asked to come again later, in one way or another: the endpoint is infrastructure here, so the event waits.
-_BUSY = frozenset({408, 409, 425, 429})
+# Away, or asked to come again later: the endpoint is infrastructure here, so the event waits. Any other failure may be
+# the text's own doing, and is counted, lest one text hold up all behind it.
+_AWAY = frozenset({408, 425, 429, 502, 503, 504})
+_CONNECT_S = 5.0
 
 
 class Embedder(Protocol):
@@ -34,8 +37,9 @@ class Embedder(Protocol):
     async def embed(self, texts: Sequence[str]) -> list[Vector]:
         """One vector a text, in order. Blocks on the endpoint.
 
-        Raises ``DependencyDownError("embeddings")`` when it is away, slow or busy, ``PermanentProviderError`` when
-        it refuses, ``TransientProviderError`` when its reply makes no sense.
+        Raises ``DependencyDownError("embeddings")`` when it can not be connected to or says that it is away or busy,
+        ``PermanentProviderError`` when it refuses, and ``TransientProviderError`` when it fails, does not reply within
+        the deadline, breaks off, or replies what makes no sense.
         """
         ...
 
@@ -57,12 +61,14 @@ class OpenAIEmbedder:
 
     def __init__(self, policy: EmbeddingPolicy, *, base_url: str, api_key: str) -> None:
         self._policy = policy
+        timeout = openai.Timeout(None, connect=min(_CONNECT_S, policy.deadline_s / 2))
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=api_key,
             max_retries=0,
-            timeout=policy.deadline_s,
-            http_client=openai.DefaultAioHttpClient(timeout=policy.deadline_s),
+            timeout=timeout,
+            # A redirect or a proxy would take the key and the texts to an endpoint that nobody configured.
+            http_client=openai.DefaultAioHttpClient(timeout=timeout, follow_redirects=False, trust_env=False),
         )
 
     @property
@@ -90,7 +96,9 @@ class OpenAIEmbedder:
                     model=self._policy.model, input=list(texts), encoding_format="float"
                 )
         except TimeoutError as error:
-            raise DependencyDownError("embeddings", f"no reply within {self._policy.deadline_s:g} s") from error
+            raise TransientProviderError(
+                "embedding_timeout", f"the embedding endpoint did not reply within {self._policy.deadline_s:g} s"
+            ) from error
         except openai.APIError as error:
             raise _translated(error) from None
         except ValueError:
@@ -126,12 +134,18 @@ class OpenAIEmbedder:
 def _translated(error: openai.APIError) -> ProviderError | DependencyDownError:
     """Our error for the SDK's; none of the provider's text goes on."""
     if isinstance(error, openai.APIConnectionError):
-        return DependencyDownError("embeddings", type(error).__name__)
+        if never_sent(error):
+            return DependencyDownError("embeddings", "it could not be connected to")
+        return TransientProviderError("connection_lost", "the connection to the embedding endpoint broke after sending")
     if not isinstance(error, openai.APIStatusError):
         return TransientProviderError("embedding_reply", "the embedding endpoint's reply does not parse")
     status = error.status_code
-    if status >= 500 or status in _BUSY:
+    if status in _AWAY:
         return DependencyDownError("embeddings", f"it replied with HTTP {status}")
+    if status >= 500 or status == 409:
+        return TransientProviderError(
+            f"http_{status}", f"the embedding endpoint failed with HTTP {status}", http_status=status
+        )
     return PermanentProviderError(
         f"http_{status}",
         f"the embedding endpoint refused with HTTP {status}; check its address, key and model",

@@ -44,9 +44,14 @@ def from_sdk(error: openai.OpenAIError, deployment: Deployment) -> ProviderError
 
 def from_connection(error: BaseException, deployment: Deployment) -> ProviderError:
     """Never sent, or sent and broken off. In doubt it was sent: then it is booked, and money is right."""
-    if any(isinstance(cause, _NOT_SENT) for cause in _chain(error)):
+    if never_sent(error):
         return TransientProviderError("connect_error", f"deployment {deployment.name} could not be connected to")
     return OutcomeUnknownError("connection_lost", f"deployment {deployment.name}: the connection broke after sending")
+
+
+def never_sent(error: BaseException) -> bool:
+    """Whether no byte of the request had left when the connection failed."""
+    return any(isinstance(cause, _NOT_SENT) for cause in _chain(error))
 
 
 def from_reported(status: int | None, deployment: Deployment) -> ProviderError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -24,10 +25,12 @@ class Endpoint:
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.reply: Reply = self.vectors
+        self.transport: asyncio.Transport | None = None
 
     async def handle(self, request: web.Request) -> web.Response:
         body = await request.json()
         self.batches.append(body["input"])
+        self.transport = request.transport
         return await self.reply(body)
 
     async def vectors(self, body: dict[str, Any]) -> web.Response:
@@ -88,10 +91,9 @@ async def garbage() -> web.Response:
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
-        (lambda: status(500), DependencyDownError),
-        (lambda: status(503), DependencyDownError),
-        (lambda: status(429), DependencyDownError),
-        (hang, DependencyDownError),
+        *[(functools.partial(status, code), DependencyDownError) for code in (408, 425, 429, 502, 503, 504)],
+        *[(functools.partial(status, code), TransientProviderError) for code in (409, 500, 501, 505)],
+        (hang, TransientProviderError),
         (lambda: status(400), PermanentProviderError),
         (lambda: status(401), PermanentProviderError),
         (lambda: status(404), PermanentProviderError),
@@ -124,6 +126,43 @@ async def test_an_endpoint_that_is_gone_is_a_dependency_down(endpoint: Running) 
     await server.close()
     with pytest.raises(DependencyDownError, match="embeddings"):
         await embedder.embed(["a"])
+
+
+async def test_a_connection_that_breaks_after_sending_is_counted(endpoint: Running) -> None:
+    server, embedder, _ = endpoint
+
+    async def drop(_: dict[str, Any]) -> web.Response:
+        assert server.transport is not None
+        server.transport.abort()
+        return web.Response()
+
+    server.reply = drop
+    with pytest.raises(TransientProviderError, match="broke"):
+        await embedder.embed(["a"])
+
+
+async def test_a_redirect_is_not_followed(endpoint: Running) -> None:
+    server, embedder, _ = endpoint
+
+    async def redirect(_: dict[str, Any]) -> web.Response:
+        return web.Response(status=307, headers={"Location": "/v1/embeddings"})
+
+    server.reply = redirect
+    with pytest.raises(PermanentProviderError, match="307"):
+        await embedder.embed(["a"])
+    assert len(server.batches) == 1
+
+
+async def test_a_proxy_of_the_environment_is_not_used(endpoint: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, test_server = endpoint
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    embedder = OpenAIEmbedder(POLICY, base_url=str(test_server.make_url("/v1")), api_key="none")
+    try:
+        assert len(await embedder.embed(["a"])) == 1
+    finally:
+        await embedder.close()
 
 
 async def test_a_query_asked_again_is_not_embedded_again() -> None:
