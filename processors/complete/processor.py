@@ -113,12 +113,20 @@ class Complete:
 
         Blocks for a slot of the deployment, for the lease of another worker, and for the call and its retries.
         Raises ``RefusedError`` (expired before any spend, unreadable input), ``PermanentProviderError`` (no such
-        route or model), ``IndeterminateError`` and ``CrashLoopError`` (both with costs and answer in ``outputs``), and
-        ``DependencyDownError``.
+        route or model, and no outcome booked), ``IndeterminateError`` and ``CrashLoopError`` (both with costs and
+        answer in ``outputs``), and ``DependencyDownError``.
         """
         ends = time.monotonic() + self._timeout_s - _BOOKING_S
-        offer = self._offer(incoming)
-        await self._unwritten.book_kept(offer.key)
+        key = _key(incoming)
+        await self._unwritten.book_kept(key)
+        try:
+            offer = self._offer(incoming)
+        except PermanentProviderError:
+            # The settings may have changed since the call was made: what was paid is given out all the same.
+            known = await self._journal.outcome_of(key)
+            if known is None:
+                raise
+            return self._outputs(incoming, key, known)
         wait_s = _SHORTEST_WAIT_S
         while True:
             claim = await self._claim(incoming, offer, ends)
@@ -158,7 +166,7 @@ class Complete:
         return None
 
     def _offer(self, incoming: Incoming[Enrichment]) -> Offer:
-        route, meta = self._route(incoming.record), incoming.meta
+        route = self._route(incoming.record)
         deployment = route.deployment
         payload = build_payload(incoming.record, deployment)
         limit = token_limit(incoming.record.request.sampling, deployment)
@@ -174,7 +182,7 @@ class Complete:
             bound=upper_bound(payload, deployment, limit),
         )
         return Offer(
-            key=CallKey(tenant=meta.tenant, lane=meta.lane, run=meta.run, request_id=meta.request_id),
+            key=_key(incoming),
             input_hash=payload_hash(payload, deployment),
             input=incoming.raw,
             target=target,
@@ -244,6 +252,11 @@ class Complete:
             yield
         finally:
             slots.release()
+
+
+def _key(incoming: Incoming[Enrichment]) -> CallKey:
+    meta = incoming.meta
+    return CallKey(tenant=meta.tenant, lane=meta.lane, run=meta.run, request_id=meta.request_id)
 
 
 def _check(deployment: Deployment, lease_s: float, timeout_s: float) -> None:

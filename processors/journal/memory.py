@@ -14,6 +14,8 @@ from processors.journal.entry import (
     CallRow,
     CallState,
     Claim,
+    Done,
+    Ended,
     Expired,
     Granted,
     Lease,
@@ -110,6 +112,11 @@ class MemoryJournal:
     async def attempts_of(self, key: CallKey) -> tuple[AttemptRow, ...]:
         self._reach()
         return tuple(self.attempts.get(key.call_id, ()))
+
+    async def outcome_of(self, key: CallKey) -> Done | Ended | None:
+        self._reach()
+        call = self.calls.get(key.call_id)
+        return None if call is None else stored(call, self.attempts[key.call_id])
 
     def _reach(self) -> None:
         if self.down:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
-from processors.journal.entry import AttemptRow, CallFailure, CallKey, Claim, Lease, Offer, Settled, Target
+from processors.journal.entry import AttemptRow, CallFailure, CallKey, Claim, Done, Ended, Lease, Offer, Settled, Target
 
 
 class Journal(Protocol):
@@ -46,4 +46,8 @@ class Journal(Protocol):
 
     async def attempts_of(self, key: CallKey) -> tuple[AttemptRow, ...]:
         """Every attempt of a call, in order; empty when nothing was spent on it."""
+        ...
+
+    async def outcome_of(self, key: CallKey) -> Done | Ended | None:
+        """What a call ended with; ``None`` while it is open, or was never made. Takes no lock."""
         ...

@@ -25,7 +25,7 @@ from processors.journal.entry import (
     Settled,
     Target,
 )
-from processors.journal.protocol import End, Take, close, decide, is_repeated, lose, open_attempt, settle_late
+from processors.journal.protocol import End, Take, close, decide, is_repeated, lose, open_attempt, settle_late, stored
 from processors.journal.row import (
     attempt_from,
     call_from,
@@ -118,6 +118,11 @@ class PostgresJournal:
     async def attempts_of(self, key: CallKey) -> tuple[AttemptRow, ...]:
         async with self._database.transaction() as connection:
             return await self._attempts(connection, key)
+
+    async def outcome_of(self, key: CallKey) -> Done | Ended | None:
+        async with self._database.transaction() as connection:
+            row = await (await connection.execute(sql.SELECT_CALL, (key.call_id,))).fetchone()
+            return None if row is None else stored(call_from(key, row), await self._attempts(connection, key))
 
     async def _insert_or_lock(self, connection: Connection, offer: Offer) -> tuple[CallRow, datetime] | None:
         parameters = {

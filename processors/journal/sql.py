@@ -14,6 +14,8 @@ RETURNING {CALL_COLUMNS}, clock_timestamp()
 
 LOCK_CALL = f"SELECT {CALL_COLUMNS}, clock_timestamp() FROM calls WHERE call_id = %s FOR UPDATE"
 
+SELECT_CALL = f"SELECT {CALL_COLUMNS} FROM calls WHERE call_id = %s"
+
 TAKE_CALL = """
 UPDATE calls
 SET state = 'calling', lease_owner = %(owner)s, lease_epoch = %(epoch)s,

@@ -124,6 +124,15 @@ async def test_a_result_comes_back_byte_for_byte_with_its_booking(journal: Postg
     assert rows[0].ended_at is not None and rows[0].ended_at >= rows[0].started_at
 
 
+async def test_an_outcome_is_read_as_it_was_booked(journal: PostgresJournal, lane: str) -> None:
+    key = offer(lane).key
+    assert await journal.outcome_of(key) is None
+    grant = await granted(journal, offer(lane))
+    assert await journal.outcome_of(key) is None
+    await journal.finish(grant.lease, grant.attempt.attempt_id, DONE, b"result")
+    assert await journal.outcome_of(key) == await journal.claim(offer(lane), owner="w2")
+
+
 async def test_finishing_twice_with_one_lease_is_harmless(journal: PostgresJournal, lane: str) -> None:
     grant = await granted(journal, offer(lane))
     first = await journal.finish(grant.lease, grant.attempt.attempt_id, DONE, b"result")

@@ -335,6 +335,23 @@ async def test_an_unknown_route_or_model_is_a_permanent_failure(changes: dict[st
     assert bench.model.calls == []
 
 
+@pytest.mark.parametrize("error", [None, PermanentProviderError("http_400", "400")])
+@pytest.mark.parametrize("changed", ["route", "model"])
+async def test_what_was_paid_is_given_out_after_its_route_or_model_left_the_settings(
+    changed: str, error: Exception | None
+) -> None:
+    bench = Bench()
+    if error is not None:
+        bench.fail_with(error)
+    asked = event(model="m1")
+    first = await bench.worker()(asked)
+    other = bench.worker("w2")
+    deployment = replace(bench.route.deployment, model="m2")
+    other._routes = {"default": replace(bench.route, deployment=deployment)} if changed == "model" else {}
+    assert as_bytes(await other(asked)) == as_bytes(first)
+    assert len(bench.model.calls) == 1
+
+
 def test_a_timeout_that_holds_no_lease_and_call_is_refused_at_start() -> None:
     with pytest.raises(ConfigurationError):
         Bench().worker(timeout_s=100)
