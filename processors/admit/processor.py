@@ -76,16 +76,15 @@ class Admit:
         ``PoisonError`` for a request whose id can't be a key.
         """
         incoming = self._trusted(incoming)
-        try:
-            check_origin(incoming.meta, incoming.record.meta, self._policy)
-        except RefusedError as refusal:
-            return [self._refusal(incoming, refusal)]
-        claimant = _claimant(incoming)
+        stranger = self._stranger(incoming)
+        claimant = _claimant(incoming, self._policy.lane, stranger=stranger is not None)
         reservation = await self._idempotency.reserve(claimant, claimant.request_id, scope="request")
         if reservation.outcome == "conflict":
             log.warning("refused duplicate", request_id=claimant.request_id, tenant=claimant.tenant, code="id_reused")
             return []
         incoming = _as_first_delivered(incoming, reservation)
+        if stranger is not None:
+            return [self._refusal(incoming, stranger)]
         try:
             check_request(incoming.record, self._policy)
             admitted = self._admitted(incoming, claimant.body_hash)
@@ -94,6 +93,14 @@ class Admit:
         except RefusedError as refusal:
             return [self._refusal(incoming, refusal)]
         return [await self._once(incoming, admitted, claimant)]
+
+    def _stranger(self, incoming: Incoming[Request]) -> RefusedError | None:
+        """Why the request may not come this way, if it may not."""
+        try:
+            check_origin(incoming.meta, incoming.record.meta, self._policy)
+        except RefusedError as refusal:
+            return refusal
+        return None
 
     def _trusted(self, incoming: Incoming[Request]) -> Incoming[Request]:
         """The event with a meta that holds nothing a producer could make up, but tenant and request id."""
@@ -173,13 +180,15 @@ class Admit:
         )
 
 
-def _claimant(incoming: Incoming[Request]) -> Claimant:
+def _claimant(incoming: Incoming[Request], lane: str, *, stranger: bool) -> Claimant:
+    """Who asks. What came the wrong way is another body, so that it can't end a request that came the right way."""
     meta = incoming.meta
+    digest = body_hash(incoming.record)
     return Claimant(
         tenant=meta.tenant,
-        lane=meta.lane,
+        lane=lane,
         request_id=meta.request_id,
-        body_hash=body_hash(incoming.record),
+        body_hash=f"stranger/{digest}" if stranger else digest,
         control_offset=incoming.control_offset,
         # Postgres keeps microseconds.
         accepted_at=incoming.appended_at.astimezone(UTC),

@@ -14,6 +14,7 @@ from processors.admit.body import body_hash
 from processors.clock import FakeClock
 from schemas.errors import DependencyDownError
 from schemas.records import (
+    Admitted,
     Answer,
     Citation,
     Meta,
@@ -46,6 +47,16 @@ async def test_a_producer_can_not_choose_event_ids_or_times() -> None:
         )
     )
     assert forged == plain
+
+
+async def test_a_copy_that_comes_the_wrong_way_can_not_end_the_request_that_came_the_right_way() -> None:
+    bench = Bench()
+    (admitted,) = await bench.admit(request())
+    assert isinstance(admitted, Admitted)
+    strange = request()
+    strange = replace(strange, meta=replace(strange.meta, lane="another"))
+    assert await bench.admit(strange) == []
+    assert await bench.admit(request()) == [admitted]
 
 
 async def test_one_request_id_stands_for_one_body() -> None:
