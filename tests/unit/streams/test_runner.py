@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from faust.types import TP
 
-from processors.clock import FakeClock
-from processors.control import FakeControl
 from processors.event import Incoming, Output
-from processors.failpoints import Unarmed
-from processors.finality import FakeFinality
-from schemas.codec import Codec
 from schemas.errors import (
     ConfigurationError,
     DependencyDownError,
@@ -26,119 +20,11 @@ from schemas.errors import (
     PermanentProviderError,
     RefusedError,
 )
-from schemas.records import Admission, Admitted, Answer, Cost, Meta, Request, Text, Timing
-from streams.gate import Gate
+from schemas.records import Admission, Admitted, Cost, Request, Text, Timing
 from streams.headers import TIMINGS, dump_timings, header
-from streams.metrics import Metrics
-from streams.producer import FakeProducer
-from streams.runner import MAX_FAILURES, StageRunner
-from streams.services import Services
-from streams.stages import STAGES, Stage
-
-LANE = "live"
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-CODEC = Codec.offline()
-
-Process = Callable[[Incoming[Any]], Awaitable[Sequence[Output]]]
-
-
-@dataclass
-class Message:
-    """What the runner reads of a Faust message."""
-
-    value: bytes | None
-    key: bytes | None = b"r1"
-    topic: str = "live.requests"
-    partition: int = 0
-    offset: int = 7
-    timestamp: float = NOW.timestamp() - 2
-    headers: list[tuple[str, bytes]] = field(default_factory=list)
-
-    @property
-    def tp(self) -> TP:
-        return TP(self.topic, self.partition)
-
-
-class Event:
-    def __init__(self, message: Message) -> None:
-        self.message = message
-        self.acks = 0
-
-    def ack(self) -> None:
-        self.acks += 1
-
-
-class Bench:
-    """A runner with all its collaborators at hand."""
-
-    def __init__(self, process: Process, *, stage: Stage = STAGES["admit"], timeout_s: float = 5.0) -> None:
-        self.producer, self.finality = FakeProducer(), FakeFinality()
-        self.metrics, self.clock = Metrics(), FakeClock(NOW)
-        self.crashes: list[BaseException] = []
-        self.dependencies_up = asyncio.Event()
-        self.dependencies_up.set()
-        self.gate = Gate({"postgres": self._probe, "kafka": self._probe, "registry": self._probe}, self.metrics)
-        services = Services(
-            prefix="",
-            lane=LANE,
-            codec=CODEC,
-            producer=self.producer,
-            finality=self.finality,
-            gate=self.gate,
-            clock=self.clock,
-            control=FakeControl(offset=3),
-            metrics=self.metrics,
-            failpoints=Unarmed(),
-            crash=self.crashes.append,
-        )
-        self.runner = StageRunner(stage, stage.inputs[0], process, services, timeout_s=timeout_s)
-
-    async def _probe(self) -> None:
-        if not self.dependencies_up.is_set():
-            raise DependencyDownError("postgres", "test")
-
-    async def take(self, message: Message) -> Event:
-        event = Event(message)
-        task = asyncio.ensure_future(self.runner.take(event))
-        probe = asyncio.ensure_future(self.gate.run())
-        await asyncio.wait({task}, timeout=20)
-        probe.cancel()
-        task.cancel()
-        return event
-
-    def sent(self, kind: str) -> list[Any]:
-        return [outgoing for outgoing in self.producer.sent if outgoing.topic == f"{LANE}.{kind}"]
-
-    def answers(self) -> list[Answer]:
-        return [CODEC.decode(outgoing.value or b"", Answer) for outgoing in self.sent("answers")]
-
-    def outcome(self, name: str) -> float:
-        labels = {"stage": self.runner.stage.name, "lane": LANE, "outcome": name}
-        return self.metrics.registry.get_sample_value("headrace_events_total", labels) or 0.0
-
-
-def request() -> Request:
-    meta = Meta(event_id="e1", request_id="r1", tenant="acme", lane=LANE, stage="producer")
-    return Request(meta=meta, query=Text(inline="What?"))
-
-
-def message(**changes: Any) -> Message:
-    return replace(Message(CODEC.encode(request())), **changes)
-
-
-async def admit(incoming: Incoming[Request]) -> Sequence[Output]:
-    return [Admitted(meta=incoming.child("admit", "1"), request=incoming.record, admission=Admission())]
-
-
-def failing(*errors: Exception) -> Process:
-    left = list(errors)
-
-    async def process(incoming: Incoming[Any]) -> Sequence[Output]:
-        if left:
-            raise left.pop(0)
-        return await admit(incoming)
-
-    return process
+from streams.runner import MAX_FAILURES
+from streams.stages import STAGES
+from tests.support.running import CODEC, LANE, NOW, Bench, Event, Message, admit, failing, message, request
 
 
 async def test_an_event_is_acked_after_its_output_was_acknowledged() -> None:
