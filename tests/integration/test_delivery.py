@@ -119,10 +119,24 @@ async def test_the_stock_driver_would_have_committed_over_the_head(settings: Set
     assert sum(committed(settings, topic).values()) > 0
 
 
-async def test_a_worker_that_joins_and_leaves_loses_nothing(settings: Settings, topic: str) -> None:
+async def test_a_worker_that_joins_and_leaves_loses_nothing_and_redeliveries_are_counted(
+    settings: Settings, topic: str
+) -> None:
     done: set[bytes] = set()
+    held, had = b"7", 0
 
-    async def work(event: Any) -> None:
+    async def stays(event: Any) -> None:
+        nonlocal had
+        had += event.message.value == held
+        if event.message.value == held and had == 1:
+            return  # Not acknowledged: it has to come again, here or elsewhere.
+        await finish(event)
+
+    async def comes_and_goes(event: Any) -> None:
+        if event.message.value != held:
+            await finish(event)
+
+    async def finish(event: Any) -> None:
         await asyncio.sleep(0.005)
         done.add(event.message.value)
         event.ack()
@@ -136,14 +150,15 @@ async def test_a_worker_that_joins_and_leaves_loses_nothing(settings: Settings, 
             await asyncio.sleep(0.02)
         await producer.stop()
 
-    async with running(settings, topic, work):
+    async with running(settings, topic, stays) as first:
         feeding = asyncio.ensure_future(feed())
         await eventually(lambda: len(done) > 100)
-        async with running(settings, topic, work, slot="1") as joined:
+        async with running(settings, topic, comes_and_goes, slot="1") as joined:
             await eventually(lambda: bool(joined.consumer.assignment()))
             await eventually(lambda: len(done) > 500)
         await feeding
         await eventually(lambda: len(done) == 1000)
+        assert had >= 2 and first.consumer.redelivered_total >= 1
     assert sum(committed(settings, topic).values()) == 1000
 
 
