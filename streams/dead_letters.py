@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from schemas.errors import HeadraceError
+from schemas.errors import HeadraceError, PoisonError
 from streams.headers import CONTENT_TYPE, Headers
 from streams.producer import Outgoing
 from streams.topics import topic_name
@@ -43,7 +43,7 @@ def dead_letter(
         f"{CONNECT}exception.class.name": type(error).__qualname__,
         f"{CONNECT}exception.message": safe_message(error),
         f"{CONNECT}exception.stacktrace": safe_trace(error),
-        f"{OURS}class": error.error_class if isinstance(error, HeadraceError) else "poison",
+        f"{OURS}class": class_of(error),
         f"{OURS}attempts": str(attempts),
         f"{OURS}first_failure": first_failure.isoformat(),
         f"{OURS}lane": lane,
@@ -69,6 +69,11 @@ def without_value(letter: Outgoing) -> Outgoing:
     return replace(
         letter, key=(letter.key or b"")[:LONGEST_HEADER], value=None, headers=[*letter.headers, size, digest]
     )
+
+
+def class_of(error: BaseException) -> str:
+    """The class that decides an error's way; what nobody foresaw is poison."""
+    return error.error_class if isinstance(error, HeadraceError) else PoisonError.error_class
 
 
 def safe_message(error: BaseException) -> str:

@@ -33,7 +33,7 @@ from schemas.errors import (
 from schemas.json_view import to_json
 from schemas.record import Record
 from schemas.records import Answer, Cost, Failure, Timing
-from streams.dead_letters import dead_letter, safe_message, safe_trace, without_value
+from streams.dead_letters import class_of, dead_letter, safe_message, safe_trace, without_value
 from streams.decoding import Decoder
 from streams.gate import Released
 from streams.headers import Headers, trace_id
@@ -275,7 +275,7 @@ class StageRunner:
                 if letter.value is None:
                     raise
                 letter = without_value(letter)
-        error_class = error.error_class if isinstance(error, HeadraceError) else "poison"
+        error_class = class_of(error)
         services.metrics.dead_letters.labels(*self.labels, error_class).inc()
         self._count("dead_letter")
         log.warning("dead letter", stage=self.stage.name, error=type(error).__name__, error_class=error_class)
@@ -314,8 +314,7 @@ class StageRunner:
         self._services.metrics.outcomes.labels(*self.labels, outcome).inc()
 
     def _retried(self, error: Exception) -> None:
-        error_class = error.error_class if isinstance(error, HeadraceError) else "poison"
-        self._services.metrics.retries.labels(*self.labels, error_class).inc()
+        self._services.metrics.retries.labels(*self.labels, class_of(error)).inc()
 
     def _context(self, incoming: Incoming[Record], message: Message) -> dict[str, str | None]:
         meta = incoming.meta
