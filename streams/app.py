@@ -28,6 +28,9 @@ class StageApp(faust.App):
     def transport(self) -> SafeTransport:  # type: ignore[override]
         return SafeTransport(self.conf.broker_consumer, self)
 
+    def _create_directories(self) -> None:
+        """Faust's folders are for tables, and there are none: a worker may run where it can't write."""
+
 
 def group_name(prefix: str, lane: str, stage: str) -> str:
     """``<prefix><lane>.<stage>``: the consumer group, and the app's id."""

@@ -9,6 +9,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from processors.control import Pausable
 from schemas.codec import Codec
 from schemas.errors import DependencyDownError, PoisonError, UnknownSchemaError
 from schemas.records import Control
@@ -28,6 +29,9 @@ class ControlFollower:
         self._partition = TopicPartition(topic, 0)
         self._codec = codec
         self._prompts: dict[str, str] = {}
+        self._paused: set[tuple[str, str]] = set()
+        self._cancelled: set[tuple[str, str]] = set()
+        self._change = asyncio.Event()
         self._offset = -1
         self._consumer: AIOKafkaConsumer | None = None
 
@@ -39,6 +43,23 @@ class ControlFollower:
     def current_prompt(self, name: str) -> str | None:
         """The version of this prompt that is live now."""
         return self._prompts.get(name)
+
+    def paused(self, kind: Pausable, name: str) -> bool:
+        """Whether an operator paused this stage, route or tenant."""
+        return (kind, name) in self._paused
+
+    def cancelled(self, tenant: str, request_id: str) -> bool:
+        """Whether this request was cancelled."""
+        return (tenant, request_id) in self._cancelled
+
+    async def until_cancelled(self, tenant: str, request_id: str) -> None:
+        """Return when this request is cancelled; blocks for ever otherwise."""
+        while not self.cancelled(tenant, request_id):
+            await self.changed()
+
+    async def changed(self) -> None:
+        """Return at the next control record."""
+        await self._change.wait()
 
     async def start(self) -> None:
         """Read the topic from its first record to its present end. Blocks on the broker.
@@ -79,6 +100,8 @@ class ControlFollower:
         for message in batches.get(self._partition, ()):
             await self._apply(message)
             self._offset = message.offset
+            self._change.set()
+            self._change = asyncio.Event()
 
     async def _apply(self, message: Any) -> None:
         try:
