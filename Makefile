@@ -35,8 +35,13 @@ faults: $(STAMP)
 bench: $(STAMP)
 	@$(BIN)/python -m tests.bench $(ARGS)
 
+COMPILE := $(BIN)/uv pip compile pyproject.toml --override requirements.override --generate-hashes --universal \
+	--python-version 3.11 --no-emit-index-url --custom-compile-command "make lock" --quiet
+
+# The image's lock is the same versions without the extras.
 lock: $(STAMP)
-	@$(BIN)/uv pip compile pyproject.toml --all-extras --override requirements.override --generate-hashes --universal --python-version 3.11 --no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements.lock
+	@$(COMPILE) --all-extras --output-file requirements.lock
+	@$(COMPILE) --constraint requirements.lock --output-file infra/requirements.image.lock
 
 clean:
 	rm -rf $(VENV) .headrace
