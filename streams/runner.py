@@ -32,7 +32,7 @@ from schemas.errors import (
 )
 from schemas.json_view import to_json
 from schemas.record import Record
-from schemas.records import Answer, Cost, Failure, Timing
+from schemas.records import Admitted, Answer, Completion, Cost, Enrichment, Failure, Request, Timing
 from streams.dead_letters import class_of, dead_letter, safe_message, safe_trace, without_value
 from streams.decoding import Decoder
 from streams.gate import Released
@@ -137,15 +137,18 @@ class StageRunner:
     async def _attempts(self, incoming: Incoming[Record], message: Message) -> Sequence[Output]:
         """Call the processor until it gives outputs or the event is given up."""
         failures, tries, first_failure = 0, 0, self._services.clock.now()
+        needs = set(self.stage.dependencies)
         while True:
             if tries and self._draining:
                 raise Released
             tries += 1
-            await self._wait(message, self.stage.dependencies)
+            await self._wait(message, tuple(needs))
             try:
                 async with asyncio.timeout(self._timeout_s):
                     return await self._processor(incoming)
             except DependencyDownError as error:
+                # What only some of a stage's events need is known once one of them missed it.
+                needs.add(error.dependency)
                 await self._dependency_down(error)
             except FencedError as error:
                 self._retried(error)
@@ -328,7 +331,9 @@ class StageRunner:
 
 
 def _answerable(incoming: Incoming[Record]) -> bool:
-    """Whether there is a request that an answer can be filed under."""
+    """Whether the event is a request on its way, whose end an answer can be filed under."""
+    if not isinstance(incoming.record, Request | Admitted | Enrichment | Completion):
+        return False
     request_id, tenant = incoming.meta.request_id, incoming.meta.tenant
     return bool(request_id) and all(part.isprintable() and len(part) <= LONGEST_ID for part in (request_id, tenant))
 

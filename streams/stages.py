@@ -52,6 +52,8 @@ class Stage:
     effect: Effect
     dependencies: tuple[str, ...]
     build: Callable[[Ports], Processor]
+    # Several inputs compete for the stage's slots; else each has as many of its own, and none waits for another.
+    shared_slots: bool = True
 
     def limit_s(self, settings: Settings) -> float:
         """How long one attempt may take under these settings."""

@@ -187,7 +187,8 @@ class Worker:
         concurrency = self._plan.concurrency or (tuned and tuned.concurrency) or stage.concurrency
         concurrency = concurrency or self._settings.call_concurrency
         timeout_s = stage.limit_s(self._settings)
-        slots = WeightedSlots(concurrency, stage.shares()) if len(stage.inputs) > 1 else None
+        shared = stage.shared_slots and len(stage.inputs) > 1
+        slots = WeightedSlots(concurrency, stage.shares()) if shared else None
         processor = stage.build(self._ports)
         units = []
         for source in stage.inputs:

@@ -18,12 +18,13 @@ from schemas.errors import (
     IndeterminateError,
     OversizedError,
     PermanentProviderError,
+    PoisonError,
     RefusedError,
 )
-from schemas.records import Admission, Admitted, Cost, Request, Text, Timing
+from schemas.records import Admission, Admitted, Answer, Cost, Request, Text, Timing
 from streams.headers import TIMINGS, dump_timings, header
 from streams.runner import MAX_FAILURES
-from streams.stages import STAGES
+from streams.stages import STAGES, Input
 from tests.support.running import CODEC, LANE, NOW, Bench, Event, Message, admit, failing, message, request
 
 
@@ -312,3 +313,28 @@ async def test_a_draining_runner_takes_no_event() -> None:
     assert not task.done() and bench.runner.idle.is_set()
     task.cancel()
     assert event.acks == 0
+
+
+async def test_an_event_that_is_no_request_on_its_way_ends_in_a_dead_letter_alone() -> None:
+    answered = Answer(meta=request().meta, status="answered")
+    bench = Bench(failing(PoisonError("no")), stage=replace(STAGES["admit"], inputs=(Input("answers", Answer),)))
+    event = await bench.take(message(value=CODEC.encode(answered), topic="live.answers"))
+    assert event.acks == 1 and not bench.crashes and not bench.answers()
+    (letter,) = bench.sent("dead-letters")
+    assert header(letter.headers, "__connect.errors.exception.class.name") == b"PoisonError"
+
+
+async def test_a_dependency_that_a_stage_does_not_always_need_is_waited_for_once_it_was_missed() -> None:
+    bench = Bench(failing(DependencyDownError("registry", "away")), stage=replace(STAGES["admit"], dependencies=()))
+    bench.dependencies_up.clear()
+    event = Event(message())
+    task = asyncio.ensure_future(bench.runner.take(event))
+    probe = asyncio.ensure_future(bench.gate.run())
+    async with asyncio.timeout(30):
+        while "registry" not in bench.gate.down:
+            await asyncio.sleep(0)
+        assert not task.done()
+        bench.dependencies_up.set()
+        await task
+    probe.cancel()
+    assert event.acks == 1 and len(bench.sent("admitted")) == 1
