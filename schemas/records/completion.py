@@ -66,3 +66,6 @@ class Completion(Record):
     duration_ms: float | None = None
     # From sending to the first token, in milliseconds
     first_token_ms: float | None = None
+    # Its text went to deltas too; false for a request that wants a stream: the filter
+    # writes its chunks
+    streamed: bool = False

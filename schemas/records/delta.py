@@ -27,9 +27,19 @@ class Delta(Record):
     text: Text | None = None
     # The last delta of its attempt
     final: bool = False
-    # Why generation ended; set on the last delta
+    # Why generation ended; set on the last delta. After a failure the failure's code
     finish_reason: str | None = None
     # The attempt broke off
     aborted: bool = False
     # Since the call was sent, in milliseconds
     elapsed_ms: float | None = None
+    # User on whose behalf it was asked
+    user: str = ""
+    # Conversation it belongs to
+    session: str = ""
+    # Route that the request takes
+    route: str = ""
+    # Product feature that asked
+    feature: str = ""
+    # Team that asked
+    team: str = ""
