@@ -13,12 +13,14 @@ from processors.filter.finding import Finding
 # The domain is searched first; the local part is what stands before it. Searching the other way round takes
 # quadratic time on a long text without "@".
 _DOMAIN = re.compile(r"@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.)+(?:xn--[a-z0-9-]{2,59}|[^\W\d_]{2,63})", re.IGNORECASE)
-_LOCAL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}$")
+_LOCAL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}\Z")
 # Groups of digits parted by one space, dash or point.
 _DIGITS = re.compile(r"(?<!\d)\d+(?:[ \u00a0\u2009\u202f.\u2010-\u2015-]\d+)*(?!\d)")
 _GROUP = re.compile(r"\d+")
 _SSN = re.compile(r"(?<![\d-])(\d{3})([- \u2010-\u2015])(\d{2})\2(\d{4})(?!-?\d)")
 _BARE_SSN = re.compile(r"(?:\bSSN\b|social security)[^\d\n]{0,30}(?<!\d)(\d{3})(\d{2})(\d{4})(?!\d)", re.IGNORECASE)
+# The words of the pattern above with nothing but their gap behind them, or the first of two words.
+_SSN_AHEAD = re.compile(r"(?:(?:SSN|social security)[^\d\n]{0,30}|social )\Z", re.IGNORECASE)
 _CARD_DIGITS = range(12, 20)
 _GLUED_DIGITS = range(15, 17)
 
@@ -110,6 +112,11 @@ def find_ssns(text: str) -> Iterator[Finding]:
     for match in _BARE_SSN.finditer(text):
         if _valid_ssn(match[1], match[2], match[3]):
             yield Finding("ssn", match.start(1), match.end())
+
+
+def awaits_ssn(before: str) -> bool:
+    """Whether bare digits behind this text may be a social security number because of its last words."""
+    return _SSN_AHEAD.search(before) is not None
 
 
 def _valid_ssn(area: str, group: str, serial: str) -> bool:

@@ -29,6 +29,12 @@ _WORDS = re.compile(
     r"\b[^\d\n]{0,24}\n?[^\d\n]{0,4}$",
     re.IGNORECASE,
 )
+# The first of two words that count together, and what may go on as a number's extension.
+_FIRST_WORD = re.compile(r"\b(?:whats|messages) \Z", re.IGNORECASE)
+_EXTENSION = re.compile(r"\d\W{0,2}(?:x|ext)\W{0,3}\Z", re.IGNORECASE)
+# A number at the end of a line, which a label on the next line would name.
+_NUMBER_ENDS = re.compile(r"(?:\d[^\w\n]{0,7}){6}(?:(?:x|ext)\W{0,3}\d{1,6})?\W{0,8}\Z", re.IGNORECASE)
+_DIGIT_ENDS = re.compile(r"\d\W{0,8}\Z")
 _LABEL_AFTER = re.compile(r"\s?[-(]?\s?(?:office|fax|mobile|home|work|cell|desk)\b", re.IGNORECASE)
 _NANP = re.compile(r"(?:(?:\+?1|001)[-. ])?(?:\(\d{3}\) ?|\d{3}[-. ])\d{3}[-. ]\d{4}")
 _PARENTHESES = re.compile(r"\(\d{2,4}\) ?\d{3,4}[- ]\d{3,4}")
@@ -45,6 +51,19 @@ def find_phones(text: str, regions: tuple[str, ...]) -> Iterator[Finding]:
             yield from _inside(text, match.start(), match.end(), regions)
         elif _is_phone(text, match, number.rstrip("xXetET. \t"), digits, regions):
             yield Finding("phone", match.start(), match.end())
+
+
+def awaits_digits(before: str) -> bool:
+    """Whether what follows this text may make a phone number of it, or be one because of its last words."""
+    if before.endswith("\n"):
+        # No number goes on over the end of a line.
+        if _NUMBER_ENDS.search(before, max(0, len(before) - 72)):
+            return True
+    elif _DIGIT_ENDS.search(before, max(0, len(before) - 10)):
+        return True
+    if _EXTENSION.search(before, max(0, len(before) - 12)) or _FIRST_WORD.search(before, max(0, len(before) - 12)):
+        return True
+    return _WORDS.search(before, max(0, len(before) - 48)) is not None
 
 
 def _is_phone(text: str, match: re.Match[str], number: str, digits: int, regions: tuple[str, ...]) -> bool:
