@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from decimal import Decimal
 
+import structlog
 from pydantic import SecretStr
 
 from processors.admit import Admit
 from processors.admit.policy import AdmitPolicy
 from processors.clock import Clock
 from processors.complete.processor import Complete
-from processors.complete.routes import Deployment, Price, Route
+from processors.complete.routes import Deployment, Route
 from processors.control import ControlView
 from processors.embeddings import CachedEmbedder, EmbeddingPolicy, OpenAIEmbedder
 from processors.enrich.policy import EnrichPolicy
@@ -30,16 +31,20 @@ from processors.journal.postgres import PostgresJournal
 from processors.model.client import OpenAIClient
 from processors.passages_pg import PgPassages
 from processors.postgres import Database
+from processors.prices import UNPRICED, Price, PriceBook, PriceTable
+from processors.prices.library import Library
 from processors.prompts import PgPrompts
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError
 from schemas.records import Usage
 from streams.metrics import Metrics
-from streams.settings import DeploymentSettings, Settings
+from streams.settings import DeploymentSettings, PriceSettings, Settings
 from streams.stages import STAGES
 
 # The SDK wants a key even where the endpoint has none.
 NO_KEY = "none"
+
+log = structlog.get_logger(__name__)
 
 
 class Ports:
@@ -94,12 +99,14 @@ class Ports:
 
     def complete(self) -> Complete:
         """The complete stage's processor, with its leases being kept."""
+        by_name = routes(self._settings)
+        say_prices({route.deployment.name: route.deployment for route in by_name.values()}.values())
         client = OpenAIClient()
         self._stack.push_async_callback(client.close)
         processor = Complete(
             PostgresJournal(self._database, lease_s=self._settings.worker.lease_s),
             client,
-            routes=routes(self._settings),
+            routes=by_name,
             codec=self._codec,
             clock=self._clock,
             # New with every life of the worker: a restarted one must not take its predecessor's leases for its own.
@@ -182,8 +189,15 @@ class CallMetrics:
 
 
 def routes(settings: Settings) -> dict[str, Route]:
-    """The routes of the settings, with their deployments. Raises ``ConfigurationError`` for a key that is not set."""
-    deployments = {name: _deployment(name, deployment) for name, deployment in settings.deployments.items()}
+    """The routes of the settings, with their deployments and prices.
+
+    Raises ``ConfigurationError`` for a key that is not set.
+    """
+    library = Library()
+    book = PriceBook(PriceTable({name: _price(price) for name, price in settings.prices.items()}), library=library)
+    deployments = {
+        name: _deployment(name, deployment, book, library) for name, deployment in settings.deployments.items()
+    }
     return {
         name: Route(
             name=name,
@@ -195,10 +209,30 @@ def routes(settings: Settings) -> dict[str, Route]:
     }
 
 
-def _deployment(name: str, settings: DeploymentSettings) -> Deployment:
+def _deployment(name: str, settings: DeploymentSettings, book: PriceBook, library: Library) -> Deployment:
     values = settings.model_dump(exclude={"api_key_env", "price"})
-    price = Price(**settings.price.model_dump(), source="settings")
-    return Deployment(name=name, api_key=_key(name, settings), price=price, **values)
+    own = None if settings.price is None else _price(settings.price, name=f"deployments.{name}.price")
+    price = book.tariff(settings.provider, settings.model, own=own)
+    counting = library.provider(settings.provider)
+    return Deployment(name=name, api_key=_key(name, settings), price=price, counting=counting, **values)
+
+
+def say_prices(deployments: Iterable[Deployment]) -> None:
+    """Log the price that every deployment is booked at, and warn of one that nobody gave a price."""
+    for one in deployments:
+        told = {"deployment": one.name, "provider": one.provider, "model": one.model}
+        if one.price.source == UNPRICED:
+            log.warning(
+                "the deployment has no price: its calls are booked at 0",
+                **told,
+                remedy=f'set deployments.{one.name}.price or prices."{one.provider}/{one.model}"',
+            )
+        else:
+            log.info("price", **told, price_source=one.price.source)
+
+
+def _price(settings: PriceSettings, *, name: str = "") -> Price:
+    return Price(**settings.model_dump(), name=name)
 
 
 def _key(name: str, settings: DeploymentSettings) -> SecretStr | None:

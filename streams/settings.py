@@ -63,11 +63,12 @@ class EmbeddingSettings(Section):
 
 
 class PriceSettings(Section):
-    """US dollars per million tokens."""
+    """US dollars per million tokens; what a cached token costs is the prompt's price where it is left out."""
 
-    prompt: Decimal = Decimal(0)
-    completion: Decimal = Decimal(0)
-    cached_prompt: Decimal | None = None
+    prompt: Decimal = Field(default=Decimal(0), ge=0, le=1_000_000)
+    completion: Decimal = Field(default=Decimal(0), ge=0, le=1_000_000)
+    cached_prompt: Decimal | None = Field(default=None, ge=0, le=1_000_000)
+    cache_write: Decimal | None = Field(default=None, ge=0, le=1_000_000)
 
 
 class DeploymentSettings(Section):
@@ -87,7 +88,8 @@ class DeploymentSettings(Section):
     first_token_timeout_s: float = Field(default=60.0, gt=0)
     between_chunks_timeout_s: float = Field(default=20.0, gt=0)
     total_timeout_s: float = Field(default=90.0, gt=0)
-    price: PriceSettings = PriceSettings()
+    # Wins over ``prices`` and over the price library.
+    price: PriceSettings | None = None
 
 
 class RouteSettings(Section):
@@ -213,6 +215,8 @@ def load_settings(config: Path | None = None, *, folder: Path | None = None) -> 
     if folder is not None:
         values["folder"] = str(folder)
     stack = os.environ.get("HEADRACE_STACK", values.get("stack", "embedded"))
+    # By provider/model, with a shell's wildcards; they win over the price library.
+    prices: dict[str, PriceSettings] = {}
     if stack == "embedded":
         where = Path(os.environ.get("HEADRACE_FOLDER", values.get("folder", ".headrace")))
         values = _merge(_embedded(where), values)
@@ -224,6 +228,9 @@ def load_settings(config: Path | None = None, *, folder: Path | None = None) -> 
 
 def _read_file(config: Path | None) -> dict[str, Any]:
     path = config or Path(os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG))
+        for name in self.prices:
+            if not all(name.partition("/")[::2]):
+                raise ValueError(f"prices.{name!r} names no model; write provider/model, as in openai/gpt-4o*")
     if not path.exists():
         if config is not None or CONFIG_VARIABLE in os.environ:
             raise ConfigurationError(f"{path} does not exist; correct {CONFIG_VARIABLE} or write the file")
@@ -280,3 +287,5 @@ def _explain(error: ValidationError, stack: str) -> str:
     hint = "; the embedded stack is not up: run `headrace up`" if stack == "embedded" else ""
     missing = any(problem["type"] == "missing" for problem in error.errors())
     return "settings: " + "; ".join(lines) + (hint if missing else "")
+    # Nobody bills it.
+    local |= {"price": {"prompt": "0", "completion": "0"}}

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from processors.clock import Clock
 from processors.complete.observer import CallObserver
 from processors.complete.payload import Payload
-from processors.complete.pricing import cost_usd, usage_of
+from processors.complete.pricing import usage_of
 from processors.complete.retry import Backoff, RetryIn, after_error
 from processors.complete.routes import Route
 from processors.complete.unwritten import Outcome, Unwritten
@@ -152,7 +152,7 @@ class Caller:
         usage = usage_of(reply, task.payload, deployment, prompt_estimate=task.prompt_estimate)
         return Settled(
             state="done",
-            cost_usd=cost_usd(usage, deployment.price),
+            cost_usd=deployment.price.amount(usage, self._clock.now()),
             usage=usage,
             estimated=usage.estimated,
             http_status=200,

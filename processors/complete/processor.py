@@ -179,7 +179,7 @@ class Complete:
             account=deployment.account,
             stage_version=VERSION,
             control_offset=incoming.control_offset,
-            bound=upper_bound(payload, deployment, limit),
+            bound=upper_bound(payload, deployment, limit, at=self._clock.now()),
         )
         return Offer(
             key=_key(incoming),

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from decimal import Decimal
 
+from genai_prices.types import Provider
 from pydantic import SecretStr
 
 from processors.journal.entry import UnknownPolicy
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
-    """US dollars per million tokens; ``source`` says where the figures came from."""
-
-    prompt: Decimal = Decimal(0)
-    completion: Decimal = Decimal(0)
-    cached_prompt: Decimal | None = None
-    source: str = "settings"
+from processors.prices.tariff import Price, Tariff
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +33,9 @@ class Deployment:
     first_token_timeout_s: float = 60.0
     between_chunks_timeout_s: float = 20.0
     total_timeout_s: float = 90.0
-    price: Price = field(default_factory=Price)
+    price: Tariff = field(default_factory=Price)
+    # How its provider counts tokens; the library's, where it knows the provider.
+    counting: Provider | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from streams.demo.screen import answering, ingestion, show_next, show_summary
 from streams.demo.summary import Summary, summarise
 from streams.loading import Owner, load_python_topics
 from streams.publish import Publisher
-from streams.settings import PriceSettings, Settings, load_settings
+from streams.settings import Settings, load_settings
 
 LANE = "live"
 NAMESPACE = "python-reference"
@@ -49,7 +49,7 @@ def demo(
             summary = summarise(asked.questions, asked.arrivals)
             if json:
                 print_json(summary.to_json(state.versions))
-            show_summary(summary, priced=any(one.price != PriceSettings() for one in settings.deployments.values()))
+            show_summary(summary, priced=bool(summary.cost_usd))
             _judge(folder, asked, summary)
         except KeyboardInterrupt:
             # What was running before goes on.

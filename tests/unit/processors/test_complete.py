@@ -99,7 +99,8 @@ async def test_a_call_gives_its_cost_and_then_its_completion() -> None:
     assert completion.text is not None and completion.text.inline == "What is a coroutine?"
     assert cost.meta.event_id == cost.attempt_id == KEY.attempt_id(0)
     assert cost.amount_usd == completion.cost_usd == Decimal("0.000072")
-    assert (cost.meta.control_offset, cost.team, cost.price_source) == (3, "search", "settings")
+    assert (cost.meta.control_offset, cost.team) == (3, "search")
+    assert cost.price_source == "settings (prompt 3, completion 15, cached 0.3)"
     assert completion.attempts[0].attempt_id == cost.attempt_id
     assert bench.model.calls[0].headers["X-Request-Id"] == "r1"
 
