@@ -3,10 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal, Protocol
 
+from schemas.errors import RefusedError
+
 Pausable = Literal["stage", "route", "tenant"]
+CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """What an operator paused. ``since`` is the broker's append time, ``offset`` that of its control record."""
+
+    kind: Pausable
+    name: str
+    since: datetime
+    offset: int
+    author: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """A request that is to end. ``at`` is the broker's append time, ``offset`` that of its control record."""
+
+    tenant: str
+    request_id: str
+    at: datetime
+    offset: int
+
+
+def cancelled_error() -> RefusedError:
+    """What ends a cancelled request, whatever stage has it: ``failed`` with the code ``cancelled``."""
+    return RefusedError(CANCELLED, "the request was cancelled by an operator", status="failed")
 
 
 class ControlView(Protocol):
@@ -33,9 +65,20 @@ class ControlView(Protocol):
         """Return when this request is cancelled, at once where it was; blocks for ever otherwise."""
         ...
 
+    def pauses(self) -> Sequence[Pause]:
+        """All that is paused now, oldest first."""
+        ...
+
+    def cancels(self, after: int = -1) -> Sequence[Cancel]:
+        """The cancels that still matter from records above the offset ``after``, oldest first."""
+        ...
+
     async def changed(self) -> None:
         """Return at the next control record."""
         ...
+
+
+_BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class FakeControl:
@@ -44,8 +87,8 @@ class FakeControl:
     def __init__(self, prompts: Mapping[str, str] | None = None, *, offset: int = -1) -> None:
         self.prompts = dict(prompts or {})
         self._offset = offset
-        self._paused: set[tuple[str, str]] = set()
-        self._cancelled: set[tuple[str, str]] = set()
+        self._paused: dict[tuple[Pausable, str], Pause] = {}
+        self._cancelled: dict[tuple[str, str], Cancel] = {}
         self._change = asyncio.Event()
 
     @property
@@ -65,6 +108,12 @@ class FakeControl:
         while not self.cancelled(tenant, request_id):
             await self.changed()
 
+    def pauses(self) -> Sequence[Pause]:
+        return tuple(self._paused.values())
+
+    def cancels(self, after: int = -1) -> Sequence[Cancel]:
+        return tuple(cancel for cancel in self._cancelled.values() if cancel.offset > after)
+
     async def changed(self) -> None:
         await self._change.wait()
 
@@ -75,17 +124,18 @@ class FakeControl:
 
     def pause(self, kind: Pausable, name: str) -> None:
         """Pause, as a control record would."""
-        self._paused.add((kind, name))
+        self._paused[kind, name] = Pause(kind=kind, name=name, since=_BEGINNING, offset=self._offset + 1)
         self._moved()
 
     def resume(self, kind: Pausable, name: str) -> None:
         """Resume, as a control record would."""
-        self._paused.discard((kind, name))
+        self._paused.pop((kind, name), None)
         self._moved()
 
     def cancel(self, tenant: str, request_id: str) -> None:
         """Cancel, as a control record would."""
-        self._cancelled.add((tenant, request_id))
+        cancel = Cancel(tenant=tenant, request_id=request_id, at=_BEGINNING, offset=self._offset + 1)
+        self._cancelled[tenant, request_id] = cancel
         self._moved()
 
     def _moved(self) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from processors.control import Pausable
+from processors.control import Cancel, Pausable, Pause
+from processors.control_state import PAUSABLE, ControlState
 from schemas.codec import Codec
 from schemas.errors import DependencyDownError, PoisonError, UnknownSchemaError
 from schemas.records import Control
+from streams import security
+from streams.metrics import Metrics
 from streams.settings import KafkaSettings
 
 RETRY_PAUSE_S = 1.0
@@ -22,15 +28,25 @@ log = structlog.get_logger(__name__)
 
 
 class ControlFollower:
-    """A ``ControlView`` fed by a consumer of its own, without a group: every worker reads every record."""
+    """A ``ControlView`` fed by a consumer of its own, without a group: every worker reads every record.
 
-    def __init__(self, settings: KafkaSettings, topic: str, codec: Codec) -> None:
+    ``now`` is the database's time, by which cancels that can't matter any more are forgotten.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        topic: str,
+        codec: Codec,
+        *,
+        metrics: Metrics | None = None,
+        now: Callable[[], datetime] | None = None,
+    ) -> None:
         self._settings = settings
         self._partition = TopicPartition(topic, 0)
         self._codec = codec
-        self._prompts: dict[str, str] = {}
-        self._paused: set[tuple[str, str]] = set()
-        self._cancelled: set[tuple[str, str]] = set()
+        self._metrics = metrics or Metrics()
+        self._state = ControlState(now)
         self._change = asyncio.Event()
         self._offset = -1
         self._consumer: AIOKafkaConsumer | None = None
@@ -42,15 +58,23 @@ class ControlFollower:
 
     def current_prompt(self, name: str) -> str | None:
         """The version of this prompt that is live now."""
-        return self._prompts.get(name)
+        return self._state.current_prompt(name)
 
     def paused(self, kind: Pausable, name: str) -> bool:
         """Whether an operator paused this stage, route or tenant."""
-        return (kind, name) in self._paused
+        return self._state.paused(kind, name)
+
+    def pauses(self) -> Sequence[Pause]:
+        """All that is paused now, oldest first."""
+        return self._state.pauses()
 
     def cancelled(self, tenant: str, request_id: str) -> bool:
         """Whether this request was cancelled."""
-        return (tenant, request_id) in self._cancelled
+        return self._state.cancelled(tenant, request_id)
+
+    def cancels(self, after: int = -1) -> Sequence[Cancel]:
+        """The cancels that still matter from records above the offset ``after``, oldest first."""
+        return self._state.cancels(after)
 
     async def until_cancelled(self, tenant: str, request_id: str) -> None:
         """Return when this request is cancelled; blocks for ever otherwise."""
@@ -68,7 +92,7 @@ class ControlFollower:
         """
         try:
             if self._consumer is None:
-                consumer = AIOKafkaConsumer(bootstrap_servers=self._settings.bootstrap, enable_auto_commit=False)
+                consumer = AIOKafkaConsumer(**security.aiokafka(self._settings), enable_auto_commit=False)
                 await consumer.start()
                 self._consumer = consumer
             consumer = self._consumer
@@ -98,22 +122,31 @@ class ControlFollower:
         assert self._consumer is not None
         batches = await self._consumer.getmany(self._partition, timeout_ms=POLL_TIMEOUT_MS)
         for message in batches.get(self._partition, ()):
-            await self._apply(message)
+            outcome = await self._apply(message)
+            self._metrics.control_records.labels(outcome).inc()
             self._offset = message.offset
             self._change.set()
             self._change = asyncio.Event()
+        self._state.forget()
+        self._show()
 
-    async def _apply(self, message: Any) -> None:
+    async def _apply(self, message: Any) -> str:
+        """Take one record in. Whatever is wrong with it is no reason to stop: it would be read again."""
+        at = datetime.fromtimestamp((message.timestamp or 0) / 1000, UTC)
         try:
             record = await self._decode(message.value or b"")
+            return "applied" if self._state.apply(record, offset=message.offset, at=at) else "ignored"
         except PoisonError as error:
-            log.warning("a control record is passed over", offset=message.offset, reason=str(error))
-            return
-        if record.kind == "prompt":
-            if record.removed:
-                self._prompts.pop(record.name, None)
-            else:
-                self._prompts[record.name] = record.version
+            reason = str(error)
+        except Exception as error:
+            reason = type(error).__name__
+        log.warning("a control record is passed over", offset=message.offset, reason=reason)
+        return "malformed"
+
+    def _show(self) -> None:
+        counts = Counter(pause.kind for pause in self._state.pauses())
+        for kind in PAUSABLE:
+            self._metrics.paused.labels(kind).set(counts[kind])
 
     async def _decode(self, value: bytes) -> Control:
         while True:

@@ -39,7 +39,7 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
-        # outcome: done, refused, dead_letter, released.
+        # outcome: done, refused, cancelled, deferred, dead_letter, released.
         self.outcomes = Counter(
             "headrace_events_total", "Events by what came of them", [stage, lane, "outcome"], registry=registry
         )
@@ -63,6 +63,32 @@ class Metrics:
             "headrace_dead_letters_total",
             "Dead letters by class of the error",
             [stage, lane, "error_class"],
+            registry=registry,
+        )
+        # What waits at the pause of the stage is not counted; what is in process goes on while it is paused.
+        self.stage_paused = Gauge(
+            "headrace_stage_paused", "1 while the stage takes nothing new", [stage, lane], registry=registry
+        )
+        # kind: stage, route, tenant. Names are in `headrace status`: tenants are no label.
+        self.paused = Gauge("headrace_paused", "How many of a kind are paused", ["kind"], registry=registry)
+        # outcome: applied, ignored (a kind that workers don't follow), malformed.
+        self.control_records = Counter(
+            "headrace_control_records_total", "Control records read, by outcome", ["outcome"], registry=registry
+        )
+        self.deferred = Gauge(
+            "headrace_deferred_events", "Events of the stage that are set aside", [stage, lane], registry=registry
+        )
+        self.deferred_age = Gauge(
+            "headrace_deferred_oldest_age_seconds",
+            "Since the oldest of them was set aside",
+            [stage, lane],
+            registry=registry,
+        )
+        # cause: resumed, expired, cancelled.
+        self.put_back = Counter(
+            "headrace_put_back_total",
+            "Deferred events put back on their topic",
+            [stage, lane, "cause"],
             registry=registry,
         )
         self.dependency_up = Gauge(
