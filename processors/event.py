@@ -28,8 +28,10 @@ class Incoming(Generic[RecordT]):
     appended_at: datetime
     control_offset: int = -1
     timings: tuple[Timing, ...] = ()
-    # Partition and offset of the event in its topic.
+    # Partition and offset of the event in its topic; for a dead letter sent once more, those of its first delivery.
     position: tuple[int, int] = (-1, -1)
+    # When an operator sent this request through its stage once more: its time to live begins anew then.
+    redriven_at: datetime | None = None
 
     def child(self, stage: str, stage_version: str, ordinal: int = 0) -> Meta:
         """The meta of the ``ordinal``-th event that ``stage`` derives from this one."""

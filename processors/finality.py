@@ -5,10 +5,11 @@ Revision 0 is the first answer. A later revision replaces the one before it and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
-from processors.postgres import Database
+from processors.postgres import Connection, Database
 from schemas.errors import DependencyDownError, PoisonError
 from schemas.records import Answer
 
@@ -32,6 +33,16 @@ class Finality(Protocol):
         Returns the bytes to publish: ``value``, or those of an earlier writer. Waits for one round trip. Raises
         ``DependencyDownError`` (the claim may have been made: claim again) and ``PoisonError`` for a revision that
         does not name the answer that it replaces.
+        """
+        ...
+
+    async def supersede(self, answer: Answer, encode: Callable[[Answer], bytes]) -> bytes | None:
+        """Make ``answer`` the next revision of its request, once for the run in its meta.
+
+        For a dead letter that was sent through its stage once more: the run's first answer takes the revision after
+        the latest one (0 where there is none) and names it in ``supersedes``; a later writer of the same run gets its
+        bytes. ``None`` where the run is no re-drive of this request. Waits for one transaction, and for another that
+        opens a revision of the same request. Raises ``DependencyDownError``; calling it again is safe.
         """
         ...
 
@@ -81,6 +92,33 @@ class PostgresFinality:
         revision, event_id, status, answer = rows[0]
         return StoredAnswer(revision=revision, event_id=event_id, status=status, value=bytes(answer))
 
+    async def supersede(self, answer: Answer, encode: Callable[[Answer], bytes]) -> bytes | None:
+        meta = answer.meta
+        key = {"tenant": meta.tenant, "lane": meta.lane, "request_id": meta.request_id, "run": meta.run}
+
+        async def work(connection: Connection) -> bytes | None:
+            # Writers of one run wait for each other here.
+            row = await (await connection.execute(_LOCK_RUN, key)).fetchone()
+            if row is None:
+                return None
+            if row[0] is not None:
+                stored = await (await connection.execute(_OF_RUN, {**key, "revision": row[0]})).fetchone()
+                if stored is not None:
+                    return bytes(stored[0])
+            while True:
+                latest = await (await connection.execute(_LATEST, key)).fetchone()
+                revised = _revised(answer, latest)
+                value = encode(revised)
+                written = {"revision": revised.revision, "event_id": meta.event_id, "status": answer.status}
+                written |= {"answer": value, "decided_at": answer.decided_at}
+                inserted = await (await connection.execute(_REVISE, {**key, **written})).fetchone()
+                if inserted is not None:
+                    await connection.execute(_ANSWERED, {**key, **written})
+                    return value
+                # Another run took that revision since; the next statement sees it.
+
+        return await self._database.run(work)
+
     async def _precedes(self, answer: Answer) -> bool:
         meta = answer.meta
         rows = await self._database.execute(
@@ -123,11 +161,44 @@ _EVENT_ID = """
 """
 
 
+_LOCK_RUN = """
+    SELECT revision FROM redrives
+    WHERE run = %(run)s AND lane = %(lane)s
+      AND coalesce(tenant, %(tenant)s) = %(tenant)s AND coalesce(request_id, %(request_id)s) = %(request_id)s
+    FOR UPDATE
+"""
+_OF_RUN = """
+    SELECT answer FROM finals
+    WHERE tenant = %(tenant)s AND lane = %(lane)s AND request_id = %(request_id)s AND revision = %(revision)s
+"""
+_LATEST = """
+    SELECT revision, event_id FROM finals
+    WHERE tenant = %(tenant)s AND lane = %(lane)s AND request_id = %(request_id)s
+    ORDER BY revision DESC LIMIT 1
+"""
+_REVISE = """
+    INSERT INTO finals (tenant, lane, request_id, revision, event_id, status, answer, decided_at)
+    VALUES (%(tenant)s, %(lane)s, %(request_id)s, %(revision)s, %(event_id)s, %(status)s, %(answer)s,
+            coalesce(%(decided_at)s::timestamptz, now()))
+    ON CONFLICT DO NOTHING
+    RETURNING revision
+"""
+_ANSWERED = "UPDATE redrives SET revision = %(revision)s, answered_at = clock_timestamp() WHERE run = %(run)s"
+
+
+def _revised(answer: Answer, latest: tuple[Any, ...] | None) -> Answer:
+    """The answer as the revision after ``latest``: its number and event id."""
+    revision, supersedes = (latest[0] + 1, latest[1]) if latest else (0, None)
+    return replace(answer, revision=revision, supersedes=supersedes)
+
+
 class FakeFinality:
     """Finality in memory, with the same rules."""
 
     def __init__(self) -> None:
         self.stored: dict[tuple[str, str, str, int], StoredAnswer] = {}
+        # Runs of re-drives; each with its answer's revision, once there is one.
+        self.runs: dict[str, int | None] = {}
         self.down = False
 
     async def claim(self, answer: Answer, value: bytes) -> bytes:
@@ -144,6 +215,22 @@ class FakeFinality:
                 revision=answer.revision, event_id=meta.event_id, status=answer.status, value=value
             )
         return self.stored[key].value
+
+    async def supersede(self, answer: Answer, encode: Callable[[Answer], bytes]) -> bytes | None:
+        self._reach()
+        meta = answer.meta
+        if meta.run not in self.runs:
+            return None
+        key = (meta.tenant, meta.lane, meta.request_id)
+        revision = self.runs[meta.run]
+        if revision is None:
+            latest = await self.get(*key)
+            revised = _revised(answer, None if latest is None else (latest.revision, latest.event_id))
+            revision = self.runs[meta.run] = revised.revision
+            self.stored[(*key, revision)] = StoredAnswer(
+                revision=revision, event_id=meta.event_id, status=answer.status, value=encode(revised)
+            )
+        return self.stored[(*key, revision)].value
 
     async def get(self, tenant: str, lane: str, request_id: str) -> StoredAnswer | None:
         self._reach()

@@ -12,8 +12,9 @@ from processors.event import Incoming
 from schemas.errors import DependencyDownError, UndecodableError, UnknownSchemaError
 from schemas.ids import derive_id
 from schemas.record import Record
-from schemas.records import Document, Meta
+from schemas.records import Document, Meta, Request
 from streams.headers import header, load_timings
+from streams.redriving import redrive_of, redriven
 from streams.services import Services
 from streams.stages import Input
 
@@ -40,9 +41,11 @@ class Decoder:
     async def decode(self, message: Message) -> Incoming[Record]:
         """The event of a message.
 
-        Blocks only for an unknown schema id: on the registry, for as long as it is away.
+        Blocks only for an unknown schema id, on the registry, and for a dead letter sent once more, on Postgres: for as
+        long as they are away.
         Raises ``PoisonError`` for what can't be decoded.
         """
+        redrive = await redrive_of(message, self._services)
         value: bytes | None = message.value
         appended_at = datetime.fromtimestamp(message.timestamp or 0.0, UTC)
         if value is None:
@@ -53,7 +56,10 @@ class Decoder:
         meta: Meta = record.meta  # type: ignore[attr-defined]
         if meta.accepted_at is None:
             meta = replace(meta, accepted_at=appended_at)
-        return Incoming(
+        if isinstance(record, Request):
+            # A producer has no say in it.
+            meta = replace(meta, run="")
+        incoming = Incoming(
             record=record,
             meta=meta,
             raw=value,
@@ -63,6 +69,7 @@ class Decoder:
             timings=() if self._source.kind == "requests" else load_timings(message.headers),
             position=(message.partition, message.offset),
         )
+        return incoming if redrive is None else redriven(incoming, redrive, self._services)
 
     async def _record(self, value: bytes) -> Record:
         while True:

@@ -119,13 +119,19 @@ class Publisher:
                 continue
             record, value = item.record, item.value
             if isinstance(record, Answer):
-                value = await services.finality.claim(record, item.value)
+                value = await self._final(record, item.value)
                 if value != item.value:
                     record = services.codec.decode(value, Answer)
                 services.failpoints.hit("after_final_claim")
             outgoing.append(self._outgoing(record, value, cause, timings))
         await services.producer.send(outgoing)
         services.failpoints.hit("after_produce")
+
+    async def _final(self, answer: Answer, value: bytes) -> bytes:
+        """The answer's final bytes: of its revision 0, or of the next one where a dead letter was sent once more."""
+        finality = self._services.finality
+        later = await finality.supersede(answer, self._services.codec.encode) if answer.meta.run else None
+        return later if later is not None else await finality.claim(answer, value)
 
     def _outgoing(self, record: Record, value: bytes, cause: Headers, timings: tuple[Timing, ...]) -> Outgoing:
         services = self._services

@@ -9,6 +9,7 @@ from processors.clock import Clock
 from processors.control import ControlView
 from processors.failpoints import Failpoints
 from processors.finality import Finality
+from processors.redrive import Redrives
 from schemas.codec import Codec
 from streams.gate import Gate
 from streams.metrics import Metrics
@@ -24,6 +25,7 @@ class Services:
     codec: Codec
     producer: Producer
     finality: Finality
+    redrives: Redrives
     gate: Gate
     clock: Clock
     control: ControlView

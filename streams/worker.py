@@ -18,6 +18,7 @@ from processors.clock import DatabaseClock
 from processors.failpoints import failpoints
 from processors.finality import PostgresFinality
 from processors.postgres import Database
+from processors.redrive import PostgresRedrives
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError, DependencyDownError
 from streams.app import create_app, group_name
@@ -173,6 +174,7 @@ class Worker:
             codec=codec,
             producer=producer,
             finality=PostgresFinality(database),
+            redrives=PostgresRedrives(database),
             gate=gate,
             clock=self._clock,
             control=control,

@@ -125,9 +125,10 @@ class Admit:
         return replace(incoming, meta=trusted)
 
     def _admitted(self, incoming: Incoming[Request], digest: str) -> Admitted:
-        assert incoming.meta.accepted_at is not None
+        asked_at = incoming.redriven_at or incoming.meta.accepted_at
+        assert asked_at is not None
         request = replace(incoming.record, meta=incoming.meta)
-        decided = admission(request, self._policy, accepted_at=incoming.meta.accepted_at, body_hash=digest)
+        decided = admission(request, self._policy, accepted_at=asked_at, body_hash=digest)
         return Admitted(meta=incoming.child(STAGE, VERSION), request=request, admission=decided)
 
     def _check_age(self, admitted: Admitted) -> None:

@@ -17,6 +17,7 @@ from processors.complete.payload import build_payload, payload_hash, token_limit
 from processors.complete.pricing import upper_bound
 from processors.complete.records import completion_of, costs_of, failed_answer
 from processors.complete.retry import Backoff
+from processors.complete.reuse import cost_of_reuse, reused_completion
 from processors.complete.routes import Deployment, Route
 from processors.complete.unwritten import Unwritten
 from processors.event import Incoming, Output, Recorded
@@ -127,6 +128,11 @@ class Complete:
             if known is None:
                 raise
             return self._outputs(incoming, key, known)
+        earlier = await self._journal.earlier_result(key, offer.input_hash) if key.run else None
+        if earlier is not None:
+            # A dead letter that was sent once more: what it asks was paid for before.
+            original = self._codec.decode(earlier.result, Completion)
+            return [cost_of_reuse(incoming, key, earlier), reused_completion(incoming, earlier, original)]
         wait_s = _SHORTEST_WAIT_S
         while True:
             claim = await self._claim(incoming, offer, ends)

@@ -118,6 +118,16 @@ class MemoryJournal:
         call = self.calls.get(key.call_id)
         return None if call is None else stored(call, self.attempts[key.call_id])
 
+    async def earlier_result(self, key: CallKey, input_hash: str) -> Done | None:
+        self._reach()
+        if key.call_id in self.calls:
+            return None
+        found = (call for call in self.calls.values() if replace(call.key, run=key.run) == key)
+        same = [call for call in found if call.state == "done" and call.input_hash == input_hash]
+        first = min(same, key=lambda call: call.updated_at, default=None)
+        known = None if first is None else stored(first, self.attempts[first.key.call_id])
+        return known if isinstance(known, Done) else None
+
     def _reach(self) -> None:
         if self.down:
             raise DependencyDownError("postgres", "the test took it away")

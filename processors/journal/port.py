@@ -48,6 +48,13 @@ class Journal(Protocol):
         """Every attempt of a call, in order; empty when nothing was spent on it."""
         ...
 
+    async def earlier_result(self, key: CallKey, input_hash: str) -> Done | None:
+        """The first result that another run of the same request has for the same input, to be used instead of a call.
+
+        ``None`` where there is none, and where a call under ``key`` was begun: it goes on. Takes no lock.
+        """
+        ...
+
     async def outcome_of(self, key: CallKey) -> Done | Ended | None:
         """What a call ended with; ``None`` while it is open, or was never made. Takes no lock."""
         ...

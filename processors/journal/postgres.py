@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from psycopg.rows import dict_row
@@ -123,6 +124,16 @@ class PostgresJournal:
         async with self._database.transaction() as connection:
             row = await (await connection.execute(sql.SELECT_CALL, (key.call_id,))).fetchone()
             return None if row is None else stored(call_from(key, row), await self._attempts(connection, key))
+
+    async def earlier_result(self, key: CallKey, input_hash: str) -> Done | None:
+        async with self._database.transaction() as connection:
+            parameters = {**key_parameters(key), "input_hash": input_hash}
+            row = await (await connection.execute(sql.EARLIER_RESULT, parameters)).fetchone()
+            if row is None:
+                return None
+            earlier = replace(key, run=row[-1])
+            known = stored(call_from(earlier, row), await self._attempts(connection, earlier))
+            return known if isinstance(known, Done) else None
 
     async def _insert_or_lock(self, connection: Connection, offer: Offer) -> tuple[CallRow, datetime] | None:
         parameters = {

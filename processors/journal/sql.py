@@ -16,6 +16,14 @@ LOCK_CALL = f"SELECT {CALL_COLUMNS}, clock_timestamp() FROM calls WHERE call_id 
 
 SELECT_CALL = f"SELECT {CALL_COLUMNS} FROM calls WHERE call_id = %s"
 
+EARLIER_RESULT = f"""
+SELECT {CALL_COLUMNS}, run FROM calls
+WHERE tenant = %(tenant)s AND lane = %(lane)s AND request_id = %(request_id)s AND run <> %(run)s
+  AND purpose = %(purpose)s AND ordinal = %(ordinal)s AND state = 'done' AND input_hash = %(input_hash)s
+  AND NOT EXISTS (SELECT FROM calls WHERE call_id = %(call_id)s)
+ORDER BY updated_at, call_id LIMIT 1
+"""
+
 TAKE_CALL = """
 UPDATE calls
 SET state = 'calling', lease_owner = %(owner)s, lease_epoch = %(epoch)s,

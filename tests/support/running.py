@@ -15,6 +15,7 @@ from processors.control import FakeControl
 from processors.event import Incoming, Output
 from processors.failpoints import Unarmed
 from processors.finality import FakeFinality
+from processors.redrive import FakeRedrives
 from schemas.codec import Codec
 from schemas.errors import (
     DependencyDownError,
@@ -64,7 +65,7 @@ class Bench:
     """A runner with all its collaborators at hand."""
 
     def __init__(self, process: Process, *, stage: Stage = STAGES["admit"], timeout_s: float = 5.0) -> None:
-        self.producer, self.finality = FakeProducer(), FakeFinality()
+        self.producer, self.finality, self.redrives = FakeProducer(), FakeFinality(), FakeRedrives()
         self.metrics, self.clock = Metrics(), FakeClock(NOW)
         self.crashes: list[BaseException] = []
         self.dependencies_up = asyncio.Event()
@@ -76,6 +77,7 @@ class Bench:
             codec=CODEC,
             producer=self.producer,
             finality=self.finality,
+            redrives=self.redrives,
             gate=self.gate,
             clock=self.clock,
             control=FakeControl(offset=3),

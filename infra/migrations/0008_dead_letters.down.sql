@@ -1,0 +1,2 @@
+DROP TABLE redrives;
+DROP TABLE dead_letters;

@@ -1,0 +1,73 @@
+"""The events of a request that is served by a response which another run of it has paid for.
+
+Everything comes from the journal, so that a redelivery gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+
+from processors.complete import STAGE
+from processors.event import Incoming
+from processors.journal import CallKey, Done
+from schemas.records import Completion, Cost, Enrichment, Meta, Usage
+
+SERVED_BY = "journal"
+
+
+def reused_completion(incoming: Incoming[Enrichment], earlier: Done, original: Completion) -> Completion:
+    """The recorded completion as one of this run: no tokens, no attempts, no cost; the original's cost is avoided."""
+    return replace(
+        original,
+        meta=_meta(incoming, earlier),
+        request=incoming.record.request,
+        admission=incoming.record.admission,
+        grounding=incoming.record.grounding,
+        usage=Usage(),
+        cost_usd=Decimal(0),
+        avoided_cost_usd=original.cost_usd or original.avoided_cost_usd,
+        attempts=(),
+        served_by=SERVED_BY,
+        source_event_id=original.meta.event_id,
+        duration_ms=None,
+        first_token_ms=None,
+        # No deltas were published for this run.
+        streamed=False,
+    )
+
+
+def cost_of_reuse(incoming: Incoming[Enrichment], key: CallKey, earlier: Done) -> Cost:
+    """The cost event of a call that was not made: amount 0, and what it would have cost."""
+    last = earlier.attempts[-1]
+    request, admission, attempt_id = incoming.record.request, incoming.record.admission, key.attempt_id(0)
+    return Cost(
+        meta=replace(_meta(incoming, earlier), event_id=attempt_id),
+        attempt_id=attempt_id,
+        purpose=key.purpose,
+        route=last.target.route,
+        deployment=last.target.deployment,
+        provider=last.target.provider,
+        model=last.target.model,
+        state="done",
+        amount_usd=Decimal(0),
+        avoided_cost_usd=sum((row.cost_usd for row in earlier.attempts if row.cost_usd is not None), Decimal(0)),
+        price_source=last.target.price_source,
+        account=last.target.account,
+        served_by=SERVED_BY,
+        source_event_id=last.attempt_id,
+        prompt_version=incoming.record.grounding.prompt_version,
+        team=request.team,
+        user=request.user,
+        session=request.session,
+        feature=request.feature,
+        tier=admission.tier,
+        arm=admission.arm,
+        incurred_at=last.ended_at,
+    )
+
+
+def _meta(incoming: Incoming[Enrichment], earlier: Done) -> Meta:
+    """What was decided is what was decided at the call, whatever this delivery knows."""
+    target = earlier.attempts[-1].target
+    return replace(incoming.child(STAGE, target.stage_version), control_offset=target.control_offset)
