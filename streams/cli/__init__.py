@@ -17,6 +17,8 @@ COMMANDS = {
     "status": ("streams.cli.stack", "status"),
     "doctor": ("streams.cli.doctor", "doctor"),
     "migrate": ("streams.cli.prepare", "migrate"),
+    "prepare": ("streams.cli.prepare", "prepare_stack"),
+    "purge": ("streams.cli.purge", "purge"),
     "worker": ("streams.cli.worker", "worker"),
     "ingest": ("streams.cli.ingest", "ingest"),
     "ask": ("streams.cli.ask", "ask"),

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
+import psycopg
 import typer
 
+from infra.migrate import MigrationError
 from infra.migrate import apply as apply_migrations
+from schemas.errors import ConfigurationError, DependencyDownError
 from schemas.files import event_schemas
-from schemas.registry import Registry
+from streams import security
 from streams.cli.output import print_json, say
 from streams.settings import Settings, load_settings
 from streams.topics import apply, compare
+
+RETRY_PAUSE_S = 1.0
+T = TypeVar("T")
 
 
 def prepare(folder: Path, *, lane: str = "live") -> None:
@@ -27,14 +35,24 @@ def prepare_all(settings: Settings, *, lane: str = "live") -> None:
     difference = compare(settings, lane)
     if difference:
         apply(settings, lane, difference)
-    registry = Registry(settings.registry.url, options=settings.registry.options)
+    register_schemas(settings)
+
+
+def register_schemas(settings: Settings) -> None:
+    """Register this version's schemas; those that are there are left. Blocks on the registry."""
+    registry = security.registry(settings.registry)
     asyncio.run(registry.register(event_schemas()))
 
 
 def migrate_database(settings: Settings) -> list[str]:
-    """Apply the migrations that are pending; their names."""
+    """Apply the migrations that are pending; their names. Raises ``DependencyDownError`` when Postgres is away."""
     dsn = settings.postgres.dsn.get_secret_value()
-    return apply_migrations(dsn, embedding_dimension=settings.embeddings.dimension)
+    try:
+        return apply_migrations(dsn, embedding_dimension=settings.embeddings.dimension)
+    except MigrationError as error:
+        raise ConfigurationError(str(error)) from None
+    except psycopg.OperationalError as error:
+        raise DependencyDownError("postgres", type(error).__name__) from None
 
 
 def migrate(
@@ -47,3 +65,33 @@ def migrate(
         print_json({"applied": applied})
     else:
         say("applied " + ", ".join(applied) if applied else "the database is up to date")
+
+
+def prepare_stack(
+    lane: Annotated[str, typer.Option(help="Lane whose topics are made.")] = "live",
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for what does not answer yet.")] = 0.0,
+    folder: Annotated[Path | None, typer.Option(help="The embedded stack's folder.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Migrate the database, create the lane's topics and register the schemas: all that workers need."""
+    settings, deadline = load_settings(folder=folder), time.monotonic() + wait
+    applied = _patiently(lambda: migrate_database(settings), deadline)
+    difference = _patiently(lambda: compare(settings, lane), deadline)
+    apply(settings, lane, difference)
+    _patiently(lambda: register_schemas(settings), deadline)
+    if json:
+        print_json({"migrations": applied, "topics": list(difference.create), "lane": lane})
+    else:
+        say(f"{len(applied)} migration(s) applied, {len(difference.create)} topic(s) of {lane} created, schemas there")
+
+
+def _patiently(work: Callable[[], T], deadline: float) -> T:
+    """Call until the dependency answers or the time is up."""
+    while True:
+        try:
+            return work()
+        except DependencyDownError as error:
+            if time.monotonic() >= deadline:
+                raise
+            say(f"waiting: {error}")
+            time.sleep(RETRY_PAUSE_S)
