@@ -9,6 +9,7 @@ import faust
 from mode.utils.objects import cached_property
 
 from schemas.errors import ConfigurationError
+from streams import security
 from streams.settings import Settings
 from streams.stages import STAGES
 from streams.transport import SafeTransport
@@ -43,7 +44,7 @@ def create_app(settings: Settings, *, group: str, topic: str, slot: str, concurr
     buffer = BUFFER_PER_SLOT * concurrency
     app = StageApp(
         group,
-        broker=[f"kafka://{server}" for server in settings.kafka.bootstrap.split(",")],
+        **security.faust_broker(settings.kafka),
         # Instance ids are static, so that a restarted worker takes up its partitions at once.
         consumer_group_instance_id=f"{group}.{slot}",
         consumer_auto_offset_reset="earliest",

@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from schemas.codec import Codec
 from schemas.errors import ConfigurationError, DependencyDownError
+from streams import security
 from streams.causes import Event, causal_order
 from streams.known import Known, look_up
 from streams.opened import DEAD_LETTERS, Opened, Opener
@@ -69,7 +69,7 @@ class Auditor:
         """
         settings = self._settings
         known = self._look_up(request_id, [tenant] if tenant else {*settings.tenants, "default"})
-        codec = asyncio.run(Codec.connect(settings.registry.url, options=settings.registry.options))
+        codec = asyncio.run(security.codec(settings.registry))
         opener = Opener(codec, prefix=settings.prefix, lane=self._lane)
         since = known.since - BEFORE if known.since else None
         until = known.until + after if known.until else None

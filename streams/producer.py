@@ -18,6 +18,7 @@ from aiokafka.errors import (
 )
 
 from schemas.errors import ConfigurationError, DependencyDownError, OversizedError
+from streams import security
 from streams.headers import Headers
 from streams.settings import KafkaSettings
 from streams.topics import MAX_DEAD_LETTER_BYTES
@@ -43,9 +44,10 @@ class Producer:
         self._producer: AIOKafkaProducer | None = None
 
     async def start(self) -> None:
-        """Connect. Raises ``DependencyDownError`` when the broker is away."""
+        """Connect. Raises ``DependencyDownError`` when the broker is away, ``ConfigurationError`` when it
+        refuses the credentials."""
         producer = AIOKafkaProducer(
-            bootstrap_servers=self._settings.bootstrap,
+            **security.aiokafka(self._settings),
             acks="all",
             linger_ms=0,
             request_timeout_ms=int(self._settings.produce_timeout_s * 1000),
@@ -58,7 +60,9 @@ class Producer:
             await producer.start()
         except (KafkaError, OSError) as error:
             await producer.stop()
-            raise DependencyDownError(DEPENDENCY, type(error).__name__) from error
+            # The client says no more than that it could not connect.
+            refused = await security.refusal(self._settings)
+            raise refused or DependencyDownError(DEPENDENCY, type(error).__name__) from error
         self._producer = producer
 
     async def stop(self) -> None:

@@ -16,6 +16,7 @@ from schemas.errors import DependencyDownError, OversizedError
 from schemas.ids import derive_id
 from schemas.record import Record
 from schemas.records import Control, Meta
+from streams import security
 from streams.headers import event_headers
 from streams.outputs import check_size, key_of, topic_kind
 from streams.settings import Settings
@@ -41,19 +42,20 @@ class Publisher:
         self._prefix, self._lane, self._codec = settings.prefix, lane, codec
         self._failures: list[Undelivered] = []
         self._producer = KafkaProducer(
-            {
-                "bootstrap.servers": settings.kafka.bootstrap,
-                # Where Java's client would put a key.
-                "partitioner": "murmur2_random",
-                # Without it a fresh topic's records were seen out of order.
-                "enable.idempotence": True,
-                # What goes wrong is reported by `flush`; the client's own lines would come many times a second.
-                "log_level": 2,
-                "linger.ms": 5,
-                "message.max.bytes": MAX_EVENT_BYTES,
-                "message.timeout.ms": int(settings.kafka.produce_timeout_s * 1000),
-                **settings.kafka.options,
-            }
+            security.librdkafka(
+                settings.kafka,
+                {
+                    # Where Java's client would put a key.
+                    "partitioner": "murmur2_random",
+                    # Without it a fresh topic's records were seen out of order.
+                    "enable.idempotence": True,
+                    # What goes wrong is reported by `flush`; the client's own lines would come many times a second.
+                    "log_level": 2,
+                    "linger.ms": 5,
+                    "message.max.bytes": MAX_EVENT_BYTES,
+                    "message.timeout.ms": int(settings.kafka.produce_timeout_s * 1000),
+                },
+            )
         )
 
     def publish(self, kind: str, record: Record, key: str, *, delivered: Delivered | None = None) -> None:
@@ -112,7 +114,7 @@ def producer_meta(*, tenant: str, lane: str, request_id: str, cause: str) -> Met
 
 async def publish_control(settings: Settings, record: Control, *, lane: str = "live") -> None:
     """Publish a control record and wait for the broker. Raises ``DependencyDownError`` when it is away."""
-    codec = await Codec.connect(settings.registry.url, options=settings.registry.options)
+    codec = await security.codec(settings.registry)
     publisher = Publisher(settings, codec, lane=lane)
     if not record.meta.event_id:
         meta = producer_meta(tenant="", lane=lane, request_id="", cause=str(uuid.uuid4()))

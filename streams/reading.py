@@ -12,6 +12,7 @@ from aiokafka.partitioner import murmur2
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas.errors import ConfigurationError, DependencyDownError
+from streams import security
 from streams.settings import Settings
 
 T = TypeVar("T")
@@ -71,23 +72,24 @@ class TopicReader:
 
     def __init__(self, settings: Settings) -> None:
         self._consumer = Consumer(
-            {
-                "bootstrap.servers": settings.kafka.bootstrap,
-                # Required by the client; a group is never joined.
-                "group.id": "headrace-reader",
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "auto.offset.reset": "earliest",
-                "enable.partition.eof": True,
-                # What goes wrong is raised; the client's own lines would come many times a second.
-                "log_level": 2,
-                "fetch.wait.max.ms": 50,
-                # By default the client stands still for a second whenever its queue is full.
-                "fetch.queue.backoff.ms": 5,
-                "queued.max.messages.kbytes": 65_536,
-                "fetch.message.max.bytes": 2_097_152,
-                **settings.kafka.options,
-            }
+            security.librdkafka(
+                settings.kafka,
+                {
+                    # Required by the client; a group is never joined.
+                    "group.id": "headrace-reader",
+                    "enable.auto.commit": False,
+                    "enable.auto.offset.store": False,
+                    "auto.offset.reset": "earliest",
+                    "enable.partition.eof": True,
+                    # What goes wrong is raised; the client's own lines would come many times a second.
+                    "log_level": 2,
+                    "fetch.wait.max.ms": 50,
+                    # By default the client stands still for a second whenever its queue is full.
+                    "fetch.queue.backoff.ms": 5,
+                    "queued.max.messages.kbytes": 65_536,
+                    "fetch.message.max.bytes": 2_097_152,
+                },
+            )
         )
 
     def __enter__(self) -> TopicReader:

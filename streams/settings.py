@@ -11,28 +11,30 @@ import os
 import tomllib
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from schemas.errors import ConfigurationError
+from streams.credentials import PrincipalSettings, SaslSettings, Section, TlsSettings, one_secret, with_password
+from streams.retention import FOREVER, Retention
 
 CONFIG_VARIABLE = "HEADRACE_CONFIG"
 DEFAULT_CONFIG = "headrace.toml"
 
 
-class Section(BaseModel):
-    """A part of the settings: frozen, and an unknown name in it is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class KafkaSettings(Section):
-    """The broker. ``options`` are librdkafka's names, e.g. ``security.protocol``."""
+    """The broker. ``options`` are librdkafka's names; they reach the commands alone, so security is set here instead.
+
+    ``principals`` are credentials of single stages: a worker of that stage takes them in place of ``tls`` and ``sasl``.
+    """
 
     bootstrap: str = Field(min_length=1)
     options: dict[str, str] = {}
+    tls: TlsSettings | None = None
+    sasl: SaslSettings | None = None
+    principals: dict[str, PrincipalSettings] = {}
     replication: int = Field(default=1, ge=1)
     # A broker that does not acknowledge within this time counts as away; the same bytes are sent again.
     produce_timeout_s: float = Field(default=30.0, gt=0)
@@ -43,13 +45,35 @@ class RegistrySettings(Section):
 
     url: str = Field(min_length=1)
     options: dict[str, str] = {}
+    username: str | None = None
+    password: SecretStr | None = None
+    password_env: str | None = None
+    password_file: Path | None = None
+    tls: TlsSettings | None = None
+
+    @model_validator(mode="after")
+    def _cross_check(self) -> RegistrySettings:
+        one_secret(self, "password", needed=self.username is not None)
+        if self.tls is not None and not self.tls.check_hostname:
+            raise ValueError("tls.check_hostname can't be switched off for the registry; correct its certificate")
+        return self
 
 
 class PostgresSettings(Section):
-    """Postgres with pgvector. The DSN may hold a password and is never printed."""
+    """Postgres with pgvector. The DSN may hold a password and is never printed; TLS is ``sslmode`` in it.
+
+    A password from a variable or a file is put into the DSN.
+    """
 
     dsn: SecretStr
+    password_env: str | None = None
+    password_file: Path | None = None
     pool_size: int = Field(default=16, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_password(cls, values: Any) -> Any:
+        return with_password(values)
 
 
 class EmbeddingSettings(Section):
@@ -122,6 +146,35 @@ class StageSettings(Section):
     timeout_s: float | None = Field(default=None, gt=0)
 
 
+Days = Annotated[float, Field(ge=1 / 24, le=36_500)] | Literal["forever"]
+
+
+class RetentionSettings(Section):
+    """How long topics and tables are kept, in days or ``"forever"``, by kind; what is left out keeps its default."""
+
+    topics: dict[str, Days] = Field(default_factory=dict)
+    tables: dict[str, Days] = Field(default_factory=dict)
+    # The broker's offsets.retention.minutes: a group that was away for longer starts again from the oldest event.
+    offsets_days: float = Field(default=7.0, ge=0, le=36_500)
+    # How often each worker purges tables; 0: only `headrace purge` does.
+    purge_interval_s: float = Field(default=3600.0, ge=0)
+    # Rows deleted in one transaction.
+    purge_batch: int = Field(default=1000, ge=1, le=100_000)
+
+    @model_validator(mode="after")
+    def _resolves(self) -> RetentionSettings:
+        self.resolved()
+        return self
+
+    def resolved(self) -> Retention:
+        """The defaults under these settings. Raises ``ValueError`` for what would let a request be paid twice."""
+        return Retention.of(_in_days(self.topics), _in_days(self.tables), self.offsets_days)
+
+
+def _in_days(given: dict[str, float | Literal["forever"]]) -> dict[str, float]:
+    return {name: FOREVER if days == "forever" else days for name, days in given.items()}
+
+
 class WorkerSettings(Section):
     """What holds for every worker process."""
 
@@ -162,16 +215,22 @@ class Settings(BaseSettings):
     postgres: PostgresSettings
     embeddings: EmbeddingSettings
     deployments: dict[str, DeploymentSettings]
+    # By provider/model, with a shell's wildcards; they win over the price library.
+    prices: dict[str, PriceSettings] = {}
     routes: dict[str, RouteSettings]
     default_route: str = "default"
     tenants: dict[str, TenantSettings] = {"default": TenantSettings()}
     filter: FilterSettings = FilterSettings()
     stages: dict[str, StageSettings] = {}
     worker: WorkerSettings = WorkerSettings()
+    retention: RetentionSettings = RetentionSettings()
     partitions: int = Field(default=4, ge=1, le=1000)
 
     @model_validator(mode="after")
     def _cross_check(self) -> Settings:
+        for name in self.prices:
+            if not all(name.partition("/")[::2]):
+                raise ValueError(f"prices.{name!r} names no model; write provider/model, as in openai/gpt-4o*")
         for name, route in self.routes.items():
             if route.deployment not in self.deployments:
                 raise ValueError(f"routes.{name}.deployment is {route.deployment!r}, which is no deployment")
@@ -215,8 +274,6 @@ def load_settings(config: Path | None = None, *, folder: Path | None = None) -> 
     if folder is not None:
         values["folder"] = str(folder)
     stack = os.environ.get("HEADRACE_STACK", values.get("stack", "embedded"))
-    # By provider/model, with a shell's wildcards; they win over the price library.
-    prices: dict[str, PriceSettings] = {}
     if stack == "embedded":
         where = Path(os.environ.get("HEADRACE_FOLDER", values.get("folder", ".headrace")))
         values = _merge(_embedded(where), values)
@@ -228,9 +285,6 @@ def load_settings(config: Path | None = None, *, folder: Path | None = None) -> 
 
 def _read_file(config: Path | None) -> dict[str, Any]:
     path = config or Path(os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG))
-        for name in self.prices:
-            if not all(name.partition("/")[::2]):
-                raise ValueError(f"prices.{name!r} names no model; write provider/model, as in openai/gpt-4o*")
     if not path.exists():
         if config is not None or CONFIG_VARIABLE in os.environ:
             raise ConfigurationError(f"{path} does not exist; correct {CONFIG_VARIABLE} or write the file")
@@ -255,6 +309,8 @@ def _embedded(folder: Path) -> dict[str, Any]:
     local = {"base_url": f"{endpoints['model_url']}", "model": endpoints["model_name"], "provider": "llama_cpp"}
     # The bundled server has four slots of 2,048 tokens.
     local |= {"max_concurrency": 4, "context_tokens": 2048, "default_max_tokens": 160}
+    # Nobody bills it.
+    local |= {"price": {"prompt": "0", "completion": "0"}}
     return {
         "kafka": {"bootstrap": endpoints["kafka_bootstrap"]},
         "registry": {"url": endpoints["registry_url"]},
@@ -287,5 +343,3 @@ def _explain(error: ValidationError, stack: str) -> str:
     hint = "; the embedded stack is not up: run `headrace up`" if stack == "embedded" else ""
     missing = any(problem["type"] == "missing" for problem in error.errors())
     return "settings: " + "; ".join(lines) + (hint if missing else "")
-    # Nobody bills it.
-    local |= {"price": {"prompt": "0", "completion": "0"}}

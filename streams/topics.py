@@ -15,11 +15,11 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     NewTopic,
 )
 
-from schemas.errors import ConfigurationError, DependencyDownError
+from schemas.errors import ConfigurationError
+from streams import security
+from streams.retention import TOPIC_DAYS, Retention
 from streams.settings import Settings
 
-DAY_MS = 86_400_000
-FOREVER = -1
 # What an event may weigh. A dead letter holds an event and its headers, so its topic takes more.
 MAX_EVENT_BYTES = 1_000_000
 MAX_DEAD_LETTER_BYTES = 1_500_000
@@ -28,42 +28,29 @@ TIMEOUT_S = 30
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A kind of topic. ``partitions`` None: the settings' number."""
+    """A kind of topic. ``partitions`` None: the settings' number. How long it is kept is in ``streams.retention``."""
 
     kind: str
-    retention_ms: int
     partitions: int | None = None
     max_message_bytes: int = MAX_EVENT_BYTES
 
-    def config(self) -> dict[str, str]:
+    def config(self, retention: Retention) -> dict[str, str]:
         """The topic's configuration on the broker."""
         return {
             "cleanup.policy": "delete",
-            "retention.ms": str(self.retention_ms),
+            "retention.ms": str(retention.topic_ms(self.kind)),
             "max.message.bytes": str(self.max_message_bytes),
             "message.timestamp.type": "LogAppendTime",
         }
 
 
-TOPICS = (
-    Topic("requests", 7 * DAY_MS),
-    Topic("admitted", 7 * DAY_MS),
-    Topic("enrichments.high", 7 * DAY_MS),
-    Topic("enrichments.normal", 7 * DAY_MS),
-    Topic("enrichments.low", 7 * DAY_MS),
-    Topic("completions", 30 * DAY_MS),
-    Topic("deltas", DAY_MS),
-    Topic("chunks", DAY_MS),
-    Topic("answers", 30 * DAY_MS),
-    Topic("evaluations", 90 * DAY_MS),
-    Topic("feedback", 90 * DAY_MS),
-    Topic("costs", 90 * DAY_MS),
-    Topic("documents", 30 * DAY_MS),
-    # Small, not compacted and kept for ever: it tells what was live at any moment.
-    Topic("control", FOREVER, partitions=1),
-    Topic("alerts", 30 * DAY_MS, partitions=1),
-    Topic("dead-letters", 90 * DAY_MS, partitions=1, max_message_bytes=MAX_DEAD_LETTER_BYTES),
-)
+# Of these there is one partition, and dead letters may be larger than events.
+_SPECIAL = {
+    "control": Topic("control", partitions=1),
+    "alerts": Topic("alerts", partitions=1),
+    "dead-letters": Topic("dead-letters", partitions=1, max_message_bytes=MAX_DEAD_LETTER_BYTES),
+}
+TOPICS = tuple(_SPECIAL.get(kind) or Topic(kind) for kind in TOPIC_DAYS)
 KINDS = tuple(topic.kind for topic in TOPICS)
 
 
@@ -95,7 +82,7 @@ def admin_client(settings: Settings) -> AdminClient:
     """An admin client for the broker of the settings."""
     # The client's own lines would land on a command's stderr; what matters is raised.
     quiet = {"log_level": 0}
-    return AdminClient({"bootstrap.servers": settings.kafka.bootstrap, **quiet, **settings.kafka.options})
+    return AdminClient(security.librdkafka(settings.kafka, quiet))
 
 
 def compare(settings: Settings, lane: str, kinds: Sequence[str] = KINDS) -> Difference:
@@ -103,17 +90,19 @@ def compare(settings: Settings, lane: str, kinds: Sequence[str] = KINDS) -> Diff
     admin = admin_client(settings)
     try:
         existing = admin.list_topics(timeout=TIMEOUT_S).topics
+        retention = settings.retention.resolved()
         wanted = {topic_name(settings.prefix, lane, t.kind): t for t in TOPICS if t.kind in kinds}
         present = [name for name in wanted if name in existing]
         alter = {}
         resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in present]
         for resource, future in admin.describe_configs(resources).items() if resources else ():
             now = {key: entry.value for key, entry in future.result(TIMEOUT_S).items()}
-            changes = {k: (now.get(k, ""), v) for k, v in wanted[resource.name].config().items() if now.get(k) != v}
+            declared = wanted[resource.name].config(retention)
+            changes = {k: (now.get(k, ""), v) for k, v in declared.items() if now.get(k) != v}
             if changes:
                 alter[resource.name] = changes
     except KafkaException as error:
-        raise DependencyDownError("kafka", str(error)) from error
+        raise security.down(settings.kafka, error) from error
     counts = {name: len(existing[name].partitions) for name in present}
     partitions = {name: topic.partitions or settings.partitions for name, topic in wanted.items()}
     grow = {
@@ -124,14 +113,14 @@ def compare(settings: Settings, lane: str, kinds: Sequence[str] = KINDS) -> Diff
 
 def apply(settings: Settings, lane: str, difference: Difference, *, grow: bool = False) -> None:
     """Create and alter what ``difference`` names; partitions grow only where asked. Blocks on the broker."""
-    admin = admin_client(settings)
+    admin, retention = admin_client(settings), settings.retention.resolved()
     by_name = {topic_name(settings.prefix, lane, topic.kind): topic for topic in TOPICS}
     new = [
         NewTopic(
             name,
             num_partitions=by_name[name].partitions or settings.partitions,
             replication_factor=settings.kafka.replication,
-            config=by_name[name].config(),
+            config=by_name[name].config(retention),
         )
         for name in difference.create
     ]

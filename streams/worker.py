@@ -19,8 +19,8 @@ from processors.failpoints import failpoints
 from processors.finality import PostgresFinality
 from processors.postgres import Database
 from processors.redrive import PostgresRedrives
-from schemas.codec import Codec
 from schemas.errors import ConfigurationError, DependencyDownError
+from streams import security
 from streams.app import create_app, group_name
 from streams.control import ControlFollower
 from streams.dead_letters import safe_message, safe_trace
@@ -63,7 +63,7 @@ def run_worker(plan: WorkerPlan, settings: Settings) -> int:
     unknown = [name for name in plan.stages if name not in STAGES]
     if unknown or not plan.stages:
         raise ConfigurationError(f"no stage {', '.join(unknown) or 'is named'}; there are {', '.join(STAGES)}")
-    _check_options(settings)
+    settings = security.for_stages(settings, plan.stages)
     if plan.cpu is not None and hasattr(os, "sched_setaffinity"):
         # The consumer threads and the loop share one interpreter lock; on one core they don't fight over it.
         allowed = sorted(os.sched_getaffinity(0))
@@ -75,15 +75,6 @@ def run_worker(plan: WorkerPlan, settings: Settings) -> int:
 def grace_s(settings: Settings, stages: Iterable[str]) -> float:
     """How long a worker of these stages may take to finish what is in process."""
     return settings.worker.grace_s or max(STAGES[name].limit_s(settings) for name in stages)
-
-
-def _check_options(settings: Settings) -> None:
-    """Refuse what would reach the command line's clients and not the workers'."""
-    secure = [name for name in settings.kafka.options if name.startswith(("security.", "sasl.", "ssl."))]
-    if secure:
-        raise ConfigurationError(
-            f"kafka.options: workers do not apply {', '.join(secure)} yet; give them a listener without"
-        )
 
 
 class Worker:
@@ -148,7 +139,7 @@ class Worker:
         stack.push_async_callback(database.close)
         self._clock.set(await self._retry(database.now))
         registry = settings.registry
-        codec = await self._retry(lambda: Codec.connect(registry.url, options=registry.options))
+        codec = await self._retry(lambda: security.codec(registry))
         producer = Producer(settings.kafka)
         await self._retry(producer.start)
         stack.push_async_callback(producer.stop)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from infra.embedded import stack
-from schemas.codec import Codec
+from streams import security
 from streams.cli.output import print_json, say
 from streams.cli.stack import DEFAULT_FOLDER, Folder, bring_up, exit_on_failure, progress
 from streams.demo.asking import GROUP, GROUP_TIMEOUT_S, Asked, Manner, ask_all
@@ -65,7 +65,7 @@ def demo(
 
 def run(settings: Settings, questions: Sequence[str]) -> Asked:
     """Index the corpus and ask the questions, on a stack that is up. Shows progress and answers on stderr."""
-    codec = asyncio.run(Codec.connect(settings.registry.url, options=settings.registry.options))
+    codec = asyncio.run(security.codec(settings.registry))
     publisher = Publisher(settings, codec, lane=LANE)
     documents = list(load_python_topics(Owner(namespace=NAMESPACE, lane=LANE)))
     chars = sum(chars_of(document) for document in documents)

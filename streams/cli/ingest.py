@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from schemas.codec import Codec
 from schemas.records import Document
+from streams import security
 from streams.cli.output import console, print_json, say
 from streams.ingestion import Awaited, publish_documents, wait_until_indexed
 from streams.loading import LoadedFile, Owner, Problem, find_files, load
@@ -141,7 +142,7 @@ def _connect(settings: Settings, lane: str) -> Codec:
     """A codec, once the documents' topic is known to be there."""
     with TopicReader(settings) as reader:
         reader.counts([topic_name(settings.prefix, lane, "documents")])
-    return asyncio.run(Codec.connect(settings.registry.url, options=settings.registry.options))
+    return asyncio.run(security.codec(settings.registry))
 
 
 @contextmanager

@@ -12,7 +12,6 @@ import typer
 
 from schemas.compat import check_today
 from schemas.files import event_schemas, released_versions
-from schemas.registry import Registry
 
 app = typer.Typer(help="The contracts: register them, and check that old and new can read each other.")
 
@@ -22,10 +21,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 @app.command()
 def register(*, as_json: AsJson = False) -> None:
     """Register every schema in the registry, FULL_TRANSITIVE; the same schemas again change nothing."""
+    from streams import security  # noqa: PLC0415
     from streams.settings import load_settings  # noqa: PLC0415 - `check` works without settings
 
     settings = load_settings()
-    registry = Registry(settings.registry.url, options=settings.registry.options)
+    registry = security.registry(settings.registry)
     done = asyncio.run(registry.register(event_schemas()))
     created = sum(one.created for one in done)
     if as_json:

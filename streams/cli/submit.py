@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from schemas.codec import Codec
 from schemas.record import Record
 from schemas.records import Answer, Meta, Request
+from streams import security
 from streams.answers import AnswerStream, answer_view
 from streams.cli.output import console, print_json, say
 from streams.publish import Publisher
@@ -79,7 +80,7 @@ def connect(settings: Settings, lane: str) -> Codec:
     """A codec for a lane whose topics are there. Raises ``ConfigurationError`` where they are not."""
     with TopicReader(settings) as reader:
         reader.counts([topic_name(settings.prefix, lane, kind) for kind in ("requests", "answers")])
-    return asyncio.run(Codec.connect(settings.registry.url, options=settings.registry.options))
+    return asyncio.run(security.codec(settings.registry))
 
 
 def _checked(source: RequestFile, codec: Codec) -> Checked:

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from schemas.codec import Codec
 from schemas.errors import ConfigurationError
+from streams import security
 from streams.cli.lines import line
 from streams.cli.output import print_json
 from streams.moments import moment
@@ -46,7 +46,7 @@ def tail(
     settings = load_settings(folder=folder)
     with _quiet_end(), TopicReader(settings) as reader:
         stretches = _stretches(reader, topic_name(settings.prefix, lane, kind), start, since)
-        codec = asyncio.run(Codec.connect(settings.registry.url, options=settings.registry.options))
+        codec = asyncio.run(security.codec(settings.registry))
         opener = Opener(codec, prefix=settings.prefix, lane=lane)
         opened = map(opener.open, _entries(reader, stretches, follow=follow))
         _print(opened, tenant=tenant, limit=limit, show=_show_json if json else _show_line)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Any
 
 from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
+from streams import security
 from streams.doctor.checkup import ProblemError, in_thread
 from streams.settings import Settings
-from streams.topics import KINDS, Difference, compare, topic_name
+from streams.topics import KINDS, Difference, admin_client, compare, topic_name
 
 TIMEOUT_S = 4.0
 SHOWN = 5
@@ -18,7 +20,7 @@ SHOWN = 5
 
 async def look_kafka(settings: Settings) -> str:
     """The brokers that answer."""
-    metadata = await in_thread(lambda: _admin(settings).list_topics(timeout=TIMEOUT_S))
+    metadata = await in_thread(lambda: _metadata(settings))
     brokers = ", ".join(f"{broker.host}:{broker.port}" for broker in metadata.brokers.values())
     return f"{len(metadata.brokers)} broker(s): {brokers}"
 
@@ -42,9 +44,11 @@ async def newest_append(settings: Settings, lane: str) -> datetime | None:
     return datetime.fromtimestamp(newest / 1000, UTC) if newest is not None else None
 
 
-def _admin(settings: Settings) -> AdminClient:
-    # librdkafka writes to stderr by itself whenever a broker is away.
-    return AdminClient({"bootstrap.servers": settings.kafka.bootstrap, "log_level": 0, **settings.kafka.options})
+def _metadata(settings: Settings) -> Any:
+    try:
+        return admin_client(settings).list_topics(timeout=TIMEOUT_S)
+    except KafkaException as error:
+        raise security.down(settings.kafka, error) from None
 
 
 def _described(difference: Difference) -> str:
@@ -59,7 +63,7 @@ def _described(difference: Difference) -> str:
 
 
 def _newest_ms(settings: Settings, lane: str) -> int | None:
-    admin = _admin(settings)
+    admin = admin_client(settings)
     topics = admin.list_topics(timeout=TIMEOUT_S).topics
     names = [name for kind in KINDS if (name := topic_name(settings.prefix, lane, kind)) in topics]
     asked = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from schemas.compat import version_findings
 from schemas.files import event_schemas
-from schemas.registry import Registry
+from streams import security
 from streams.doctor.checkup import ProblemError
 from streams.doctor.redact import shown_url
 from streams.probes import probe_registry
@@ -20,7 +20,7 @@ async def look_registry(settings: Settings) -> str:
 async def look_schemas(settings: Settings) -> str:
     """Whether every contract is registered, and can live with every version that the registry holds of it."""
     today = event_schemas()
-    holdings = await Registry(settings.registry.url, options=settings.registry.options).holdings(today)
+    holdings = await security.registry(settings.registry).holdings(today)
     missing = [name for name, holding in holdings.items() if holding.schema_id is None]
     broken = [
         f"{finding.record}.{finding.field}: {finding.rule}"
