@@ -14,11 +14,16 @@ from schemas.errors import ConfigurationError
 NAMES = (
     "after_claim",  # the claim is committed, nothing was sent
     "before_call",  # the next thing is the call
+    "after_delta",  # a piece of the text is acknowledged, the call is still open
+    "after_abort",  # it is acknowledged that an attempt broke off, no other one is open
     "after_reply",  # the reply is here, the journal does not know
     "after_finish",  # the journal has the result, nothing was published
     "after_cost_produced",  # the costs are acknowledged, the completion is not
     "after_produce",  # every output is acknowledged
     "after_final_claim",  # the finality row is committed, the answer was not published
+    "after_deferral",  # the event is set aside, its offset is not acknowledged
+    "after_deferred_taken",  # an event that was set aside may go on, nothing was produced
+    "after_deferred_produced",  # it is on its topic again, its row is still there
     "before_ack",  # all is done but the offset
 )
 

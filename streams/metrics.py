@@ -118,9 +118,52 @@ class Metrics:
         )
         self.tokens = Counter("headrace_tokens_total", "Tokens", ["deployment", "kind"], registry=registry)
         self.cost = Counter("headrace_cost_usd_total", "US dollars booked", ["deployment"], registry=registry)
+        # Of these two, the share that is done is what to watch: a judge that never fires leaves no error behind.
+        self.evaluations_expected = Counter(
+            "headrace_evaluations_expected_total", "Answers chosen to be scored", [lane], registry=registry
+        )
+        # outcome: scored, partial (some scores have no value), unscored (none has).
+        self.evaluations_done = Counter(
+            "headrace_evaluations_done_total", "Answers scored", [lane, "outcome"], registry=registry
+        )
+        # outcome: joined to its answer, waiting for it.
+        self.feedback = Counter(
+            "headrace_feedback_total", "Users' feedback by what was done", [lane, "outcome"], registry=registry
+        )
+        self.first_token = Histogram(
+            "headrace_time_to_first_token_seconds",
+            "From sending a call that answered to its first output",
+            ["deployment"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.token_gap = Histogram(
+            "headrace_token_gap_seconds",
+            "Between two pieces of a streamed text",
+            ["deployment"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        # outcome: sent, aborted (tells that an attempt broke off), lost (given up; the closing delta has the text).
+        self.deltas = Counter(
+            "headrace_live_deltas_total", "Deltas published while a call ran", ["outcome"], registry=registry
+        )
+        # booked: new, repeated, corrected (a late settlement), conflict (an event that says otherwise than before).
+        self.ledger_entries = Counter(
+            "headrace_ledger_entries_total", "Cost events by what the ledger made of them", ["booked"], registry=registry
+        )
+        self.unpriced = Counter(
+            "headrace_unpriced_attempts_total",
+            "Attempts booked at 0 because nobody knows the price",
+            ["deployment"],
+            registry=registry,
+        )
         self.documents = Counter(
             "headrace_index_documents_total", "Documents by what was done", ["outcome"], registry=registry
         )
         self.passages = Counter(
             "headrace_index_passages_total", "Passages by what was done", ["action"], registry=registry
+        )
+        self.purged = Counter(
+            "headrace_purged_rows_total", "Rows deleted because their time was over", ["table"], registry=registry
         )

@@ -11,15 +11,20 @@ from decimal import Decimal
 import structlog
 from pydantic import SecretStr
 
+from processors.account import Account
+from processors.account.entry import Booked, Entry
+from processors.account.postgres import PostgresLedger
 from processors.admit import Admit
 from processors.admit.policy import AdmitPolicy
 from processors.clock import Clock
+from processors.complete.live import Pace
 from processors.complete.processor import Complete
 from processors.complete.routes import Deployment, Route
 from processors.control import ControlView
 from processors.embeddings import CachedEmbedder, EmbeddingPolicy, OpenAIEmbedder
 from processors.enrich.policy import EnrichPolicy
 from processors.enrich.stage import Enrich
+from processors.evaluate import Evaluate, EvaluatePolicy, PostgresEvaluations, SamplingPolicy
 from processors.failpoints import Failpoints
 from processors.filter.policy import FilterPolicy
 from processors.filter.processor import Filter
@@ -37,12 +42,16 @@ from processors.prompts import PgPrompts
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError
 from schemas.records import Usage
+from streams.deltas import ProducerDeltas
 from streams.metrics import Metrics
+from streams.producer import Producer
 from streams.settings import DeploymentSettings, PriceSettings, Settings
 from streams.stages import STAGES
 
 # The SDK wants a key even where the endpoint has none.
 NO_KEY = "none"
+# Vectors kept for the next answer: 6 MB at 384 dimensions.
+EVALUATE_VECTORS = 4_096
 
 log = structlog.get_logger(__name__)
 
@@ -61,10 +70,11 @@ class Ports:
         metrics: Metrics,
         failpoints: Failpoints,
         stack: AsyncExitStack,
+        producer: Producer,
     ) -> None:
         self._settings, self._lane, self._database, self._codec = settings, lane, database, codec
         self._clock, self._control, self._metrics, self._failpoints = clock, control, metrics, failpoints
-        self._stack = stack
+        self._stack, self._producer = stack, producer
         self._embedder: OpenAIEmbedder | None = None
 
     def admit(self) -> Admit:
@@ -76,6 +86,7 @@ class Ports:
             default_route=settings.default_route,
             tenants={name: tenant.tier for name, tenant in settings.tenants.items()},
             trust_producers=settings.trust_producers,
+            horizon=settings.retention.resolved().horizon,
         )
         return Admit(
             policy=policy,
@@ -109,11 +120,17 @@ class Ports:
             routes=by_name,
             codec=self._codec,
             clock=self._clock,
+            control=self._control,
+            deltas=ProducerDeltas(
+                self._producer, self._codec, self._clock, prefix=self._settings.prefix, lane=self._lane
+            ),
+            pace=Pace(interval_s=self._settings.deltas.interval_ms / 1000, characters=self._settings.deltas.characters),
             # New with every life of the worker: a restarted one must not take its predecessor's leases for its own.
             owner=f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}",
             timeout_s=STAGES["complete"].limit_s(self._settings),
             observer=CallMetrics(self._metrics),
             failpoints=self._failpoints,
+            horizon=self._settings.retention.resolved().horizon,
         )
         processor.start()
         self._stack.push_async_callback(processor.stop)
@@ -123,6 +140,29 @@ class Ports:
         """The filter stage's processor."""
         policy = FilterPolicy(allow_truncated=self._settings.filter.allow_truncated)
         return Filter(policy=policy, clock=self._clock)
+
+    def evaluate(self) -> Evaluate:
+        """The evaluate stage's processor."""
+        return Evaluate(
+            PostgresEvaluations(self._database),
+            # Answers share passages: what was embedded for one is there for the next.
+            CachedEmbedder(self._embeddings(), size=EVALUATE_VECTORS),
+            codec=self._codec,
+            clock=self._clock,
+            lane=self._lane,
+            policy=evaluate_policy(self._settings),
+            observer=EvaluateMetrics(self._metrics, self._lane),
+        )
+
+    def account(self) -> Account:
+        """The account stage's processor."""
+
+        def observe(entry: Entry, booked: Booked) -> None:
+            self._metrics.ledger_entries.labels(booked).inc()
+            if booked == "new" and entry.said.price_source == UNPRICED:
+                self._metrics.unpriced.labels(entry.spender.deployment).inc()
+
+        return Account(PostgresLedger(self._database), observe=observe)
 
     def index(self) -> Index:
         """The index stage's processor."""
@@ -161,6 +201,40 @@ class Ports:
         return policies
 
 
+class EvaluateMetrics:
+    """An ``EvaluateObserver`` that counts."""
+
+    def __init__(self, metrics: Metrics, lane: str) -> None:
+        self._metrics, self._lane = metrics, lane
+
+    def on_expected(self) -> None:
+        self._metrics.evaluations_expected.labels(self._lane).inc()
+
+    def on_done(self, outcome: str) -> None:
+        self._metrics.evaluations_done.labels(self._lane, outcome).inc()
+
+    def on_feedback(self, outcome: str) -> None:
+        self._metrics.feedback.labels(self._lane, outcome).inc()
+
+
+def evaluate_policy(settings: Settings) -> EvaluatePolicy:
+    """What is sampled and how it is scored, from the settings."""
+    ours, embeddings = settings.evaluate, settings.embeddings
+    sampling = SamplingPolicy(
+        rate=ours.rate,
+        salt=ours.salt,
+        tenants={name: rule.rate for name, rule in ours.tenants.items()},
+        routes={name: rule.rate for name, rule in ours.routes.items()},
+    )
+    price = Price(prompt=embeddings.price, name="embeddings.price")
+    return EvaluatePolicy(
+        sampling=sampling,
+        tariff=price if embeddings.price else None,
+        provider=embeddings.provider,
+        **ours.model_dump(exclude={"rate", "salt", "tenants", "routes"}),
+    )
+
+
 class CallMetrics:
     """A ``CallObserver`` that counts."""
 
@@ -187,6 +261,15 @@ class CallMetrics:
     def on_cost(self, deployment: str, usd: Decimal) -> None:
         self._metrics.cost.labels(deployment).inc(float(usd))
 
+    def on_first_token(self, deployment: str, seconds: float) -> None:
+        self._metrics.first_token.labels(deployment).observe(seconds)
+
+    def on_gap(self, deployment: str, seconds: float) -> None:
+        self._metrics.token_gap.labels(deployment).observe(seconds)
+
+    def on_delta(self, outcome: str) -> None:
+        self._metrics.deltas.labels(outcome).inc()
+
 
 def routes(settings: Settings) -> dict[str, Route]:
     """The routes of the settings, with their deployments and prices.
@@ -204,6 +287,8 @@ def routes(settings: Settings) -> dict[str, Route]:
             deployment=deployments[route.deployment],
             max_attempts=route.max_attempts,
             unknown_policy=route.unknown_policy,
+            stream=route.stream,
+            on_break=route.on_break,
         )
         for name, route in settings.routes.items()
     }

@@ -17,6 +17,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from schemas.errors import ConfigurationError
+from streams.evaluate_settings import EvaluateSettings
 from streams.credentials import PrincipalSettings, SaslSettings, Section, TlsSettings, one_secret, with_password
 from streams.retention import FOREVER, Retention
 
@@ -82,6 +83,9 @@ class EmbeddingSettings(Section):
     base_url: str
     model: str
     dimension: int = Field(default=384, ge=1)
+    # US dollars per million tokens. Only the evaluate stage books it: retrieval's and indexing's calls are not booked.
+    price: Decimal = Field(default=Decimal(0), ge=0)
+    provider: str = ""
     api_key: SecretStr | None = None
     timeout_s: float = Field(default=20.0, gt=0)
 
@@ -125,6 +129,17 @@ class RouteSettings(Section):
     minimum_score: float = Field(default=0.2, ge=-1, le=1)
     max_attempts: int = Field(default=3, ge=1, le=20)
     unknown_policy: Literal["repeat", "fail"] = "repeat"
+    # Whether texts are published while the model writes them, for requests that want a stream.
+    stream: bool = True
+    # When an attempt breaks off after some of its text became public: another one from the first character, or an end.
+    on_break: Literal["restart", "failed"] = "restart"
+
+
+class DeltaSettings(Section):
+    """How a streamed text is cut into deltas: after so long, or at so many characters, whichever comes first."""
+
+    interval_ms: float = Field(default=50.0, ge=0, le=5_000)
+    characters: int = Field(default=256, ge=1, le=65_536)
 
 
 class TenantSettings(Section):
@@ -221,7 +236,9 @@ class Settings(BaseSettings):
     default_route: str = "default"
     tenants: dict[str, TenantSettings] = {"default": TenantSettings()}
     filter: FilterSettings = FilterSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
     stages: dict[str, StageSettings] = {}
+    deltas: DeltaSettings = DeltaSettings()
     worker: WorkerSettings = WorkerSettings()
     retention: RetentionSettings = RetentionSettings()
     partitions: int = Field(default=4, ge=1, le=1000)
@@ -239,6 +256,9 @@ class Settings(BaseSettings):
                 "trust_producers is false with several tenants: they need topics of their own, which this version does "
                 "not have; run a stack for each tenant, or trust the producers"
             )
+        for name in self.evaluate.routes:
+            if name not in self.routes:
+                raise ValueError(f"evaluate.routes.{name} is no route")
         if self.default_route not in self.routes:
             raise ValueError(f"default_route is {self.default_route!r}, which is no route")
         worker = self.worker
@@ -324,6 +344,8 @@ def _embedded(folder: Path) -> dict[str, Any]:
         "routes": {"default": {"deployment": "local"}},
         # The bundled model seldom ends by itself; what it said up to its limit is published with a verdict.
         "filter": {"allow_truncated": True},
+        # The embeddings are at hand and cost nothing.
+        "evaluate": {"rate": 1.0},
     }
 
 

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING
 
 from processors.event import Processor
 from schemas.record import Record
-from schemas.records import Admitted, Answer, Completion, Cost, Document, Enrichment, Request
+from schemas.records import (
+    Admitted,
+    Answer,
+    Completion,
+    Cost,
+    Delta,
+    Document,
+    Enrichment,
+    Evaluation,
+    Feedback,
+    Request,
+)
 from streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -52,6 +63,8 @@ class Stage:
     effect: Effect
     dependencies: tuple[str, ...]
     build: Callable[[Ports], Processor]
+    # Events of a paused tenant or route are set aside here. Only after admission: they have to know when they expire.
+    defers: bool = False
     # Several inputs compete for the stage's slots; else each has as many of its own, and none waits for another.
     shared_slots: bool = True
 
@@ -85,6 +98,7 @@ _DECLARED = (
         effect=Effect.READS,
         dependencies=("postgres", "embeddings"),
         build=methodcaller("enrich"),
+        defers=True,
     ),
     Stage(
         name="complete",
@@ -93,12 +107,13 @@ _DECLARED = (
             Input("enrichments.normal", Enrichment, share=3),
             Input("enrichments.low", Enrichment, share=1),
         ),
-        outputs=(Cost, Completion, Answer),
+        outputs=(Delta, Cost, Completion, Answer),
         concurrency=None,
         timeout_s=120.0,
         effect=Effect.PAYS,
         dependencies=("postgres",),
         build=methodcaller("complete"),
+        defers=True,
     ),
     Stage(
         name="filter",
@@ -109,6 +124,29 @@ _DECLARED = (
         effect=Effect.READS,
         dependencies=("postgres",),
         build=methodcaller("filter"),
+    ),
+    Stage(
+        name="evaluate",
+        inputs=(Input("answers", Answer), Input("feedback", Feedback)),
+        outputs=(Cost, Evaluation),
+        concurrency=4,
+        timeout_s=120.0,
+        effect=Effect.READS,
+        # Only sampled answers need the embedding endpoint: those alone wait while it is away.
+        dependencies=("postgres",),
+        build=methodcaller("evaluate"),
+        shared_slots=False,
+    ),
+    Stage(
+        name="account",
+        inputs=(Input("costs", Cost),),
+        outputs=(),
+        # Events in process together share a transaction.
+        concurrency=64,
+        timeout_s=30.0,
+        effect=Effect.READS,
+        dependencies=("postgres",),
+        build=methodcaller("account"),
     ),
     Stage(
         name="index",

@@ -15,6 +15,7 @@ import structlog
 import uvloop
 
 from processors.clock import DatabaseClock
+from processors.deferred import PostgresDeferred
 from processors.failpoints import failpoints
 from processors.finality import PostgresFinality
 from processors.postgres import Database
@@ -24,6 +25,7 @@ from streams import security
 from streams.app import create_app, group_name
 from streams.control import ControlFollower
 from streams.dead_letters import safe_message, safe_trace
+from streams.deferring import PutBack
 from streams.gate import Gate
 from streams.health import Health, Unit
 from streams.logs import configure_logs
@@ -31,6 +33,7 @@ from streams.metrics import Metrics
 from streams.ports import Ports
 from streams.probes import probe_embeddings, probe_registry
 from streams.producer import Producer
+from streams.purging import Purge, Purger
 from streams.runner import StageRunner
 from streams.services import Services
 from streams.settings import Settings
@@ -104,6 +107,9 @@ class Worker:
                 return 0
             units = [unit for name in self._plan.stages for unit in self._units(STAGES[name], services)]
             self._health.units = units
+            hold_s = self._settings.worker.lease_s
+            deferring = [name for name in self._plan.stages if STAGES[name].defers]
+            self._background(*(PutBack(name, services, hold_s=hold_s).run() for name in deferring))
             started = await self._unless_stopped(self._start(units))
             if started is not None:
                 self._health.phase = None
@@ -143,7 +149,13 @@ class Worker:
         producer = Producer(settings.kafka)
         await self._retry(producer.start)
         stack.push_async_callback(producer.stop)
-        control = ControlFollower(settings.kafka, topic_name(settings.prefix, plan.lane, "control"), codec)
+        control = ControlFollower(
+            settings.kafka,
+            topic_name(settings.prefix, plan.lane, "control"),
+            codec,
+            metrics=self._metrics,
+            now=self._clock.now,
+        )
         stack.push_async_callback(control.stop)
         await self._retry(control.start)
         gate = Gate(
@@ -157,8 +169,11 @@ class Worker:
         )
         self._health.gate = gate
         self._background(gate.run(), control.run(), self._follow_clock(database, gate))
+        self._purge(database, gate)
         points = failpoints(settings.worker.failpoint)
-        self._ports = Ports(settings, plan.lane, database, codec, self._clock, control, self._metrics, points, stack)
+        self._ports = Ports(
+            settings, plan.lane, database, codec, self._clock, control, self._metrics, points, stack, producer
+        )
         return Services(
             prefix=settings.prefix,
             lane=plan.lane,
@@ -166,6 +181,7 @@ class Worker:
             producer=producer,
             finality=PostgresFinality(database),
             redrives=PostgresRedrives(database),
+            deferred=PostgresDeferred(database),
             gate=gate,
             clock=self._clock,
             control=control,
@@ -257,6 +273,18 @@ class Worker:
                 self._clock.set(await database.now())
             except DependencyDownError as error:
                 gate.report(error)
+
+    def _purge(self, database: Database, gate: Gate) -> None:
+        """Delete in the background what is kept for long enough, unless the settings leave that to others."""
+        retention = self._settings.retention
+        if retention.purge_interval_s > 0:
+            purger = Purger(
+                Purge(database, retention.resolved(), batch=retention.purge_batch),
+                interval_s=retention.purge_interval_s,
+                on_purged=lambda table, rows: self._metrics.purged.labels(table).inc(rows),
+                on_down=gate.report,
+            )
+            self._background(purger.run())
 
     async def _retry(self, work: Callable[[], Awaitable[T]]) -> T:
         """Call until the dependency answers. A missing topic or schema is waited for too: it may be on its way."""

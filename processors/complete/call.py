@@ -5,27 +5,45 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from urllib.parse import quote
 
 from processors.clock import Clock
+from processors.complete.cancellation import Cancellation
+from processors.complete.deltas import DeltaSink, aborted_delta, live_delta
+from processors.complete.live import LiveDeltas, Pace
 from processors.complete.observer import CallObserver
 from processors.complete.payload import Payload
 from processors.complete.pricing import usage_of
-from processors.complete.retry import Backoff, RetryIn, after_error
+from processors.complete.retry import Backoff, RetryIn, after_break, after_error
 from processors.complete.routes import Route
 from processors.complete.unwritten import Outcome, Unwritten
+from processors.event import Incoming
 from processors.failpoints import Failpoints
-from processors.journal import AttemptRow, CallFailure, Granted, Journal, LeaseKeeper, Settled
-from processors.journal.protocol import EXPIRED, bound_usage, unknown
+from processors.journal import AttemptRow, CallFailure, Granted, Journal, Lease, LeaseKeeper, Settled
+from processors.journal.protocol import CANCELLED, EXPIRED, bound_usage, unknown
 from processors.model.port import ModelClient, ModelReply
-from schemas.errors import OutcomeUnknownError, ProviderError, TransientProviderError, UnencodableError
-from schemas.records import Admission
+from processors.release.window import cleared
+from schemas.errors import (
+    DependencyDownError,
+    OutcomeUnknownError,
+    ProviderError,
+    RefusedError,
+    TransientProviderError,
+    UnencodableError,
+)
+from schemas.records import Delta, Enrichment
 
 # A call is not begun with less time than this: it would only be paid and cut off.
 SHORTEST_CALL_S = 1.0
+
+# How an attempt is booked whose request was cancelled before it was sent.
+_NOT_SENT = Settled(
+    state="failed", cost_usd=Decimal(0), error_class=CANCELLED.error_class, error_code=CANCELLED.code, duration_ms=0.0
+)
 
 # Encodes the event that a reply becomes, given the attempts with the open one at the end.
 Encode = Callable[[ModelReply, tuple[AttemptRow, ...], Settled], bytes]
@@ -33,12 +51,16 @@ Encode = Callable[[ModelReply, tuple[AttemptRow, ...], Settled], bytes]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What a granted call needs besides the grant. ``ends`` is the monotonic end of the stage's attempt."""
+    """What a granted call needs besides the grant. ``ends`` is the monotonic end of the stage's attempt.
+
+    ``stored`` is the event as the journal has it; ``streamed``: its text goes to ``deltas`` too.
+    """
 
     route: Route
     payload: Payload
-    prompt_estimate: int
-    admission: Admission
+    stored: Incoming[Enrichment]
+    streamed: bool
+    cancellation: Cancellation
     ends: float
     encode: Encode
 
@@ -58,7 +80,10 @@ class Caller:
         failpoints: Failpoints,
         backoff: Backoff,
         random_: random.Random,
+        sink: DeltaSink | None,
+        pace: Pace,
     ) -> None:
+        self._sink, self._pace = sink, pace
         self._journal = journal
         self._client = client
         self._keeper = keeper
@@ -72,37 +97,90 @@ class Caller:
     async def run(self, granted: Granted, task: Task, *, since: float) -> None:
         """Call until the journal holds a result or a failure.
 
-        Blocks for the call and its retries, until ``task.ends`` at most. Raises ``FencedError`` when a later owner
-        took the call, and ``DependencyDownError`` when an outcome could not be booked; it is then kept, and booked
-        before anything else is done with the call.
+        Blocks for the call and its retries, until ``task.ends`` at most, and for the acknowledgement of live deltas. A
+        request that is cancelled meanwhile ends with ``CANCELLED`` in the journal. Raises ``FencedError`` when a later
+        owner took the call, and ``DependencyDownError`` when an outcome could not be booked; it is then kept, and
+        booked before anything else is done with the call.
         """
         with self._keeper.holding(granted.lease, since=since):
             self._failpoints.hit("after_claim")
             attempts = (*granted.earlier, granted.attempt)
+            if granted.earlier and task.streamed:
+                # Its worker is gone, perhaps before it could say so.
+                await self._abort(granted.earlier[-1], task)
             while True:
-                outcome, wait = await self._attempt(granted, attempts, task)
-                attempts = await self._unwritten.book(outcome)
-                self._count(outcome, attempts[-1])
+                async with self._streaming(granted.lease, attempts[-1], task) as live:
+                    outcome, wait = await self._attempt(granted, attempts, task, live)
+                    attempts = await self._unwritten.book(outcome)
+                    self._count(outcome, attempts[-1])
                 if wait is None:
                     return
-                await asyncio.sleep(wait.seconds)
+                if live is not None and live.given and not live.lost:
+                    await self._abort(attempts[-1], task)
+                try:
+                    async with task.cancellation.scope():
+                        await asyncio.sleep(wait.seconds)
+                except RefusedError:
+                    await self._journal.end(granted.lease, CANCELLED)
+                    return
                 since = time.monotonic()
                 attempt = await self._journal.next_attempt(granted.lease, attempts[-1].target)
                 self._keeper.refreshed(granted.lease, since=since)
                 attempts = (*attempts, attempt)
 
+    @asynccontextmanager
+    async def _streaming(self, lease: Lease, attempt: AttemptRow, task: Task) -> AsyncIterator[LiveDeltas | None]:
+        """The attempt's live deltas, where its request streams."""
+        if self._sink is None or not task.streamed:
+            yield None
+            return
+
+        def make(sequence: int, start: int, text: str, elapsed_ms: float) -> Delta:
+            return live_delta(task.stored, attempt, sequence=sequence, start=start, text=text, elapsed_ms=elapsed_ms)
+
+        async with LiveDeltas(
+            self._sink,
+            make,
+            pace=self._pace,
+            deployment=attempt.target.deployment,
+            trusted=lambda: self._keeper.trusts(lease),
+            observer=self._observer,
+            failpoints=self._failpoints,
+            ends=task.ends,
+        ) as live:
+            yield live
+
+    async def _abort(self, attempt: AttemptRow, task: Task) -> None:
+        """Say that an attempt broke off. Where that can't be said, the next attempt's first delta tells it."""
+        assert self._sink is not None
+        try:
+            async with asyncio.timeout(self._pace.settle_s):
+                await self._sink.send(aborted_delta(task.stored, attempt))
+        except (DependencyDownError, TimeoutError):
+            self._observer.on_delta("lost")
+        else:
+            self._observer.on_delta("aborted")
+            self._failpoints.hit("after_abort")
+
     async def _attempt(
-        self, granted: Granted, attempts: tuple[AttemptRow, ...], task: Task
+        self, granted: Granted, attempts: tuple[AttemptRow, ...], task: Task, live: LiveDeltas | None
     ) -> tuple[Outcome, RetryIn | None]:
         """One call; what to book, and after how long to try again, if at all."""
         attempt, began = attempts[-1], time.monotonic()
         outcome = Outcome(lease=granted.lease, attempt_id=attempt.attempt_id)
+        if task.cancellation.requested:
+            return replace(outcome, settled=_NOT_SENT, failure=CANCELLED), None
         try:
-            reply = await self._call(granted, attempt, task)
+            reply = await self._call(granted, attempt, task, live)
+        except RefusedError:
+            settled = unknown(attempt, error_code=CANCELLED.code, duration_ms=(time.monotonic() - began) * 1000)
+            return replace(outcome, settled=settled, failure=CANCELLED), None
         except ProviderError as error:
             settled = _failed(error, attempt, duration_ms=(time.monotonic() - began) * 1000)
             known = (*attempts[:-1], replace(attempt, state=settled.state))
             verdict = self._after(error, known, task)
+            if live is not None and cleared(live.given) > 0:
+                verdict = after_break(error, verdict, task.route)
             if isinstance(verdict, RetryIn):
                 self._observer.on_retry(attempt.target.deployment, error.code)
                 return replace(outcome, settled=settled), verdict
@@ -121,7 +199,8 @@ class Caller:
             )
             return replace(outcome, settled=unrecordable, failure=failure), None
 
-    async def _call(self, granted: Granted, attempt: AttemptRow, task: Task) -> ModelReply:
+    async def _call(self, granted: Granted, attempt: AttemptRow, task: Task, live: LiveDeltas | None) -> ModelReply:
+        """Send the call. Raises ``RefusedError`` when the request is cancelled while the call is open."""
         deployment = task.route.deployment
         if not self._keeper.trusts(granted.lease):
             # Paused since the row was committed: another worker may have the call by now. Nothing was sent.
@@ -135,11 +214,15 @@ class Caller:
             "X-Request-Id": quote(granted.lease.key.request_id, safe="-_.~")[:512],
         }
         self._failpoints.hit("before_call")
-        return await self._client.chat(deployment, task.payload, deadline_s=deadline_s, headers=headers)
+        heard = None if live is None else live.hear
+        async with task.cancellation.scope():
+            return await self._client.chat(
+                deployment, task.payload, deadline_s=deadline_s, headers=headers, heard=heard
+            )
 
     def _after(self, error: ProviderError, attempts: tuple[AttemptRow, ...], task: Task) -> RetryIn | CallFailure:
         left_s = task.ends - time.monotonic() - SHORTEST_CALL_S
-        expires_at = task.admission.expires_at
+        expires_at = task.stored.record.admission.expires_at
         if expires_at is not None:
             ttl_left_s = (expires_at - self._clock.now()).total_seconds()
             if ttl_left_s <= 0 and error.retryable:
@@ -149,7 +232,8 @@ class Caller:
 
     def _done(self, reply: ModelReply, task: Task) -> Settled:
         deployment = task.route.deployment
-        usage = usage_of(reply, task.payload, deployment, prompt_estimate=task.prompt_estimate)
+        estimate = task.stored.record.grounding.prompt_tokens_estimate
+        usage = usage_of(reply, task.payload, deployment, prompt_estimate=estimate)
         return Settled(
             state="done",
             cost_usd=deployment.price.amount(usage, self._clock.now()),
@@ -170,6 +254,8 @@ class Caller:
         self._observer.on_cost(deployment, settled.cost_usd)
         if settled.state == "unknown":
             self._observer.on_unknown(deployment, settled.error_code or "unknown")
+        if settled.first_token_ms is not None:
+            self._observer.on_first_token(deployment, settled.first_token_ms / 1000)
         if settled.usage is not None:
             self._observer.on_tokens(deployment, settled.usage)
 

@@ -8,18 +8,25 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 
+from processors.age import too_old
 from processors.clock import Clock
 from processors.complete import STAGE, VERSION
 from processors.complete.call import Caller, Task
+from processors.complete.cancellation import Cancellation
+from processors.complete.deltas import DeltaSink, closing_delta, failed_delta
+from processors.complete.live import Pace
 from processors.complete.observer import CallObserver, NullObserver
 from processors.complete.payload import build_payload, payload_hash, token_limit
 from processors.complete.pricing import upper_bound
 from processors.complete.records import completion_of, costs_of, failed_answer
-from processors.complete.retry import Backoff
+from processors.complete.retry import STREAM_BROKEN, Backoff
 from processors.complete.reuse import cost_of_reuse, reused_completion
 from processors.complete.routes import Deployment, Route
+from processors.complete.streaming import streams, wants_stream
 from processors.complete.unwritten import Unwritten
+from processors.control import ControlView
 from processors.event import Incoming, Output, Recorded
 from processors.failpoints import Failpoints, Unarmed
 from processors.journal import (
@@ -59,8 +66,13 @@ _LONGEST_WAIT_S = 1.0
 class Complete:
     """Asks a model, at most once for each request unless an outcome is unknown; see ``processors.journal``.
 
-    ``owner`` names one life of one worker: new with every start. ``timeout_s`` is the stage's T. Call ``start``
-    before the first event and ``stop`` after the last.
+    ``owner`` names one life of one worker: new with every start. ``timeout_s`` is the stage's T. A request older
+    than ``horizon`` is paid nothing for: the journal may have forgotten it. Call ``start`` before the first event and
+    ``stop`` after the last.
+
+    A request that streams has its text sent to ``deltas`` meanwhile; without that port nothing streams. A request that
+    is cancelled before its call was answered ends ``failed: cancelled``: nothing is sent any more, and what was sent
+    is closed and booked. An answer that the journal has goes on, because it is paid.
     """
 
     def __init__(
@@ -71,18 +83,24 @@ class Complete:
         routes: Mapping[str, Route],
         codec: Codec,
         clock: Clock,
+        control: ControlView,
         owner: str,
+        deltas: DeltaSink | None = None,
+        pace: Pace | None = None,
         timeout_s: float = 120.0,
         observer: CallObserver | None = None,
         failpoints: Failpoints | None = None,
         backoff: Backoff | None = None,
         random_: random.Random | None = None,
+        horizon: timedelta | None = None,
     ) -> None:
         """Raises ``ConfigurationError`` when T is shorter than a lease and a call."""
         for route in routes.values():
             _check(route.deployment, journal.lease_s, timeout_s)
         self._journal, self._routes, self._codec, self._clock = journal, routes, codec, clock
         self._timeout_s = timeout_s
+        self._control, self._can_stream = control, deltas is not None
+        self._horizon = horizon
         self._observer = observer or NullObserver()
         self._random = random_ or random.Random()
         self._unwritten = Unwritten(journal)
@@ -99,6 +117,8 @@ class Complete:
             failpoints=failpoints or Unarmed(),
             backoff=backoff or Backoff(),
             random_=self._random,
+            sink=deltas,
+            pace=pace or Pace(),
         )
 
     def start(self) -> None:
@@ -113,13 +133,20 @@ class Complete:
         """One event; a redelivery gives the same outputs with the same bytes, and buys nothing.
 
         Blocks for a slot of the deployment, for the lease of another worker, and for the call and its retries.
-        Raises ``RefusedError`` (expired before any spend, unreadable input), ``PermanentProviderError`` (no such
-        route or model, and no outcome booked), ``IndeterminateError`` and ``CrashLoopError`` (both with costs and
-        answer in ``outputs``), and ``DependencyDownError``.
+        Raises ``RefusedError`` (expired or cancelled before any spend, unreadable input), ``PermanentProviderError``
+        (no such route or model, and no outcome booked), ``IndeterminateError`` and ``CrashLoopError`` (both with costs
+        and answer in ``outputs``), and ``DependencyDownError``.
         """
         ends = time.monotonic() + self._timeout_s - _BOOKING_S
         key = _key(incoming)
         await self._unwritten.book_kept(key)
+        late = too_old(incoming.meta, self._horizon, self._clock.now())
+        if late is not None:
+            # What was paid is given out all the same; nothing is paid any more.
+            known = await self._journal.outcome_of(key)
+            if known is None:
+                raise late
+            return self._outputs(incoming, key, known)
         try:
             offer = self._offer(incoming)
         except PermanentProviderError:
@@ -134,30 +161,38 @@ class Complete:
             original = self._codec.decode(earlier.result, Completion)
             return [cost_of_reuse(incoming, key, earlier), reused_completion(incoming, earlier, original)]
         wait_s = _SHORTEST_WAIT_S
+        cancellation = Cancellation(self._control, key.tenant, key.request_id)
         while True:
-            claim = await self._claim(incoming, offer, ends)
+            claim = await self._claim(incoming, offer, ends, cancellation)
             if isinstance(claim, Done | Ended):
                 if claim.input_hash != offer.input_hash:
                     self._observer.on_input_drift()
                 return self._outputs(incoming, offer.key, claim)
             if isinstance(claim, Expired):
+                if cancellation.requested:
+                    raise cancellation.refusal()
                 raise RefusedError(EXPIRED.code, EXPIRED.message, status="expired")
             if isinstance(claim, Busy):
                 # Outside the slot: who waits for another's call must not keep a third one from calling.
-                await asyncio.sleep(self._random.uniform(0.5, 1.0) * min(wait_s, max(claim.remaining_s, wait_s / 2)))
+                pause_s = self._random.uniform(0.5, 1.0) * min(wait_s, max(claim.remaining_s, wait_s / 2))
+                await cancellation.sleep(pause_s)
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
     async def _claim(
-        self, incoming: Incoming[Enrichment], offer: Offer, ends: float
+        self, incoming: Incoming[Enrichment], offer: Offer, ends: float, cancellation: Cancellation
     ) -> Done | Ended | Busy | Expired | None:
         """What the journal says; ``None`` after a call of ours, when it has to be asked once more."""
         expires_at = incoming.record.admission.expires_at
-        if expires_at is not None and expires_at <= self._clock.now():
-            # Never granted, so no slot is needed: a backlog of expired requests drains as fast as Postgres answers.
-            claim = await self._journal.claim(replace(offer, expired=True), owner=self.keeper.owner)
+        expired = expires_at is not None and expires_at <= self._clock.now()
+        if expired or cancellation.requested:
+            # Never granted, so no slot is needed: a backlog of such requests drains as fast as Postgres answers.
+            unwanted = replace(offer, expired=expired, cancelled=cancellation.requested)
+            claim = await self._journal.claim(unwanted, owner=self.keeper.owner)
             return None if isinstance(claim, Granted) else claim
         latest = ends - self._routes[offer.target.route].deployment.total_timeout_s
-        async with self._slot(offer.target.deployment, latest):
+        async with self._slot(offer.target.deployment, latest, cancellation) as free:
+            if not free:
+                return None
             since = time.monotonic()
             claim = await self._journal.claim(offer, owner=self.keeper.owner)
             if not isinstance(claim, Granted):
@@ -165,7 +200,7 @@ class Complete:
             if claim.earlier and claim.earlier[-1].state == "unknown":
                 self._observer.on_unknown(offer.target.deployment, claim.earlier[-1].error_code or "unknown")
             try:
-                await self._caller.run(claim, self._task(incoming, claim, ends), since=since)
+                await self._caller.run(claim, self._task(incoming, claim, ends, cancellation), since=since)
             except FencedError:
                 # A later owner has the call; ours was discarded and booked. Wait for theirs.
                 return None
@@ -194,24 +229,29 @@ class Complete:
             target=target,
             max_attempts=route.max_attempts,
             unknown_policy=route.unknown_policy,
+            # Nobody knows how much of the text was public when its worker was lost.
+            if_lost=STREAM_BROKEN if route.on_break == "failed" and self._streams(incoming.record, route) else None,
             expires_at=incoming.record.admission.expires_at,
         )
 
-    def _task(self, incoming: Incoming[Enrichment], granted: Granted, ends: float) -> Task:
+    def _task(self, incoming: Incoming[Enrichment], granted: Granted, ends: float, cancellation: Cancellation) -> Task:
         """What to call with: the journal's input, whatever this delivery says."""
         stored = self._as_stored(incoming, granted.input)
         route = self._route(stored.record)
         payload = build_payload(stored.record, route.deployment)
         input_hash = payload_hash(payload, route.deployment)
+        streamed = self._streams(stored.record, route)
 
         def encode(reply: ModelReply, attempts: tuple[AttemptRow, ...], settled: Settled) -> bytes:
-            return self._codec.encode(completion_of(stored, reply, attempts, settled, input_hash=input_hash))
+            completion = completion_of(stored, reply, attempts, settled, input_hash=input_hash)
+            return self._codec.encode(replace(completion, streamed=streamed))
 
         return Task(
             route=route,
             payload=payload,
-            prompt_estimate=stored.record.grounding.prompt_tokens_estimate,
-            admission=stored.record.admission,
+            stored=stored,
+            streamed=streamed,
+            cancellation=cancellation,
             ends=ends,
             encode=encode,
         )
@@ -220,13 +260,25 @@ class Complete:
         stored = self._as_stored(incoming, claim.input)
         costs = costs_of(stored, key, claim.attempts)
         if isinstance(claim, Done):
-            return [*costs, Recorded(self._codec.decode(claim.result, Completion), claim.result)]
+            completion = self._codec.decode(claim.result, Completion)
+            closing = [closing_delta(completion)] if completion.streamed else []
+            return [*costs, *closing, Recorded(completion, claim.result)]
         failure = claim.failure
+        closing = [failed_delta(stored, claim)] if claim.attempts and self._streamed(stored.record) else []
+        outputs = (*costs, *closing, failed_answer(stored, claim, key))
         if failure.kind in ("indeterminate", "crash_loop"):
             error = (IndeterminateError if failure.kind == "indeterminate" else CrashLoopError)(failure.message)
-            error.outputs = (*costs, failed_answer(stored, claim, key))
+            error.outputs = outputs
             raise error
-        return [*costs, failed_answer(stored, claim, key)]
+        return outputs
+
+    def _streams(self, enrichment: Enrichment, route: Route) -> bool:
+        return self._can_stream and streams(enrichment.request, route_streams=route.stream)
+
+    def _streamed(self, enrichment: Enrichment) -> bool:
+        """Whether a call that failed may have streamed; without its route, whether it was asked to."""
+        route = self._routes.get(enrichment.admission.route)
+        return wants_stream(enrichment.request) if route is None else self._streams(enrichment, route)
 
     def _as_stored(self, incoming: Incoming[Enrichment], data: bytes) -> Incoming[Enrichment]:
         """This delivery with the record that the journal has."""
@@ -246,16 +298,22 @@ class Complete:
         return route
 
     @asynccontextmanager
-    async def _slot(self, deployment: str, latest: float) -> AsyncIterator[None]:
-        """One of the deployment's slots. Raises ``DependencyDownError`` when a whole call would not fit any more."""
+    async def _slot(self, deployment: str, latest: float, cancellation: Cancellation) -> AsyncIterator[bool]:
+        """One of the deployment's slots; False without one when the request is cancelled before it is free.
+
+        Raises ``DependencyDownError`` when a whole call would not fit any more.
+        """
         slots = self._slots[deployment]
         try:
-            async with asyncio.timeout(max(0.0, latest - time.monotonic())):
+            async with cancellation.scope(), asyncio.timeout(max(0.0, latest - time.monotonic())):
                 await slots.acquire()
+        except RefusedError:
+            yield False
+            return
         except TimeoutError:
             raise DependencyDownError(f"deployment {deployment}", "every slot was taken, or its call is open") from None
         try:
-            yield
+            yield True
         finally:
             slots.release()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from processors.complete.routes import Route
 from processors.journal import AttemptRow, CallFailure
@@ -22,6 +22,15 @@ class Backoff:
     def delay_s(self, attempt: int, random_: random.Random) -> float:
         """The wait after the ``attempt``-th attempt, from 0."""
         return random_.uniform(0, min(self.longest_s, self.first_s * 2.0 ** min(attempt, 30)))
+
+
+STREAM_BROKEN = CallFailure(
+    kind="failed",
+    code="stream_broken",
+    error_class="unknown",
+    message="the model's stream broke off after some of its text had been published, and the route starts no second",
+    retryable=True,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,13 @@ def after_error(
     if isinstance(error, TransientProviderError) and error.retry_after_s is not None:
         delay_s += error.retry_after_s
     return RetryIn(delay_s) if delay_s < left_s else failure_of(error)
+
+
+def after_break(error: ProviderError, verdict: RetryIn | CallFailure, route: Route) -> RetryIn | CallFailure:
+    """What follows ``error`` when some of the attempt's text may be public; ``verdict`` is what would follow else."""
+    if route.on_break == "restart" or verdict == INDETERMINATE:
+        return verdict
+    return replace(STREAM_BROKEN, error_class=error.error_class)
 
 
 def failure_of(error: ProviderError) -> CallFailure:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from genai_prices.types import Provider
 from pydantic import SecretStr
 
 from processors.journal.entry import UnknownPolicy
 from processors.prices.tariff import Price, Tariff
+
+OnBreak = Literal["restart", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +43,15 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A way to a model. ``unknown_policy`` says whether a call whose outcome is unknown is made again."""
+    """A way to a model. ``unknown_policy`` says whether a call whose outcome is unknown is made again.
+
+    ``stream``: whether texts are published while the model writes them. ``on_break``: what follows when an attempt
+    breaks off after some of its text became public: another attempt from the first character, or a failure.
+    """
 
     name: str
     deployment: Deployment
     max_attempts: int = 3
     unknown_policy: UnknownPolicy = "repeat"
+    stream: bool = True
+    on_break: OnBreak = "restart"

@@ -69,7 +69,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """A wish to make a call. ``expired`` is the caller's own finding; the journal checks ``expires_at`` again."""
+    """A wish to make a call. ``expired`` is the caller's own finding; the journal checks ``expires_at`` again.
+
+    ``cancelled``: the request was; the call is never granted then. ``if_lost``: what the call ends with when a worker
+    was lost in the middle of it; ``None`` to make it again.
+    """
 
     key: CallKey
     input_hash: str
@@ -79,6 +83,8 @@ class Offer:
     unknown_policy: UnknownPolicy = "repeat"
     expires_at: datetime | None = None
     expired: bool = False
+    cancelled: bool = False
+    if_lost: CallFailure | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +206,7 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """The request's ttl ended before anything was spent; the journal holds nothing of it."""
+    """The request's ttl ended, or it was cancelled, before anything was spent; the journal holds nothing of it."""
 
 
 Claim = Granted | Done | Ended | Busy | Expired

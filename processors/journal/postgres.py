@@ -140,7 +140,7 @@ class PostgresJournal:
             **key_parameters(offer.key),
             "input_hash": offer.input_hash,
             "input": offer.input,
-            "expired": offer.expired,
+            "expired": offer.expired or offer.cancelled,
             "expires_at": offer.expires_at,
         }
         row = await (await connection.execute(sql.INSERT_CALL, parameters)).fetchone()

@@ -47,8 +47,8 @@ Decision = Done | Ended | Busy | Take | End
 
 
 def is_expired(offer: Offer, now: datetime) -> bool:
-    """Whether the request's ttl is over, by either clock."""
-    return offer.expired or (offer.expires_at is not None and offer.expires_at <= now)
+    """Whether no call may be begun any more: the request's ttl is over, by either clock, or it was cancelled."""
+    return offer.expired or offer.cancelled or (offer.expires_at is not None and offer.expires_at <= now)
 
 
 def open_attempt(attempts: Sequence[AttemptRow]) -> AttemptRow | None:
@@ -63,9 +63,13 @@ def decide(call: CallRow, attempts: Sequence[AttemptRow], offer: Offer, now: dat
         return settled
     if call.state == "calling" and call.lease_until is not None and call.lease_until > now:
         return Busy((call.lease_until - now).total_seconds())
+    if offer.cancelled:
+        return End(CANCELLED)
     lost = open_attempt(attempts) is not None
     if lost and offer.unknown_policy == "fail":
         return End(INDETERMINATE)
+    if lost and offer.if_lost is not None:
+        return End(offer.if_lost)
     if sum(row.error_code == WORKER_LOST for row in attempts) + lost >= CRASH_LOOP_EPOCHS:
         return End(CRASH_LOOP)
     if is_expired(offer, now):
@@ -179,6 +183,12 @@ EXPIRED = CallFailure(
     error_class="policy",
     message="the request's ttl ended before a call to a model was answered; send it again with a longer ttl_ms",
     retryable=True,
+)
+CANCELLED = CallFailure(
+    kind="failed",
+    code="cancelled",
+    error_class="policy",
+    message="the request was cancelled before a call to a model was answered",
 )
 INDETERMINATE = CallFailure(
     kind="indeterminate",

@@ -1,6 +1,6 @@
 """Calls to OpenAI-compatible chat endpoints."""
 
 from processors.model.client import OpenAIClient
-from processors.model.port import FakeModelClient, ModelClient, ModelReply, RawUsage
+from processors.model.port import FakeModelClient, Heard, ModelClient, ModelReply, RawUsage
 
-__all__ = ["FakeModelClient", "ModelClient", "ModelReply", "OpenAIClient", "RawUsage"]
+__all__ = ["FakeModelClient", "Heard", "ModelClient", "ModelReply", "OpenAIClient", "RawUsage"]

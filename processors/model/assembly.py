@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -27,9 +27,10 @@ class ReportedError(Exception):
 
 
 class Assembly:
-    """A reply that grows by chunks. Of several choices only the first is kept."""
+    """A reply that grows by chunks. Of several choices only the first is kept. ``heard`` gets its text's pieces."""
 
-    def __init__(self) -> None:
+    def __init__(self, heard: Callable[[str], None] | None = None) -> None:
+        self._heard = heard
         self.began = False
         self.finish_reason: str | None = None
         self._text: list[str] = []
@@ -101,6 +102,8 @@ class Assembly:
         content, refusal = _content(message.get("content")), _text(message.get("refusal"))
         if content is not None:
             self._text.append(content)
+            if content and self._heard is not None:
+                self._heard(content)
         if refusal:
             self._refusal.append(refusal)
         for position, tool in enumerate(_list(message.get("tool_calls"))):

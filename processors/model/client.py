@@ -21,7 +21,7 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 from processors.complete.routes import Deployment
 from processors.model import cause
 from processors.model.assembly import Assembly, MalformedError, ReportedError
-from processors.model.port import ModelReply
+from processors.model.port import Heard, ModelReply
 from processors.model.sse import DONE, BodyTooLargeError, bounded, events
 from schemas.errors import OutcomeUnknownError, PermanentProviderError, ProviderError, TransientProviderError
 
@@ -39,9 +39,15 @@ class OpenAIClient:
         self._clients: dict[Deployment, AsyncOpenAI] = {}
 
     async def chat(
-        self, deployment: Deployment, payload: Mapping[str, Any], *, deadline_s: float, headers: Mapping[str, str]
+        self,
+        deployment: Deployment,
+        payload: Mapping[str, Any],
+        *,
+        deadline_s: float,
+        headers: Mapping[str, str],
+        heard: Heard | None = None,
     ) -> ModelReply:
-        call = _Call(deployment, self._max_body_bytes)
+        call = _Call(deployment, self._max_body_bytes, heard)
         error = await call.run(self._client(deployment), payload, deadline_s=deadline_s, headers=headers)
         if error is not None:
             # Raised here, outside any handler: an exception of the SDK, which holds the provider's text, must not
@@ -103,10 +109,10 @@ async def _bound_error_body(response: httpx2.Response) -> None:
 class _Call:
     """One call while it runs."""
 
-    def __init__(self, deployment: Deployment, max_body_bytes: int) -> None:
+    def __init__(self, deployment: Deployment, max_body_bytes: int, heard: Heard | None) -> None:
         self._deployment = deployment
         self._max_body_bytes = max_body_bytes
-        self._assembly = Assembly()
+        self._assembly = Assembly(None if heard is None else lambda text: heard(text, time.monotonic()))
         self._began = time.monotonic()
         self._first_token_ms: float | None = None
         self._duration_ms = 0.0

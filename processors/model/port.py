@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,6 +13,9 @@ from processors.complete.routes import Deployment
 
 # Field names of the chat completions API; what is in them is checked by whoever books it.
 RawUsage = Mapping[str, Any]
+# Hears every piece of the text as it comes, never empty, with its monotonic time in seconds. Called while the reply is
+# read: must return at once and raise nothing.
+Heard = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +39,20 @@ class ModelClient(Protocol):
     """A client of chat endpoints."""
 
     async def chat(
-        self, deployment: Deployment, payload: Mapping[str, Any], *, deadline_s: float, headers: Mapping[str, str]
+        self,
+        deployment: Deployment,
+        payload: Mapping[str, Any],
+        *,
+        deadline_s: float,
+        headers: Mapping[str, str],
+        heard: Heard | None = None,
     ) -> ModelReply:
         """Make one call, without retries, and wait for the whole reply, ``deadline_s`` at most.
 
-        Costs money as soon as it is sent. Raises ``TransientProviderError`` (not sent, or refused for now),
-        ``OutcomeUnknownError`` (sent, and no whole reply was read) and ``PermanentProviderError``. No error holds
-        text of the provider or of the payload.
+        ``heard`` gets the text piece by piece meanwhile; together the pieces are the reply's text. Cancelling closes
+        the connection at once. Costs money as soon as it is sent. Raises ``TransientProviderError`` (not sent, or
+        refused for now), ``OutcomeUnknownError`` (sent, and no whole reply was read) and ``PermanentProviderError``. No
+        error holds text of the provider or of the payload.
         """
         ...
 
@@ -64,25 +76,44 @@ Script = Callable[[SentCall], ModelReply | Exception]
 
 @dataclass(slots=True)
 class FakeModelClient:
-    """A model that echoes the last message, or answers by ``script``; ``hold`` makes calls wait while it is clear."""
+    """A model that echoes the last message, or answers by ``script``; ``hold`` makes calls wait while it is clear.
+
+    ``pieces`` are heard before that, one list a call; without them, the reply's words are. ``cancelled`` counts calls
+    that were given up while they ran.
+    """
 
     script: Script | None = None
     calls: list[SentCall] = field(default_factory=list)
     hold: asyncio.Event | None = None
     running: int = 0
     most_running: int = 0
+    pieces: list[list[str]] = field(default_factory=list)
+    cancelled: int = 0
 
     async def chat(
-        self, deployment: Deployment, payload: Mapping[str, Any], *, deadline_s: float, headers: Mapping[str, str]
+        self,
+        deployment: Deployment,
+        payload: Mapping[str, Any],
+        *,
+        deadline_s: float,
+        headers: Mapping[str, str],
+        heard: Heard | None = None,
     ) -> ModelReply:
         call = SentCall(deployment.name, payload, headers, deadline_s)
         self.calls.append(call)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
+        scripted = self.pieces.pop(0) if self.pieces else None
         try:
+            await _say(scripted or (), heard)
             if self.hold is not None:
                 await self.hold.wait()
             answer = self.script(call) if self.script is not None else echo(call)
+            if scripted is None and isinstance(answer, ModelReply):
+                await _say(re.findall(r"\S+\s*", answer.text or ""), heard)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
         finally:
             self.running -= 1
         if isinstance(answer, Exception):
@@ -91,6 +122,13 @@ class FakeModelClient:
 
     async def close(self) -> None:
         """Nothing is open."""
+
+
+async def _say(pieces: Iterable[str], heard: Heard | None) -> None:
+    for piece in pieces:
+        if heard is not None:
+            heard(piece, time.monotonic())
+            await asyncio.sleep(0)
 
 
 def echo(call: SentCall) -> ModelReply:

@@ -17,6 +17,7 @@ from processors.clock import DatabaseClock
 from processors.complete.processor import Complete
 from processors.complete.retry import Backoff
 from processors.complete.routes import Deployment, Route
+from processors.control import FakeControl
 from processors.event import Output, Recorded
 from processors.failpoints import failpoints
 from processors.journal import PostgresJournal
@@ -41,6 +42,7 @@ async def run(plan: dict[str, Any]) -> list[str]:
         routes={"default": Route(name="default", deployment=deployment, max_attempts=4)},
         codec=CODEC,
         clock=clock,
+        control=FakeControl(),
         owner=secrets.token_hex(4),
         timeout_s=60.0,
         failpoints=failpoints(plan.get("failpoint")),

@@ -17,6 +17,7 @@ from processors.complete.observer import NullObserver
 from processors.complete.processor import Complete
 from processors.complete.retry import Backoff
 from processors.complete.routes import Deployment, Price, Route
+from processors.control import FakeControl
 from processors.event import Incoming, Recorded
 from processors.journal import CallKey, MemoryJournal
 from processors.model import FakeModelClient, ModelReply
@@ -60,6 +61,7 @@ class Bench:
         self.journal = MemoryJournal(self.clock)
         self.model = FakeModelClient()
         self.heard = Heard()
+        self.control = FakeControl()
         deployment = Deployment(name="d1", base_url="http://x/v1", model="m1", price=PRICE, max_concurrency=4)
         self.route = Route(name="default", deployment=deployment, **route)
 
@@ -70,6 +72,7 @@ class Bench:
             routes={"default": options.pop("route", self.route)},
             codec=CODEC,
             clock=self.clock,
+            control=self.control,
             owner=owner,
             observer=self.heard,
             backoff=Backoff(first_s=0.001, longest_s=0.002),
