@@ -11,12 +11,14 @@ import random
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, cast
 
 import structlog
 
 from processors.answers import failure_of, final_answer
+from processors.control import CANCELLED
 from processors.event import Incoming, Output, Processor
 from schemas.errors import (
     ConfigurationError,
@@ -32,11 +34,13 @@ from schemas.errors import (
 )
 from schemas.json_view import to_json
 from schemas.record import Record
-from schemas.records import Admitted, Answer, Completion, Cost, Enrichment, Failure, Request, Timing
+from schemas.records import Answer, Cost, Failure, Timing
 from streams.dead_letters import class_of, dead_letter, safe_message, safe_trace, without_value
 from streams.decoding import Decoder
+from streams.ending import answerable, place, unforeseen
 from streams.gate import Released
 from streams.headers import Headers, trace_id
+from streams.holding import Holding, StagePause
 from streams.outputs import Encoded, Publisher
 from streams.services import Services
 from streams.slots import WeightedSlots
@@ -49,8 +53,6 @@ MAX_FAILURES = 3
 FAILURE_BACKOFF_S = 0.2
 # A dependency without a probe of its own is tried again after this long.
 UNPROBED_PAUSE_S = 1.0
-# A key that Postgres can index.
-LONGEST_ID = 400
 VERSION = "1"
 
 log = structlog.get_logger(__name__)
@@ -77,6 +79,8 @@ class StageRunner:
         self._timeout_s = timeout_s or stage.timeout_s
         self._decoder = Decoder(source, services)
         self._publisher = Publisher(services)
+        self.pause = StagePause(stage.name, services)
+        self.holding = Holding(stage, source, services)
         self.labels = (stage.name, services.lane)
         self._draining = False
         self._busy = 0
@@ -85,8 +89,9 @@ class StageRunner:
         self.consumer: Any = None  # streams.transport.SafeConsumer, once the app has started
 
     def drain(self) -> None:
-        """Take no further event. What is in process goes on; what waits for a slot or at the gate is let go."""
+        """Take no further event. What is in process goes on; what waits for a slot, a gate or a resume is let go."""
         self._draining = True
+        self.pause.release()
         if self._slots is not None:
             self._slots.release()
 
@@ -97,8 +102,7 @@ class StageRunner:
         self._busy += 1
         self.idle.clear()
         try:
-            async with self._slots.slot(self.source.kind) if self._slots else nullcontext():
-                await self._process(event.message)
+            await self._unless_paused(event.message)
             self._services.failpoints.hit("before_ack")
             event.ack()
         except Released:
@@ -112,6 +116,15 @@ class StageRunner:
             self._busy -= 1
             if self._busy == 0:
                 self.idle.set()
+
+    async def _unless_paused(self, message: Message) -> None:
+        """Process, once the stage is not paused and there is a slot. Raises ``Released`` while it waits for either."""
+        while True:
+            await self.pause.wait(lambda: self._owns(message))
+            async with self._slots.slot(self.source.kind) if self._slots else nullcontext():
+                # It may have been paused while the event waited for its slot.
+                if not self.pause.closed:
+                    return await self._process(message)
 
     async def _process(self, message: Message) -> None:
         started, first_failure = time.perf_counter(), self._services.clock.now()
@@ -127,24 +140,32 @@ class StageRunner:
         with structlog.contextvars.bound_contextvars(**self._context(incoming, message)):
             if self._services.log_content:
                 log.info("event", record=to_json(incoming.record))
-            outputs = await self._attempts(incoming, message)
-            timing = Timing(stage=self.stage.name, waited_ms=waited_ms, service_ms=_since_ms(started))
-            timings = (*incoming.timings, timing)
-            encoded = await self._encode(incoming, outputs, message, timings)
-            await self._publish(incoming, encoded, message, timings)
+            with self.holding.in_process(incoming):
+                outputs = await self._attempts(incoming, message)
+                if outputs is None:
+                    self._count("deferred")
+                    return
+                timing = Timing(stage=self.stage.name, waited_ms=waited_ms, service_ms=_since_ms(started))
+                timings = (*incoming.timings, timing)
+                encoded = await self._encode(incoming, outputs, message, timings)
+                await self._publish(incoming, encoded, message, timings)
         self._measure(encoded, waited_ms, _since_ms(started))
 
-    async def _attempts(self, incoming: Incoming[Record], message: Message) -> Sequence[Output]:
-        """Call the processor until it gives outputs or the event is given up."""
+    async def _attempts(self, incoming: Incoming[Record], message: Message) -> Sequence[Output] | None:
+        """Call the processor until it gives outputs or the event is given up; ``None`` where it was set aside."""
         failures, tries, first_failure = 0, 0, self._services.clock.now()
         needs = set(self.stage.dependencies)
         while True:
             if tries and self._draining:
                 raise Released
             tries += 1
-            await self._wait(message, tuple(needs))
+            waiting = self._wait(message, tuple(needs))
+            await (self.holding.unless_cancelled(incoming, waiting) if self._services.gate.down else waiting)
             try:
                 async with asyncio.timeout(self._timeout_s):
+                    self.holding.check_cancelled(incoming)
+                    if await self.holding.set_aside(incoming, message):
+                        return None
                     return await self._processor(incoming)
             except DependencyDownError as error:
                 # What only some of a stage's events need is known once one of them missed it.
@@ -153,25 +174,29 @@ class StageRunner:
             except FencedError as error:
                 self._retried(error)
             except RefusedError as refusal:
-                if not _answerable(incoming):
+                if not answerable(incoming):
                     return await self._give_up(incoming, message, refusal, failures + 1, first_failure)
-                self._count("refused")
-                return [self._final(incoming, refusal.status, failure_of(refusal))]
+                cancelled = refusal.code == CANCELLED
+                self._count("cancelled" if cancelled else "refused")
+                # The record that cancelled it may have come since the event was decoded.
+                decided = replace(incoming, control_offset=self._services.control.offset) if cancelled else incoming
+                return [self._final(decided, refusal.status, failure_of(refusal))]
             except (PoisonError, IndeterminateError, OversizedError) as error:
                 return await self._give_up(incoming, message, error, failures + 1, first_failure)
             except Exception as error:
                 failures += 1
                 self._retried(error)
-                log.warning("an attempt failed", error=type(error).__name__, failures=failures, at=_place(error))
+                log.warning("an attempt failed", error=type(error).__name__, failures=failures, at=place(error))
                 if failures >= MAX_FAILURES or isinstance(error, PermanentProviderError):
                     return await self._failed(incoming, message, error, failures, first_failure)
-                await asyncio.sleep(FAILURE_BACKOFF_S * 2**failures * random.random())
+                backoff = asyncio.sleep(FAILURE_BACKOFF_S * 2**failures * random.random())
+                await self.holding.unless_cancelled(incoming, backoff)
 
     async def _failed(
         self, incoming: Incoming[Record], message: Message, error: Exception, failures: int, first_failure: datetime
     ) -> Sequence[Output]:
         """End an event whose attempts are used up. A provider's failure leaves nothing to re-drive by hand."""
-        if isinstance(error, ProviderError) and _answerable(incoming):
+        if isinstance(error, ProviderError) and answerable(incoming):
             return [self._final(incoming, "failed", failure_of(error))]
         return await self._give_up(incoming, message, error, failures, first_failure)
 
@@ -207,7 +232,7 @@ class StageRunner:
         except (ConfigurationError, Released):
             raise
         except Exception as error:
-            log.error("the request's end could not be published", error=type(error).__name__, at=_place(error))
+            log.error("the request's end could not be published", error=type(error).__name__, at=place(error))
 
     async def _send(
         self, encoded: Sequence[Encoded], message: Message, cause: Headers, timings: tuple[Timing, ...]
@@ -233,7 +258,7 @@ class StageRunner:
             except Exception as error:
                 failures += 1
                 self._retried(error)
-                log.warning("outputs were refused", error=type(error).__name__, failures=failures, at=_place(error))
+                log.warning("outputs were refused", error=type(error).__name__, failures=failures, at=place(error))
                 if failures >= MAX_FAILURES:
                     raise
 
@@ -247,9 +272,9 @@ class StageRunner:
         await self._bury(message, error, run=incoming.meta.run, attempts=attempts, first_failure=first_failure)
         if isinstance(error, HeadraceError) and error.outputs:
             return [cast("Output", output) for output in error.outputs]
-        if not _answerable(incoming):
+        if not answerable(incoming):
             return []
-        failure = failure_of(error) if isinstance(error, HeadraceError) else _unforeseen(self.stage.name, error)
+        failure = failure_of(error) if isinstance(error, HeadraceError) else unforeseen(self.stage.name, error)
         return [self._final(incoming, "failed", failure)]
 
     async def _bury(
@@ -286,8 +311,11 @@ class StageRunner:
     async def _wait(self, message: Message, dependencies: Sequence[str]) -> None:
         """Wait at the gate. Raises ``Released`` when the worker stops or the partition went to another."""
         await self._services.gate.wait(dependencies)
-        if self.consumer is not None and not self.consumer.owns(message):
+        if not self._owns(message):
             raise Released
+
+    def _owns(self, message: Message) -> bool:
+        return self.consumer is None or bool(self.consumer.owns(message))
 
     async def _dependency_down(self, error: DependencyDownError) -> None:
         self._retried(error)
@@ -328,27 +356,6 @@ class StageRunner:
             "lane": self._services.lane,
             "trace_id": trace_id(message.headers),
         }
-
-
-def _answerable(incoming: Incoming[Record]) -> bool:
-    """Whether the event is a request on its way, whose end an answer can be filed under."""
-    if not isinstance(incoming.record, Request | Admitted | Enrichment | Completion):
-        return False
-    request_id, tenant = incoming.meta.request_id, incoming.meta.tenant
-    return bool(request_id) and all(part.isprintable() and len(part) <= LONGEST_ID for part in (request_id, tenant))
-
-
-def _unforeseen(stage: str, error: Exception) -> Failure:
-    code = "timeout" if isinstance(error, TimeoutError) else "processing_failed"
-    text = f"The stage {stage} could not process the request: {safe_message(error)}."
-    return Failure(code=code, error_class=PoisonError.error_class, message=text)
-
-
-def _place(error: Exception) -> str:
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
 
 
 def _since_ms(started: float) -> float:

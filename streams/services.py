@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from processors.clock import Clock
 from processors.control import ControlView
+from processors.deferred import DeferredStore
 from processors.failpoints import Failpoints
 from processors.finality import Finality
 from processors.redrive import Redrives
@@ -26,6 +27,7 @@ class Services:
     producer: Producer
     finality: Finality
     redrives: Redrives
+    deferred: DeferredStore
     gate: Gate
     clock: Clock
     control: ControlView

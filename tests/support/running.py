@@ -12,6 +12,7 @@ from faust.types import TP
 
 from processors.clock import FakeClock
 from processors.control import FakeControl
+from processors.deferred import FakeDeferred
 from processors.event import Incoming, Output
 from processors.failpoints import Unarmed
 from processors.finality import FakeFinality
@@ -67,6 +68,7 @@ class Bench:
     def __init__(self, process: Process, *, stage: Stage = STAGES["admit"], timeout_s: float = 5.0) -> None:
         self.producer, self.finality, self.redrives = FakeProducer(), FakeFinality(), FakeRedrives()
         self.metrics, self.clock = Metrics(), FakeClock(NOW)
+        self.control, self.deferred = FakeControl(offset=3), FakeDeferred(NOW)
         self.crashes: list[BaseException] = []
         self.dependencies_up = asyncio.Event()
         self.dependencies_up.set()
@@ -78,9 +80,10 @@ class Bench:
             producer=self.producer,
             finality=self.finality,
             redrives=self.redrives,
+            deferred=self.deferred,
             gate=self.gate,
             clock=self.clock,
-            control=FakeControl(offset=3),
+            control=self.control,
             metrics=self.metrics,
             failpoints=Unarmed(),
             crash=self.crashes.append,
