@@ -71,6 +71,20 @@ TABLES = (
         outlives=REQUEST_PATH,
         why="the journal of paid calls; open calls stay",
     ),
+    # Two summers of books. A cost event must find the row that it was booked in.
+    Table("ledger", "incurred_at", 400, outlives=("costs",), why="the books: one row an attempt"),
+    Table("evaluations", "expected_at", 120, outlives=("answers",), why="scores, and what was to be scored"),
+    Table("feedback", "received_at", 400, outlives=("feedback",), why="what users thought of answers"),
+    Table(
+        "dead_letters",
+        "changed_at",
+        120,
+        # A retry whose end is not noted may still be finished.
+        where="state <> 'retrying'",
+        outlives=("dead-letters", *REQUEST_PATH),
+        why="what operators did with dead letters; unfinished retries stay",
+    ),
+    Table("worker_reports", "updated_at", 7, why="reports of workers that ended without a farewell"),
     Table("pending_vectors", "created_at", 7, why="vectors of documents whose indexing was never finished"),
     Table(
         "documents",
@@ -82,9 +96,10 @@ TABLES = (
     ),
 )
 # Rows of these go with a row of the table that they belong to.
-GO_WITH = {"attempts": "calls", "passages": "documents"}
+GO_WITH = {"attempts": "calls", "redrives": "dead_letters", "passages": "documents"}
 # Nothing purges these, and why.
 KEPT_FOREVER = {
+    "deferred": "every row is an event that waits; it goes when the event is put back on its topic",
     "prompts": "small, and every answer names a version of one",
     "schema_migrations": "what this database has been through",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,3 +52,5 @@ class AdmitPolicy:
     default_tier: str = "standard"
     trust_producers: bool = True
     limits: Limits = field(default_factory=Limits)
+    # A request of this age is refused: its rows may have been purged. None: rows are kept for ever.
+    horizon: timedelta | None = None

@@ -12,6 +12,7 @@ import structlog
 from processors.admit.body import body_hash
 from processors.admit.policy import AdmitPolicy
 from processors.admit.rules import admission, check_origin, check_request
+from processors.age import too_old
 from processors.answers import copy_answer, failure_of, final_answer
 from processors.clock import Clock
 from processors.event import Incoming, Output
@@ -77,6 +78,10 @@ class Admit:
         """
         incoming = self._trusted(incoming)
         stranger = self._stranger(incoming)
+        late = too_old(incoming.meta, self._policy.horizon, self._clock.now())
+        if stranger is None and late is not None:
+            # Before anything is reserved: the rows that would know this request may be gone.
+            return [self._refusal(incoming, late)]
         claimant = _claimant(incoming, self._policy.lane, stranger=stranger is not None)
         reservation = await self._idempotency.reserve(claimant, claimant.request_id, scope="request")
         if reservation.outcome == "conflict":
