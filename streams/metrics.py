@@ -150,7 +150,7 @@ class Metrics:
         )
         # booked: new, repeated, corrected (a late settlement), conflict (an event that says otherwise than before).
         self.ledger_entries = Counter(
-            "headrace_ledger_entries_total", "Cost events by what the ledger made of them", ["booked"], registry=registry
+            "headrace_ledger_entries_total", "Cost events by what was made of them", ["booked"], registry=registry
         )
         self.unpriced = Counter(
             "headrace_unpriced_attempts_total",
