@@ -26,7 +26,7 @@ class Evaluation(Record):
     scores: tuple[Score, ...] = ()
     # Probability with which this answer was sampled, 0 to 1
     sampling_probability: float = 1.0
-    # Rule that chose it
+    # Rule that chose it: rate, route:<name>, tenant:<name>, or feedback
     sampled_by: str = ""
     # Team that pays
     team: str = ""
@@ -48,3 +48,7 @@ class Evaluation(Record):
     arm: str = ""
     # Time to score, in milliseconds
     duration_ms: float | None = None
+    # Feedback that these scores come from; null for scores of our own
+    feedback_event_id: str | None = None
+    # Status of the answer: answered, rejected, blocked, failed or expired
+    answer_status: str = ""

@@ -1,0 +1,77 @@
+"""Runs the scorers over one answer, with a single request to the embedder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from processors.embeddings import Embedder
+from processors.enrich.tokens import estimate_tokens
+from processors.evaluate.form import form, length
+from processors.evaluate.grounding import GROUNDEDNESS, cosine, groundedness, support, ungroundable
+from processors.evaluate.material import Material
+from processors.evaluate.policy import EvaluatePolicy
+from processors.evaluate.scores import scored, unscored
+from schemas.records import Score
+
+RELEVANCE = ("relevance", "question-cosine", "1")
+# An embedding model reads some 250 tokens of a text.
+_READ_CHARS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The scores of an answer, and about how many tokens were embedded for them."""
+
+    scores: tuple[Score, ...]
+    tokens: int
+
+
+async def score(material: Material, embedder: Embedder, policy: EvaluatePolicy) -> Scores:
+    """Every scorer that the policy has on. Blocks on the embedder once, if at all; raises what it raises."""
+    found: list[Score] = []
+    texts: list[str] = []
+    grounded = ungroundable(GROUNDEDNESS, material, model=embedder.model) if policy.groundedness else None
+    weigh = policy.groundedness and grounded is None
+    said, evidence = len(material.sentences), len(material.evidence)
+    if weigh:
+        texts += [sentence.text for sentence in material.sentences]
+        texts += [text for _, text in material.evidence]
+    relevant = _irrelevant(material, embedder.model) if policy.relevance else None
+    compare = policy.relevance and relevant is None
+    if compare:
+        texts += [_start(material.question), _start(material.text)]
+    vectors = await embedder.embed(texts) if texts else []
+    if weigh:
+        grounded = groundedness(
+            material,
+            vectors[:said],
+            vectors[said : said + evidence],
+            minimum=policy.minimum_cosine,
+            model=embedder.model,
+        )
+    if compare:
+        value = cosine(vectors[-2], vectors[-1])
+        relevant = scored(*RELEVANCE, value, f"cosine of question and answer: {value:.2f}", model=embedder.model)
+    found += [one for one in (grounded, relevant) if one is not None]
+    if policy.support:
+        found.append(support(material))
+    if policy.length:
+        found.append(length(material, least=policy.least_words, most=policy.most_words))
+    if policy.format:
+        found.append(form(material))
+    return Scores(tuple(found), sum(estimate_tokens(text) for text in texts))
+
+
+def _irrelevant(material: Material, model: str) -> Score | None:
+    """The score that says why relevance can't be told, or ``None`` where it can."""
+    if material.response_format != "text":
+        return unscored(*RELEVANCE, "structured", "the answer is JSON, which is like no question", model=model)
+    if not material.sentences:
+        return unscored(*RELEVANCE, "no_text", "the answer has no text that can be read here", model=model)
+    if not (material.question or "").strip():
+        return unscored(*RELEVANCE, "no_question", "the question can't be read here", model=model)
+    return None
+
+
+def _start(text: str | None) -> str:
+    return (text or "")[:_READ_CHARS]
