@@ -17,8 +17,8 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from schemas.errors import ConfigurationError
-from streams.evaluate_settings import EvaluateSettings
 from streams.credentials import PrincipalSettings, SaslSettings, Section, TlsSettings, one_secret, with_password
+from streams.evaluate_settings import EvaluateSettings
 from streams.retention import FOREVER, Retention
 
 CONFIG_VARIABLE = "HEADRACE_CONFIG"
