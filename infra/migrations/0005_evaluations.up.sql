@@ -36,6 +36,6 @@ CREATE TABLE feedback (
 );
 
 CREATE INDEX feedback_request ON feedback (tenant, lane, request_id);
--- Rows are appended in the order of time and dropped in that order: a BRIN index is enough and costs next to nothing.
-CREATE INDEX evaluations_expected_at ON evaluations USING brin (expected_at);
-CREATE INDEX feedback_received_at ON feedback USING brin (received_at);
+-- What reports and the purge job find their rows by.
+CREATE INDEX evaluations_expected_at ON evaluations (expected_at);
+CREATE INDEX feedback_received_at ON feedback (received_at);
