@@ -75,7 +75,8 @@ class Producer:
         try:
             await self._running().client.fetch_all_metadata()
         except (KafkaError, OSError) as error:
-            raise DependencyDownError(DEPENDENCY, type(error).__name__) from error
+            refused = await security.refusal(self._settings)
+            raise DependencyDownError(DEPENDENCY, str(refused or type(error).__name__)) from error
 
     async def send(self, outgoing: Sequence[Outgoing]) -> None:
         """Send all, in order within a partition, and wait for every acknowledgement.

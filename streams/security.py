@@ -11,7 +11,14 @@ from typing import Any
 import aiohttp
 import faust
 from aiokafka.conn import create_conn
-from aiokafka.errors import AuthenticationFailedError, KafkaError, UnsupportedSaslMechanismError
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    KafkaConnectionError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+from aiokafka.protocol.metadata import MetadataRequest
 from confluent_kafka import KafkaException
 from faust.auth import OAuthCredentials
 
@@ -197,23 +204,29 @@ async def refusal(kafka: KafkaSettings) -> ConfigurationError | None:
 
     A client that could not connect tells only that. This logs in once more, and blocks on it for seconds at most.
     """
-    if protocol(kafka) == "PLAINTEXT":
-        return None
     for server in servers(kafka):
         host, _, port = server.rpartition(":")
         try:
             connection = await create_conn(
                 host, int(port), request_timeout_ms=int(LOGIN_TIMEOUT_S * 1000), **_aiokafka_security(kafka)
             )
+            try:
+                # A refused token shows no sooner than here: aiokafka takes the refusal for an empty reply.
+                refused = not (await connection.send(MetadataRequest([]))).brokers
+            finally:
+                connection.close()
         except ConfigurationError as error:
             return error
         except ssl.SSLError as error:
             return ConfigurationError(f"kafka.tls: {server} can't be trusted or takes no TLS ({_reason(error)})")
-        except (AuthenticationFailedError, UnsupportedSaslMechanismError) as error:
+        except (AuthenticationFailedError, SaslAuthenticationFailed, UnsupportedSaslMechanismError) as error:
             return ConfigurationError(_login_refused(kafka, server, error))
+        except KafkaConnectionError:
+            return ConfigurationError(_closed(kafka, server))
         except (KafkaError, OSError, ValueError, DependencyDownError):
             continue
-        connection.close()
+        if refused:
+            return ConfigurationError(_closed(kafka, server))
     return None
 
 
@@ -297,6 +310,16 @@ def _login_refused(kafka: KafkaSettings, server: str, error: Exception) -> str:
     return (
         f"kafka.sasl: {server} refused the user {sasl.username} by {sasl.mechanism}; "
         "check kafka.sasl.username, its password and mechanism"
+    )
+
+
+def _closed(kafka: KafkaSettings, server: str) -> str:
+    if kafka.sasl is not None and kafka.sasl.mechanism == "OAUTHBEARER":
+        return _login_refused(kafka, server, AuthenticationFailedError())
+    missing = "" if kafka.tls is None or kafka.tls.certificate_file else ", and kafka.tls.certificate_file if it asks"
+    return (
+        f"kafka: {server} takes a connection and ends it without a word; this client speaks {protocol(kafka)}: "
+        f"set kafka.tls and kafka.sasl as the listener wants{missing}"
     )
 
 
