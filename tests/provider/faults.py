@@ -3,6 +3,10 @@
 A fault is ``name`` or ``name:argument``. It is chosen by, in this order: a script posted to ``/script``, the marker
 ``[[fault:...]]`` in the prompt, the model name ``fault:...``. A marker may name several for successive calls of one
 request, separated by commas: ``[[fault:500,429,ok]]``; the last one stays.
+
+``trickle:S`` pauses S seconds between words. ``break_at:N`` and ``break_at:N:S`` cut the stream off when N characters
+of the text were sent, S seconds after the last of them; ``hang_at:N`` sends no more then. ``[[fault:break_at:40,ok]]``
+breaks the first attempt only.
 """
 
 from __future__ import annotations
@@ -36,6 +40,9 @@ PAID = frozenset(
         "disconnect",
         "slow",
         "no_stream",
+        "trickle",
+        "break_at",
+        "hang_at",
     }
 )
 
@@ -51,6 +58,12 @@ class Fault:
     def paid(self) -> bool:
         """Whether a provider would put the call on its bill: it took the request and began to work on it."""
         return self.name in PAID
+
+    @property
+    def at(self) -> tuple[int, float]:
+        """Of ``break_at`` and ``hang_at``: the character, and the pause before the cut in seconds."""
+        character, _, pause = self.argument.partition(":")
+        return int(character or 0), float(pause or 0)
 
     @classmethod
     def parse(cls, text: str) -> Fault:

@@ -9,6 +9,25 @@ from typing import Any
 import orjson
 
 _TAG = re.compile(r"\[\[marker:([^\]]+)\]\]")
+_LENGTH = re.compile(r"\[\[words:([0-9]{1,5})\]\]")
+_VARIED = "[[vary]]"
+_FILLER = (
+    "so",
+    "it",
+    "goes",
+    "on",
+    "while",
+    "the",
+    "lamp",
+    "is",
+    "lit",
+    "and",
+    "the",
+    "kettle",
+    "sings",
+    "its",
+    "song",
+)
 
 
 def prompt_of(body: dict[str, Any]) -> str:
@@ -16,14 +35,22 @@ def prompt_of(body: dict[str, Any]) -> str:
     return "\n".join(str(message.get("content") or "") for message in body.get("messages", []))
 
 
-def answer_to(body: dict[str, Any]) -> str:
-    """A text that repeats the prompt's marker, if it has one; a JSON object where one was asked for."""
+def answer_to(body: dict[str, Any], sample: str = "") -> str:
+    """A text that repeats the prompt's marker, if it has one; a JSON object where one was asked for.
+
+    ``[[words:N]]`` in the prompt makes it N words longer, and with ``[[vary]]`` every ``sample`` has its own text.
+    """
     prompt = prompt_of(body)
-    digest = hashlib.sha256(prompt.encode()).hexdigest()[:12]
+    seed = prompt + (sample if _VARIED in prompt else "")
+    digest = hashlib.sha256(seed.encode()).hexdigest()[:12]
     marker = _TAG.search(prompt)
     if (body.get("response_format") or {}).get("type", "text") != "text":
         return orjson.dumps({"answer": digest, "marker": marker[1] if marker else None}).decode()
-    return f"The answer is {digest} [1]." + (f" Marker {marker[1]}." if marker else "")
+    longer = _LENGTH.search(prompt)
+    start = int(digest[:6], 16)
+    filler = [_FILLER[(start + n) % len(_FILLER)] for n in range(int(longer[1]) if longer else 0)]
+    text = f"The answer is {digest} [1]." + (f" Marker {marker[1]}." if marker else "")
+    return " ".join([text, *filler])
 
 
 def words(text: str) -> list[str]:

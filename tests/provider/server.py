@@ -112,7 +112,7 @@ class Provider:
             return web.Response(text="<html><body>Gateway is fine</body></html>", content_type="text/html")
         if fault.name == "garbage":
             return web.Response(body=b'{"choices": [{"mess', content_type="application/json")
-        text, finish = reply.answer_to(body), "stop"
+        text, finish = reply.answer_to(body, request.headers.get("X-Client-Request-Id", "")), "stop"
         if fault.name == "length":
             text, finish = text[: len(text) // 2], "length"
         if fault.name == "empty_text":
@@ -161,7 +161,10 @@ class Provider:
     async def _pieces(
         self, request: web.Request, body: dict[str, Any], fault: Fault, number: int, text: str
     ) -> AsyncIterator[bytes]:
-        for n, word in enumerate(reply.words(text)):
+        character, pause_s = fault.at if fault.name in ("break_at", "hang_at") else (len(text), 0.0)
+        for n, word in enumerate(reply.words(text[:character])):
+            if fault.name == "trickle" and n:
+                await asyncio.sleep(float(fault.argument or 0.05))
             data = _event(reply.chunk(body, number=number, text=word))
             if fault.name == "drip":
                 for byte in data:
@@ -177,6 +180,11 @@ class Provider:
                     yield _event({"error": {"message": "CANARY overloaded", "code": int(fault.argument or 503)}})
                 return
             yield data
+        if fault.name == "hang_at":
+            await asyncio.sleep(_FOREVER_S)
+        if fault.name == "break_at":
+            await asyncio.sleep(pause_s)
+            _cut(request)
 
 
 async def _big(response: web.StreamResponse) -> None:

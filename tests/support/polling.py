@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -14,3 +15,11 @@ def eventually(holds: Callable[[], bool], what: str, *, timeout_s: float = 60.0)
     while not holds():
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
         time.sleep(POLL_S)
+
+
+async def until(holds: Callable[[], bool], what: str, *, timeout_s: float = 20.0) -> None:
+    """``eventually`` for what happens on the test's own event loop."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
+        await asyncio.sleep(0.002)

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from processors.clock import FakeClock
-from processors.complete.observer import NullObserver
-from processors.complete.processor import Complete
-from processors.complete.retry import Backoff
-from processors.complete.routes import Deployment, Price, Route
-from processors.control import FakeControl
-from processors.event import Incoming, Recorded
-from processors.journal import CallKey, MemoryJournal
-from processors.model import FakeModelClient, ModelReply
+from processors.event import Recorded
+from processors.model import ModelReply
 from processors.model.port import SentCall, echo
-from schemas.codec import Codec
 from schemas.errors import (
     ConfigurationError,
     CrashLoopError,
@@ -33,64 +24,9 @@ from schemas.errors import (
     RefusedError,
     TransientProviderError,
 )
-from schemas.records import Answer, Completion, Cost, Enrichment, PromptRef, Sampling
-from tests.support.enrichments import ACCEPTED, enrichment, incoming
-
-PRICE = Price(prompt=Decimal("3"), completion=Decimal("15"), cached_prompt=Decimal("0.3"))
-CODEC = Codec.offline()
-KEY = CallKey(tenant="acme", lane="live", run="", request_id="r1")
-
-
-@dataclass
-class Heard(NullObserver):
-    drifts: int = 0
-    unknowns: list[str] = field(default_factory=list)
-
-    def on_input_drift(self) -> None:
-        self.drifts += 1
-
-    def on_unknown(self, deployment: str, code: str) -> None:
-        self.unknowns.append(code)
-
-
-class Bench:
-    """A journal, a model and as many workers as a test wants."""
-
-    def __init__(self, **route: Any) -> None:
-        self.clock = FakeClock(ACCEPTED)
-        self.journal = MemoryJournal(self.clock)
-        self.model = FakeModelClient()
-        self.heard = Heard()
-        self.control = FakeControl()
-        deployment = Deployment(name="d1", base_url="http://x/v1", model="m1", price=PRICE, max_concurrency=4)
-        self.route = Route(name="default", deployment=deployment, **route)
-
-    def worker(self, owner: str = "w1", **options: Any) -> Complete:
-        return Complete(
-            self.journal,
-            self.model,
-            routes={"default": options.pop("route", self.route)},
-            codec=CODEC,
-            clock=self.clock,
-            control=self.control,
-            owner=owner,
-            observer=self.heard,
-            backoff=Backoff(first_s=0.001, longest_s=0.002),
-            random_=random.Random(1),
-            **options,
-        )
-
-    def fail_with(self, *errors: Exception) -> None:
-        left = list(errors)
-        self.model.script = lambda call: left.pop(0) if left else echo(call)
-
-
-def event(request_id: str = "r1", **changes: Any) -> Incoming[Enrichment]:
-    return incoming(enrichment(request_id, **changes), CODEC)
-
-
-def as_bytes(outputs: Sequence[Any]) -> list[bytes]:
-    return [item.value if isinstance(item, Recorded) else CODEC.encode(item) for item in outputs]
+from schemas.records import Answer, Completion, Cost, PromptRef, Sampling
+from tests.support.completing import KEY, Bench, as_bytes, event
+from tests.support.enrichments import ACCEPTED
 
 
 async def test_a_call_gives_its_cost_and_then_its_completion() -> None:
