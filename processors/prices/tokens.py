@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeGuard
 
 from genai_prices.types import Provider, UsageExtractor
@@ -14,6 +15,14 @@ from schemas.records import Usage
 _FLAVORS = ("chat", "default")
 # What the provider has to be able to tell in a chat completion's ``usage``.
 _NEEDED = "prompt_tokens"
+# Our names for tokens, and the library's.
+_COUNTS = {
+    "prompt_tokens": "input_tokens",
+    "completion_tokens": "output_tokens",
+    "cached_prompt_tokens": "cache_read_tokens",
+    "cache_write_tokens": "cache_write_tokens",
+    "reasoning_tokens": "output_reasoning_tokens",
+}
 
 
 def counted(usage: Mapping[str, Any], provider: Provider | None) -> Usage | None:
@@ -37,15 +46,12 @@ def _extractor(provider: Provider) -> UsageExtractor | None:
 def _extracted(usage: Mapping[str, Any], extractor: UsageExtractor) -> Usage | None:
     try:
         _, counts = extractor.extract({"usage": usage})
+        values: dict[str, Any] = {ours: counts.reported_value(theirs) for ours, theirs in _COUNTS.items()}
     except ValueError:
         return None
-    return Usage(
-        prompt_tokens=int(counts.reported_value("input_tokens")),
-        completion_tokens=int(counts.reported_value("output_tokens")),
-        cached_prompt_tokens=int(counts.reported_value("cache_read_tokens")),
-        cache_write_tokens=int(counts.reported_value("cache_write_tokens")),
-        reasoning_tokens=int(counts.reported_value("output_reasoning_tokens")),
-    )
+    if not all(isinstance(value, int) for value in values.values()):
+        return None
+    return replace(Usage(), **values)
 
 
 def _plain(usage: Mapping[str, Any]) -> Usage:
