@@ -16,8 +16,9 @@ from streams.transport import SafeTransport
 
 Take = Callable[[Any], Awaitable[None]]
 
-# A consumer whose queue stays full while a dependency is away must not leave its group; a stuck one is found by /livez.
-MAX_POLL_INTERVAL_S = 86_400.0
+# A consumer whose queue stays full while a dependency is away or its stage is paused must not leave its group; a stuck
+# one is found by /livez. The client takes at most 24 days.
+MAX_POLL_INTERVAL_S = 20 * 86_400.0
 MAX_FETCH_BYTES = 1_048_576
 BUFFER_PER_SLOT = 2
 

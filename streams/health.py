@@ -45,10 +45,13 @@ class Unit:
             return False
 
     def stalled(self) -> bool:
-        """Whether there is work and none of it was done for longer than an attempt and its slack may take."""
+        """Whether there is work and none of it was done for longer than an attempt and its slack may take.
+
+        What waits because its stage is paused is no stall.
+        """
         consumer = self.app.consumer
         acked, now = consumer.watermarks.acked_total, time.monotonic()
-        if acked != self.acked or consumer.lag() == 0:
+        if acked != self.acked or consumer.lag() == 0 or self.runner.pause.closed:
             self.acked, self.moved_at = acked, now
         return now - self.moved_at > self.limit_s + PROGRESS_SLACK_S
 
@@ -81,9 +84,14 @@ class Health:
         assigned = (unit for unit in self.units if unit.assigned)
         return {unit.group: "has lag and acknowledges nothing" for unit in assigned if unit.stalled()}
 
+    def paused(self) -> list[str]:
+        """The stages of this worker that an operator paused. It is ready all the same: it would go on at once."""
+        return sorted({unit.runner.stage.name for unit in self.units if unit.runner.pause.closed})
+
     def observe(self) -> None:
         """Bring the gauges up to date."""
         for unit in self.units:
+            self._metrics.stage_paused.labels(*unit.runner.labels).set(unit.runner.pause.closed)
             if not unit.assigned:
                 continue
             consumer, labels = unit.app.consumer, unit.runner.labels
@@ -111,8 +119,9 @@ class Health:
 
     def _page(self, reasons: Callable[[], dict[str, str]]) -> Callable[[web.Request], Any]:
         async def page(_request: web.Request) -> web.Response:
-            found = reasons()
-            return web.json_response({"ok": not found, "reasons": found}, status=503 if found else 200)
+            found, paused = reasons(), self.paused()
+            body = {"ok": not found, "reasons": found, **({"paused": paused} if paused else {})}
+            return web.json_response(body, status=503 if found else 200)
 
         return page
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -152,6 +152,19 @@ class Holding:
             reason=reason,
             control_offset=self._services.control.offset,
         )
+
+
+def in_process(holdings: Iterable[tuple[str, Holding]]) -> dict[str, dict[str, Any]]:
+    """The figures by stage, summed over its inputs. For the worker's report, which ``headrace drain`` reads."""
+    found: dict[str, dict[str, Any]] = {}
+    for stage, holding in holdings:
+        mine = holding.figures()
+        sums = found.setdefault(stage, {"events": 0, "tenants": {}, "routes": {}})
+        sums["events"] += mine["events"]
+        for kind in ("tenants", "routes"):
+            for name, count in mine[kind].items():
+                sums[kind][name] = sums[kind].get(name, 0) + count
+    return found
 
 
 def _asked_here(incoming: Incoming[Record], lane: str) -> bool:

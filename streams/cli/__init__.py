@@ -25,11 +25,18 @@ COMMANDS = {
     "submit": ("streams.cli.submit", "submit"),
     "tail": ("streams.cli.tail", "tail"),
     "audit": ("streams.cli.audit", "audit"),
+    "pause": ("streams.cli.pause", "pause"),
+    "resume": ("streams.cli.pause", "resume"),
+    "drain": ("streams.cli.pause", "drain"),
+    "cancel": ("streams.cli.cancel", "cancel"),
+    "feedback": ("streams.cli.feedback", "feedback"),
+    "eval": ("streams.cli.eval", "evaluations"),
 }
 GROUPS = {
     "topics": ("streams.cli.topics", "app"),
     "schemas": ("streams.cli.schemas", "app"),
     "prompt": ("streams.cli.prompt", "app"),
+    "dlq": ("streams.cli.dlq", "app"),
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import re
 import sys
 from collections.abc import Awaitable, Callable
@@ -19,6 +18,7 @@ from processors.postgres import Database
 from processors.prompts import PgPrompts, StoredPrompt, digest_of, parse_reference
 from schemas.errors import ConfigurationError
 from schemas.records import Control, Meta
+from streams.cli.author import author as made_by
 from streams.cli.output import print_json, say
 from streams.publish import publish_control
 from streams.settings import Settings, load_settings
@@ -132,16 +132,9 @@ def _control(name: str, version: int, text: str, reason: str) -> Control:
         name=name,
         version=str(version),
         digest=digest_of(text),
-        author=_author(),
+        author=made_by(),
         reason=reason,
     )
-
-
-def _author() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # no name for this user id, as in some containers
-        return ""
 
 
 def _view(prompt: StoredPrompt) -> dict[str, Any]:
