@@ -21,27 +21,36 @@ class Known:
     until: datetime | None = None
     final: dict[str, Any] | None = None
     attempts: tuple[dict[str, Any], ...] = ()
+    # What was scored or is still to be, and what users said, in order of time.
+    evaluations: tuple[dict[str, Any], ...] = ()
+    feedback: tuple[dict[str, Any], ...] = ()
 
 
 async def look_up(dsn: str, *, lane: str, request_id: str, tenants: Collection[str]) -> Known:
-    """Ask the database, by the primary keys. Blocks on three short queries; raises ``DependencyDownError``."""
+    """Ask the database, by keys. Blocks on five short queries; raises ``DependencyDownError``."""
     database = await Database.open(dsn, max_size=1, application_name="headrace-audit")
     try:
         key = {"lane": lane, "request_id": request_id, "tenants": list(tenants)}
         begun = await database.execute(_BEGUN, key)
         finals = await database.execute(_FINALS, key)
         rows = await database.execute(_ATTEMPTS, key)
+        scored = await database.execute(_EVALUATIONS, key)
+        told = await database.execute(_FEEDBACK, key)
     finally:
         await database.close()
     attempts = tuple(_attempt(row) for row in rows)
     starts = [since for _, since, _ in begun]
     ends = [row[-1] for row in finals] + [ended for _, _, ended in begun if ended is not None]
+    # Users take their time, and so may an embedding endpoint that was away.
+    ends += [row[-1] for row in told] + [row[-1] for row in scored if row[-1] is not None]
     return Known(
         tenants=tuple(sorted({row[0] for row in (*begun, *finals)})),
         since=min(starts, default=None),
         until=max(ends) if finals else None,
         final=_final(finals[-1]) if finals else None,
         attempts=attempts,
+        evaluations=tuple(_named(_SCORED, row) for row in scored),
+        feedback=tuple(_named(_TOLD, row) for row in told),
     )
 
 
@@ -51,7 +60,11 @@ def _final(row: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _attempt(row: tuple[Any, ...]) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in zip(_COLUMNS, row, strict=True)}
+    return _named(_COLUMNS, row)
+
+
+def _named(names: tuple[str, ...], row: tuple[Any, ...]) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in zip(names, row, strict=True)}
 
 
 def _plain(value: Any) -> Any:
@@ -71,6 +84,18 @@ _FINALS = """
     SELECT tenant, revision, event_id, status, decided_at FROM finals
     WHERE tenant = ANY(%(tenants)s) AND lane = %(lane)s AND request_id = %(request_id)s
     ORDER BY revision
+"""
+_SCORED = ("event_id", "answer_event_id", "source", "scores", "expected_at", "done_at")
+_EVALUATIONS = """
+    SELECT event_id, answer_event_id, source, scores, expected_at, done_at FROM evaluations
+    WHERE tenant = ANY(%(tenants)s) AND lane = %(lane)s AND request_id = %(request_id)s
+    ORDER BY expected_at, event_id
+"""
+_TOLD = ("event_id", "answer_event_id", "received_at")
+_FEEDBACK = """
+    SELECT event_id, answer_event_id, received_at FROM feedback
+    WHERE tenant = ANY(%(tenants)s) AND lane = %(lane)s AND request_id = %(request_id)s
+    ORDER BY received_at, event_id
 """
 _COLUMNS = (
     "attempt_id",

@@ -25,6 +25,8 @@ COMMANDS = {
     "submit": ("streams.cli.submit", "submit"),
     "tail": ("streams.cli.tail", "tail"),
     "audit": ("streams.cli.audit", "audit"),
+    "feedback": ("streams.cli.feedback", "feedback"),
+    "eval": ("streams.cli.eval", "evaluations"),
     "pause": ("streams.cli.pause", "pause"),
     "resume": ("streams.cli.pause", "resume"),
     "drain": ("streams.cli.pause", "drain"),

@@ -60,6 +60,8 @@ def view(found: Audit) -> dict[str, Any]:
         "events": [_event(event) for event in found.events],
         "attempts": list(found.known.attempts),
         "final": found.known.final,
+        "evaluations": list(found.known.evaluations),
+        "feedback": list(found.known.feedback),
     }
 
 
@@ -102,6 +104,13 @@ def tree(found: Audit) -> Tree:
         attempts = top.add(Text("attempts", style="bold"))
         for attempt in found.known.attempts:
             attempts.add(Text(clean(_attempt(attempt))))
+    if found.known.evaluations:
+        evaluations = top.add(Text("evaluations", style="bold"))
+        for one in found.known.evaluations:
+            evaluations.add(Text(clean(_evaluation(one))))
+    for told in found.known.feedback:
+        if told["answer_event_id"] is None:
+            top.add(Text(f"feedback {told['event_id']} of {told['received_at']} waits for its answer", style="bold"))
     final = found.known.final
     if final is not None:
         top.add(Text(f"final {final['status']} · revision {final['revision']} · {final['decided_at']}", style="bold"))
@@ -118,6 +127,16 @@ def _node(event: Event) -> Text:
         bytes_ = "the same bytes" if event.same_bytes else "other bytes"
         node.append(f" · {len(event.copies)} copies with {bytes_}: {places}", style="yellow")
     return node
+
+
+def _evaluation(one: dict[str, Any]) -> str:
+    if one["done_at"] is None:
+        return f"{one['source']} · expected since {one['expected_at']} and not done"
+    scores = ", ".join(
+        f"{score['name']} {score['failure_code'] if score['value'] is None else score['value']}"
+        for score in one["scores"] or ()
+    )
+    return f"{one['source']} · {one['done_at']} · {scores}"
 
 
 def _attempt(attempt: dict[str, Any]) -> str:

@@ -13,6 +13,8 @@ from schemas.records import (
     Cost,
     Document,
     Enrichment,
+    Evaluation,
+    Feedback,
     Request,
     Text,
 )
@@ -67,6 +69,18 @@ def describe(record: Record) -> str:
             return f"{record.kind}/{record.name}"
         case Alert():
             return f"{record.severity} {record.kind} {record.subject}: {record.message}"
+        case _:
+            return _judged(record)
+
+
+def _judged(record: Record) -> str:
+    match record:
+        case Evaluation():
+            shown = (f"{one.name} {one.failure_code if one.value is None else one.value}" for one in record.scores)
+            return f"{record.sampled_by or 'scores'}: {', '.join(shown)}"
+        case Feedback():
+            rated = "no rating" if record.rating is None else f"rated {record.rating}"
+            return rated + "".join(f", {excerpt(text)}" for text in (record.comment, record.correction) if text)
         case _:
             return record.AVRO_NAME
 
