@@ -31,14 +31,14 @@ class WorkerProcess:
 
     def __init__(
         self, stages: tuple[str, ...], *, lane: str, slot: str, env: Mapping[str, str], folder: Path, cpu: int | None,
-        module: str = "streams",
+        module: str = "streams", root: Path = ROOT,
     ) -> None:  # fmt: skip
         self.stages, self.slot = stages, slot
         self.log = folder / f"{'+'.join(stages)}.{slot}.log"
         self.lives = 0
         self.started_at = 0.0
         self._module, self._lane, self._folder = module, lane, folder
-        self._env = {**_inherited(), **env, "PYTHONPATH": str(ROOT)}
+        self._env = {**_inherited(), **env, "PYTHONPATH": str(root)}
         self._cpu = cpu
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
