@@ -167,6 +167,9 @@ class TopicReader:
                     yield _entry(message)
                 if offset >= stretch.end - 1:
                     self._done(place, left)
+            if batch:
+                # Whoever reads may have taken its time over them.
+                heard = time.monotonic()
 
     def start(self, offsets: Mapping[Place, int]) -> None:
         """Read on from these offsets, and from no other partition."""

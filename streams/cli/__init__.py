@@ -39,6 +39,7 @@ GROUPS = {
     "schemas": ("streams.cli.schemas", "app"),
     "prompt": ("streams.cli.prompt", "app"),
     "dlq": ("streams.cli.dlq", "app"),
+    "dlq": ("streams.cli.dlq", "app"),
 }
 
 

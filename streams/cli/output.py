@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import orjson
+import typer
 from rich.console import Console
 
 # Tables and progress; nothing of it lands in a pipe that reads data.
@@ -33,3 +36,16 @@ def say(text: str) -> None:
     """A line for a person, on stderr."""
     # What is said may quote a file or a field: brackets are no markup, and a path is not broken at 80 columns.
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def quiet_end() -> Iterator[None]:
+    """Ctrl-C, or a reader of our output that has enough, ends the command without a word."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+    except BrokenPipeError:
+        # Else the interpreter flushes stdout at its end and complains.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None

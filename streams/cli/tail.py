@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +14,7 @@ import typer
 from schemas.errors import ConfigurationError
 from streams import security
 from streams.cli.lines import line
-from streams.cli.output import print_json
+from streams.cli.output import print_json, quiet_end
 from streams.moments import moment
 from streams.opened import Opened, Opener, opened_view
 from streams.reading import Entry, Place, Stretch, TopicReader
@@ -44,7 +42,7 @@ def tail(
         raise ConfigurationError(f"{kind!r} is no kind of topic; take one of {', '.join(KINDS)}")
     since = None if start in ("earliest", "latest") else moment(start, now=datetime.now(UTC))
     settings = load_settings(folder=folder)
-    with _quiet_end(), TopicReader(settings) as reader:
+    with quiet_end(), TopicReader(settings) as reader:
         stretches = _stretches(reader, topic_name(settings.prefix, lane, kind), start, since)
         codec = asyncio.run(security.codec(settings.registry))
         opener = Opener(codec, prefix=settings.prefix, lane=lane)
@@ -90,16 +88,3 @@ def _show_json(opened: Opened) -> None:
 def _show_line(opened: Opened) -> None:
     sys.stdout.write(line(opened) + "\n")
     sys.stdout.flush()
-
-
-@contextmanager
-def _quiet_end() -> Iterator[None]:
-    """Ctrl-C, or a reader of our output that has enough, ends the command without a word."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None
-    except BrokenPipeError:
-        # Else the interpreter flushes stdout at its end and complains.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from None

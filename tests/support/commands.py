@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,16 +56,21 @@ class Commands:
 
     def run(self, *arguments: str, stdin: bytes | None = None) -> Ran:
         """Run ``headrace`` in this process."""
-        out, err = io.StringIO(), io.StringIO()
-        source = io.TextIOWrapper(io.BytesIO(stdin or b""))
-        changed = patch.multiple(sys, argv=["headrace", *arguments], stdin=source)
-        with patch.dict(os.environ, self.environment), changed, redirect_stdout(out), redirect_stderr(err):
-            try:
-                main()
-                code = 0
-            except SystemExit as ended:
-                code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-        return Ran(code, out.getvalue(), err.getvalue())
+        return run_headrace(*arguments, environment=self.environment, stdin=stdin)
+
+
+def run_headrace(*arguments: str, environment: Mapping[str, str], stdin: bytes | None = None) -> Ran:
+    """Run ``headrace`` in this process with these variables beside the ones there are."""
+    out, err = io.StringIO(), io.StringIO()
+    source = io.TextIOWrapper(io.BytesIO(stdin or b""))
+    changed = patch.multiple(sys, argv=["headrace", *arguments], stdin=source)
+    with patch.dict(os.environ, environment), changed, redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+            code = 0
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    return Ran(code, out.getvalue(), err.getvalue())
 
 
 _TOML = """
