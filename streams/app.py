@@ -39,10 +39,15 @@ def group_name(prefix: str, lane: str, stage: str) -> str:
     return f"{prefix}{lane}.{stage}"
 
 
-def create_app(settings: Settings, *, group: str, topic: str, slot: str, concurrency: int, take: Take) -> StageApp:
-    """A Faust app that hands every event of ``topic`` to ``take``, ``concurrency`` at a time. Starts nothing."""
+def create_app(
+    settings: Settings, *, group: str, topic: str, slot: str, concurrency: int, take: Take, buffer: int | None = None
+) -> StageApp:
+    """A Faust app that hands every event of ``topic`` to ``take``, ``concurrency`` at a time. Starts nothing.
+
+    ``buffer``: events that are read ahead; twice the concurrency where it is not given.
+    """
     worker = settings.worker
-    buffer = BUFFER_PER_SLOT * concurrency
+    buffer = buffer or BUFFER_PER_SLOT * concurrency
     app = StageApp(
         group,
         **security.faust_broker(settings.kafka),

@@ -50,7 +50,7 @@ class Unit:
         What waits because its stage is paused is no stall.
         """
         consumer = self.app.consumer
-        acked, now = consumer.watermarks.acked_total, time.monotonic()
+        acked, now = consumer.watermarks.acked_total + self.runner.moved, time.monotonic()
         if acked != self.acked or consumer.lag() == 0 or self.runner.pause.closed:
             self.acked, self.moved_at = acked, now
         return now - self.moved_at > self.limit_s + PROGRESS_SLACK_S

@@ -158,6 +158,22 @@ class Metrics:
             ["deployment"],
             registry=registry,
         )
+        self.open_streams = Gauge(
+            "headrace_open_streams", "Streams that release has begun and not ended", [lane], registry=registry
+        )
+        # What no chunk may hold yet.
+        self.held_characters = Gauge(
+            "headrace_held_characters", "Characters that release holds back", [lane], registry=registry
+        )
+        self.first_chunk = Histogram(
+            "headrace_first_chunk_seconds",
+            "From a request's acceptance to its first public text",
+            [lane],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        # kind: text, restart, end, failed.
+        self.chunks = Counter("headrace_chunks_total", "Chunks by kind", [lane, "kind"], registry=registry)
         self.documents = Counter(
             "headrace_index_documents_total", "Documents by what was done", ["outcome"], registry=registry
         )

@@ -101,6 +101,10 @@ class Publisher:
             check_size(item.value, type(item.record).__name__)
         return encoded
 
+    def prepare(self, outputs: Sequence[Output], cause: Headers) -> list[Outgoing]:
+        """What to send for outputs without an answer, for a stage that sends by itself. Raises ``OversizedError``."""
+        return [self._outgoing(item.record, item.value, cause, ()) for item in self.encode(outputs, ())]
+
     async def publish(self, items: Sequence[Encoded], cause: Headers, timings: tuple[Timing, ...]) -> None:
         """Make answers final, send everything and wait for the broker's acknowledgements.
 

@@ -39,6 +39,9 @@ from processors.postgres import Database
 from processors.prices import UNPRICED, Price, PriceBook, PriceTable
 from processors.prices.library import Library
 from processors.prompts import PgPrompts
+from processors.release.calls import JournalCalls
+from processors.release.policy import ReleasePolicy
+from processors.release.stage import Release
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError
 from schemas.records import Usage
@@ -140,6 +143,17 @@ class Ports:
         """The filter stage's processor."""
         policy = FilterPolicy(allow_truncated=self._settings.filter.allow_truncated)
         return Filter(policy=policy, clock=self._clock)
+
+    def release(self) -> Release:
+        """The release stage's processor."""
+        settings = self._settings.release
+        policy = ReleasePolicy(
+            stall_s=settings.stall_s,
+            most_streams=settings.most_streams,
+            most_characters=settings.most_characters,
+            most_deltas=settings.most_deltas,
+        )
+        return Release(policy=policy, calls=JournalCalls(PostgresJournal(self._database)))
 
     def evaluate(self) -> Evaluate:
         """The evaluate stage's processor."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
@@ -13,6 +14,7 @@ from aiokafka.errors import (
     KafkaError,
     MessageSizeTooLargeError,
     RecordTooLargeError,
+    RequestTimedOutError,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
 )
@@ -97,6 +99,22 @@ class Producer:
             if isinstance(result, BaseException):
                 raise result
 
+    async def post(self, outgoing: Sequence[Outgoing]) -> list[asyncio.Future[Any]]:
+        """Hand all over, in order within a partition, without waiting for the broker.
+
+        Each future ends with its record's acknowledgement, or with the client's own error. Blocks while the client has
+        no room for more.
+        """
+        producer, futures = self._running(), []
+        for one in outgoing:
+            try:
+                future = await producer.send(one.topic, value=one.value, key=one.key, headers=one.headers)
+            except KafkaError as error:
+                future = asyncio.get_running_loop().create_future()
+                future.set_exception(error)
+            futures.append(future)
+        return futures
+
     def _running(self) -> AIOKafkaProducer:
         if self._producer is None:
             raise DependencyDownError(DEPENDENCY, "the producer was not started")
@@ -109,6 +127,8 @@ class FakeProducer(Producer):
     def __init__(self) -> None:
         self.sent: list[Outgoing] = []
         self.failures: list[Exception] = []
+        # So many of the records that are posted next are not acknowledged.
+        self.lost = 0
 
     async def start(self) -> None:
         return None
@@ -123,6 +143,18 @@ class FakeProducer(Producer):
         if self.failures:
             raise self.failures.pop(0)
         self.sent += outgoing
+
+    async def post(self, outgoing: Sequence[Outgoing]) -> list[asyncio.Future[Any]]:
+        futures = []
+        for one in outgoing:
+            futures.append(asyncio.get_running_loop().create_future())
+            if self.lost > 0:
+                self.lost -= 1
+                futures[-1].set_exception(RequestTimedOutError())
+                continue
+            self.sent.append(one)
+            futures[-1].set_result(None)
+        return futures
 
 
 def _translated(error: KafkaError, outgoing: Sequence[Outgoing]) -> Exception:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
@@ -82,6 +82,8 @@ class StageRunner:
         self.pause = StagePause(stage.name, services)
         self.holding = Holding(stage, source, services)
         self.labels = (stage.name, services.lane)
+        # Steps forward that are no acknowledgement yet; liveness counts them.
+        self.moved = 0
         self._draining = False
         self._busy = 0
         self.idle = asyncio.Event()
@@ -99,23 +101,32 @@ class StageRunner:
         """Process one Faust event and acknowledge it. Raises nothing but cancellation."""
         if self._draining:
             await _until_cancelled()
+        if not await self._settled(self._handle(event)):
+            await _until_cancelled()
+
+    async def _settled(self, work: Awaitable[None]) -> bool:
+        """Whether the work ended in order, or was let go; an error that leaves it ends the process."""
         self._busy += 1
         self.idle.clear()
         try:
-            await self._unless_paused(event.message)
-            self._services.failpoints.hit("before_ack")
-            event.ack()
+            await work
         except Released:
             self._count("released")
         except Exception as error:
             # A dead letter that can't be written, or a fault of our own: the event stays un-acknowledged.
             log.error("the worker stops", stage=self.stage.name, reason=safe_message(error), trace=safe_trace(error))
             self._services.crash(error)
-            await _until_cancelled()
+            return False
         finally:
             self._busy -= 1
             if self._busy == 0:
                 self.idle.set()
+        return True
+
+    async def _handle(self, event: Any) -> None:
+        await self._unless_paused(event.message)
+        self._services.failpoints.hit("before_ack")
+        event.ack()
 
     async def _unless_paused(self, message: Message) -> None:
         """Process, once the stage is not paused and there is a slot. Raises ``Released`` while it waits for either."""

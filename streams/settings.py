@@ -154,6 +154,18 @@ class FilterSettings(Section):
     allow_truncated: bool = False
 
 
+class ReleaseSettings(Section):
+    """Streams. Beyond a limit the stream that began first is ended; its answer has the text."""
+
+    # Longer than a call and the pause before its next attempt take.
+    stall_s: float = Field(default=180.0, gt=0)
+    most_streams: int = Field(default=10_000, ge=1)
+    # Held back, of all streams of a worker together.
+    most_characters: int = Field(default=50_000_000, ge=1)
+    # Not acknowledged yet, of all streams of a worker together.
+    most_deltas: int = Field(default=250_000, ge=1)
+
+
 class StageSettings(Section):
     """How a stage runs; ``None`` leaves the stage's declaration as it is."""
 
@@ -236,6 +248,7 @@ class Settings(BaseSettings):
     default_route: str = "default"
     tenants: dict[str, TenantSettings] = {"default": TenantSettings()}
     filter: FilterSettings = FilterSettings()
+    release: ReleaseSettings = ReleaseSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     stages: dict[str, StageSettings] = {}
     deltas: DeltaSettings = DeltaSettings()

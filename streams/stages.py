@@ -13,6 +13,7 @@ from schemas.record import Record
 from schemas.records import (
     Admitted,
     Answer,
+    Chunk,
     Completion,
     Cost,
     Delta,
@@ -65,6 +66,10 @@ class Stage:
     build: Callable[[Ports], Processor]
     # Events of a paused tenant or route are set aside here. Only after admission: they have to know when they expire.
     defers: bool = False
+    # Holds state from event to event: one event at a time whatever the settings say, and acknowledged by its state.
+    stateful: bool = False
+    # Events that are read ahead; None: twice the concurrency.
+    buffer: int | None = None
     # Several inputs compete for the stage's slots; else each has as many of its own, and none waits for another.
     shared_slots: bool = True
 
@@ -147,6 +152,19 @@ _DECLARED = (
         effect=Effect.READS,
         dependencies=("postgres",),
         build=methodcaller("account"),
+    ),
+    Stage(
+        name="release",
+        inputs=(Input("deltas", Delta),),
+        outputs=(Chunk,),
+        concurrency=1,
+        timeout_s=30.0,
+        effect=Effect.READS,
+        # The journal is asked for few deltas; the others go on without it.
+        dependencies=(),
+        build=methodcaller("release"),
+        stateful=True,
+        buffer=1_024,
     ),
     Stage(
         name="index",

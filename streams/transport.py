@@ -57,6 +57,8 @@ class SafeConsumer(driver.Consumer):
         self, transport: Any, callback: Callable[[Message], Awaitable[None]], *args: Any, **kwargs: Any
     ) -> None:
         self.watermarks: Watermarks[TP] = Watermarks()
+        # Told of partitions that were revoked or are read again; None: of all.
+        self.forgotten: list[Callable[[set[TP] | None], None]] = []
         self._committed: dict[TP, int] = {}
         self._highest: dict[TP, int] = {}
         # Events that this process has had before, under an earlier assignment.
@@ -75,6 +77,10 @@ class SafeConsumer(driver.Consumer):
     def owns(self, message: Message) -> bool:
         """Whether the message is still to be done here: its partition was not revoked since it was delivered."""
         return self.watermarks.holds(message.tp, message.offset)
+
+    def unread(self, tp: TP) -> int:
+        """Events of a partition that were not delivered yet, as far as the broker has told."""
+        return self._thread.unread(tp)
 
     def lag(self) -> int:
         """Events on the assigned partitions that are not done, as far as the broker has told."""
@@ -119,6 +125,8 @@ class SafeConsumer(driver.Consumer):
 
     def _forget(self, partitions: set[TP] | None) -> None:
         self.watermarks.drop(partitions)
+        for tell in self.forgotten:
+            tell(partitions)
         for tp in list(self._committed) if partitions is None else partitions:
             self._committed.pop(tp, None)
 

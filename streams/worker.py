@@ -20,6 +20,7 @@ from processors.failpoints import failpoints
 from processors.finality import PostgresFinality
 from processors.postgres import Database
 from processors.redrive import PostgresRedrives
+from processors.release.stage import Release
 from schemas.errors import ConfigurationError, DependencyDownError
 from streams import security
 from streams.app import create_app, group_name
@@ -40,6 +41,7 @@ from streams.settings import Settings
 from streams.slots import WeightedSlots
 from streams.stages import STAGES, Stage
 from streams.topics import topic_name
+from streams.window_runner import WindowRunner
 
 CLOCK_INTERVAL_S = 10.0
 CONNECT_PAUSE_S = 1.0
@@ -194,14 +196,18 @@ class Worker:
     def _units(self, stage: Stage, services: Services) -> list[Unit]:
         tuned = self._settings.stages.get(stage.name)
         concurrency = self._plan.concurrency or (tuned and tuned.concurrency) or stage.concurrency
-        concurrency = concurrency or self._settings.call_concurrency
+        concurrency = 1 if stage.stateful else concurrency or self._settings.call_concurrency
         timeout_s = stage.limit_s(self._settings)
         shared = stage.shared_slots and len(stage.inputs) > 1
         slots = WeightedSlots(concurrency, stage.shares()) if shared else None
         processor = stage.build(self._ports)
         units = []
         for source in stage.inputs:
-            runner = StageRunner(stage, source, processor, services, slots=slots, timeout_s=timeout_s)
+            runner: StageRunner
+            if isinstance(processor, Release):
+                runner = WindowRunner(stage, source, processor, services, timeout_s=timeout_s)
+            else:
+                runner = StageRunner(stage, source, processor, services, slots=slots, timeout_s=timeout_s)
             # A stage with several inputs has a group for each: a full queue of one must not stop the others.
             suffix = f".{source.kind.rpartition('.')[2]}" if len(stage.inputs) > 1 else ""
             group = group_name(services.prefix, services.lane, stage.name + suffix)
@@ -212,14 +218,21 @@ class Worker:
                 slot=self._plan.slot,
                 concurrency=concurrency,
                 take=runner.take,
+                buffer=stage.buffer,
             )
             runner.consumer = app.consumer
-            units.append(Unit(group, runner, app, timeout_s))
+            limit_s = timeout_s
+            if isinstance(runner, WindowRunner):
+                runner.consumer.forgotten.append(runner.forget)
+                # An open stream is no stall before its own deadline.
+                limit_s += self._settings.release.stall_s
+            units.append(Unit(group, runner, app, limit_s))
         return units
 
     async def _start(self, units: Sequence[Unit]) -> bool:
         await asyncio.gather(*(unit.app.start() for unit in units))
         self._background(*(self._watch(unit) for unit in units))
+        self._background(*(unit.runner.run() for unit in units if isinstance(unit.runner, WindowRunner)))
         return True
 
     async def _drain(self, units: Sequence[Unit]) -> None:
