@@ -25,8 +25,7 @@ COMMANDS = {
     "submit": ("streams.cli.submit", "submit"),
     "tail": ("streams.cli.tail", "tail"),
     "audit": ("streams.cli.audit", "audit"),
-    "feedback": ("streams.cli.feedback", "feedback"),
-    "eval": ("streams.cli.eval", "evaluations"),
+    "costs": ("streams.cli.costs", "costs"),
     "pause": ("streams.cli.pause", "pause"),
     "resume": ("streams.cli.pause", "resume"),
     "drain": ("streams.cli.pause", "drain"),
@@ -38,7 +37,6 @@ GROUPS = {
     "topics": ("streams.cli.topics", "app"),
     "schemas": ("streams.cli.schemas", "app"),
     "prompt": ("streams.cli.prompt", "app"),
-    "dlq": ("streams.cli.dlq", "app"),
     "dlq": ("streams.cli.dlq", "app"),
 }
 
