@@ -61,16 +61,23 @@ class Holding:
         self._routes: Counter[str] = Counter()
 
     @contextmanager
-    def in_process(self, incoming: Incoming[Record]) -> Iterator[None]:
-        """Count the event for as long as the stage has it in hand."""
-        tenant, route = incoming.meta.tenant, _route(incoming)
+    def in_hand(self) -> Iterator[None]:
+        """Count an event from when the stage takes it until it is done."""
         self._events += 1
+        try:
+            yield
+        finally:
+            self._events -= 1
+
+    @contextmanager
+    def in_process(self, incoming: Incoming[Record]) -> Iterator[None]:
+        """Count an event for its tenant and route, from when they are known."""
+        tenant, route = incoming.meta.tenant, _route(incoming)
         self._tenants[tenant] += 1
         self._routes[route] += 1
         try:
             yield
         finally:
-            self._events -= 1
             _less(self._tenants, tenant)
             _less(self._routes, route)
 

@@ -135,7 +135,8 @@ class StageRunner:
             async with self._slots.slot(self.source.kind) if self._slots else nullcontext():
                 # It may have been paused while the event waited for its slot.
                 if not self.pause.closed:
-                    return await self._process(message)
+                    with self.holding.in_hand():
+                        return await self._process(message)
 
     async def _process(self, message: Message) -> None:
         started, first_failure = time.perf_counter(), self._services.clock.now()
