@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from processors.control import ControlView
-from processors.journal.protocol import CANCELLED
+from processors.control import ControlView, cancelled_error
 from schemas.errors import RefusedError
 
 
@@ -24,9 +23,9 @@ class Cancellation:
 
     @asynccontextmanager
     async def scope(self) -> AsyncIterator[None]:
-        """What waits inside is cut off when the request is cancelled; raises ``refusal()`` then."""
+        """What waits inside is cut off when the request is cancelled; raises ``RefusedError`` then."""
         if self.requested:
-            raise self.refusal()
+            raise cancelled_error()
         scope, inside = asyncio.timeout(None), True
 
         def end(watch: asyncio.Task[None]) -> None:
@@ -44,7 +43,7 @@ class Cancellation:
         except TimeoutError:
             if not scope.expired():
                 raise
-            raise self.refusal() from None
+            raise cancelled_error() from None
         finally:
             watch.cancel()
 
@@ -56,8 +55,3 @@ class Cancellation:
         with suppress(RefusedError):
             async with self.scope():
                 await asyncio.sleep(seconds)
-
-    @staticmethod
-    def refusal() -> RefusedError:
-        """The error that ends a request on which nothing was spent."""
-        return RefusedError(CANCELLED.code, CANCELLED.message, status="failed")

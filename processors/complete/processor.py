@@ -26,7 +26,7 @@ from processors.complete.reuse import cost_of_reuse, reused_completion
 from processors.complete.routes import Deployment, Route
 from processors.complete.streaming import streams, wants_stream
 from processors.complete.unwritten import Unwritten
-from processors.control import ControlView
+from processors.control import ControlView, cancelled_error
 from processors.event import Incoming, Output, Recorded
 from processors.failpoints import Failpoints, Unarmed
 from processors.journal import (
@@ -170,7 +170,7 @@ class Complete:
                 return self._outputs(incoming, offer.key, claim)
             if isinstance(claim, Expired):
                 if cancellation.requested:
-                    raise cancellation.refusal()
+                    raise cancelled_error()
                 raise RefusedError(EXPIRED.code, EXPIRED.message, status="expired")
             if isinstance(claim, Busy):
                 # Outside the slot: who waits for another's call must not keep a third one from calling.

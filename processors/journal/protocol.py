@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 
+from processors.control import cancelled_error
 from processors.journal.entry import (
     WORKER_LOST,
     AttemptRow,
@@ -184,12 +185,8 @@ EXPIRED = CallFailure(
     message="the request's ttl ended before a call to a model was answered; send it again with a longer ttl_ms",
     retryable=True,
 )
-CANCELLED = CallFailure(
-    kind="failed",
-    code="cancelled",
-    error_class="policy",
-    message="the request was cancelled before a call to a model was answered",
-)
+_CANCEL = cancelled_error()
+CANCELLED = CallFailure(kind="failed", code=_CANCEL.code, error_class=_CANCEL.error_class, message=str(_CANCEL))
 INDETERMINATE = CallFailure(
     kind="indeterminate",
     code="indeterminate",

@@ -25,6 +25,7 @@ KINDS = (
     "enrichments.high",
     "enrichments.normal",
     "enrichments.low",
+    "deltas",
     "completions",
     "answers",
     "costs",
@@ -108,6 +109,17 @@ class AttemptRow:
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """A row of ``ledger``."""
+
+    attempt_id: str
+    request_id: str
+    state: str
+    amount_usd: Decimal
+    conflicts: int
+
+
+@dataclass(frozen=True, slots=True)
 class DocumentRow:
     """A row of ``documents`` with the passages that carry its digest, and all of its passages."""
 
@@ -132,6 +144,9 @@ class Evidence:
     attempts: Sequence[AttemptRow]
     indexed: Sequence[DocumentRow]
     provider: Sequence[ProviderCall]
+    ledger: Sequence[LedgerRow] = ()
+    # Whether a worker kept the books.
+    accounted: bool = False
     kills: Sequence[Kill] = ()
     died: Sequence[tuple[str, int]] = ()
     counters: Mapping[str, float] = field(default_factory=dict)
@@ -154,6 +169,7 @@ def collect(
         calls = _rows(connection, CallRow, _CALLS, where)
         attempts = _rows(connection, AttemptRow, _ATTEMPTS, where)
         indexed = _rows(connection, DocumentRow, _DOCUMENTS, (scene.tenant,))
+        ledger = _rows(connection, LedgerRow, _LEDGER, where)
     return Evidence(
         codec=scene.codec,
         planned={one.request_id: one for one in planned},
@@ -164,6 +180,7 @@ def collect(
         calls=calls,
         attempts=attempts,
         indexed=indexed,
+        ledger=ledger,
         provider=[
             call
             for call in provider_calls(scene.provider.log)
@@ -207,10 +224,10 @@ def read_topics(scene: Scene, kinds: Sequence[str] = KINDS) -> dict[str, list[Se
     return found
 
 
-def uncommitted(scene: Scene) -> dict[str, int]:
+def uncommitted(scene: Scene, groups: Mapping[str, str] = GROUPS) -> dict[str, int]:
     """How many events each group has not committed; without those that have committed all."""
     open_: dict[str, int] = {}
-    for group, kind in GROUPS.items():
+    for group, kind in groups.items():
         consumer = _consumer(scene, f"{scene.lane}.{group}")
         try:
             places = [TopicPartition(*place) for place in _places(consumer, scene, (kind,))]
@@ -276,6 +293,7 @@ SELECT attempt_id::text, call_id::text, request_id, attempts.state, error_code, 
     upper_bound_usd, upper_bound, late_at, duplicate
 FROM attempts JOIN calls USING (call_id) WHERE lane = %s AND tenant = %s ORDER BY attempts.ordinal
 """
+_LEDGER = "SELECT attempt_id, request_id, state, amount_usd, conflicts FROM ledger WHERE lane = %s AND tenant = %s"
 _DOCUMENTS = """
 SELECT document_id, digest, passage_count,
     (SELECT count(*)::int FROM passages p WHERE (p.tenant, p.namespace, p.document_id)

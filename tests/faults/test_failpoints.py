@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from processors.failpoints import NAMES
+from schemas.records import Delta
 from tests.faults.evidence import AttemptRow, Evidence, Seen, collect, read_topics
 from tests.faults.pipeline import Kill, Scene, scene
 from tests.faults.traffic import Planned, Publisher
@@ -39,6 +40,9 @@ class Case:
     point: str
     paid: int = 1
     unknown: int = 0
+    failed: int = 0
+    # What the request says to the provider; a stream is asked for with it.
+    streamed: str = ""
     # The topic where the event comes again, with the same id and bytes.
     twice: str | None = None
 
@@ -47,6 +51,8 @@ CASES = (
     Case("after_claim", unknown=1),
     Case("before_call", unknown=1),
     Case("after_reply", paid=2, unknown=1),
+    Case("after_delta", paid=2, unknown=1, streamed="[[words:20]] [[fault:trickle:0.1,ok]]", twice="deltas"),
+    Case("after_abort", failed=1, streamed="[[words:20]] [[fault:error_at:60:1.0,ok]]", twice="deltas"),
     Case("after_finish"),
     Case("after_cost_produced", twice="costs"),
     Case("after_final_claim"),
@@ -80,7 +86,7 @@ def results(stack: TestStack, tmp_path_factory: pytest.TempPathFactory) -> Itera
     try:
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
             yield {
-                case.point: pool.submit(_case, stack, paid, folder / str(number), f"{lane}x{number}x", case.point)
+                case.point: pool.submit(_case, stack, paid, folder / str(number), f"{lane}x{number}x", case)
                 for number, case in enumerate(CASES)
             }
     finally:
@@ -100,7 +106,7 @@ def test_a_kill_loses_nothing_and_pays_at_most_once_more(case: Case, results: di
     assert verdict.statuses == {"answered": 2}
     first = _attempts(evidence, "first")
     assert sum(call.paid for call in evidence.provider if call.request_id.endswith("first")) == case.paid
-    assert [row.state for row in first] == ["unknown"] * case.unknown + ["done"]
+    assert [row.state for row in first] == ["failed"] * case.failed + ["unknown"] * case.unknown + ["done"]
     assert all(row.upper_bound and row.cost_usd == row.upper_bound_usd for row in first[: case.unknown])
     assert [row.state for row in _attempts(evidence, "second")] == ["done"]
     if case.twice is not None:
@@ -122,19 +128,29 @@ def test_what_costs_said_before_the_kill_is_said_again_in_the_same_bytes(results
     assert len({seen.value for seen in _of_first(evidence.topics["costs"], evidence)}) == 1
 
 
-def _case(stack: TestStack, paid: ProviderProcess, folder: Path, lane: str, point: str) -> Result:
+def test_an_attempt_that_broke_off_is_told_again_in_the_same_bytes(results: dict[str, Future[Result]]) -> None:
+    evidence = results["after_abort"].result(DEADLINE_S * 4).evidence
+    deltas = [evidence.codec.decode(seen.value, Delta) for seen in _of_first(evidence.topics["deltas"], evidence)]
+    told = [delta for delta in deltas if delta.aborted]
+    assert len(told) == 2 and len(set(told)) == 1
+    assert [delta.attempt for delta in deltas if delta.final] == [1]
+
+
+def _case(stack: TestStack, paid: ProviderProcess, folder: Path, lane: str, case: Case) -> Result:
     with scene(stack, folder, lane, shared=paid, partitions=1, worker=SHORT) as where:
-        return _run(where, point)
+        return _run(where, case)
 
 
-def _run(where: Scene, point: str) -> Result:
+def _run(where: Scene, case: Case) -> Result:
     publisher = Publisher(where)
     publisher.push_prompt()
-    first, second = (
-        Planned(request_id=f"{where.lane}-{name}", question="How does the lamp work?") for name in ("first", "second")
+    question = "How does the lamp work?"
+    first = Planned(
+        request_id=f"{where.lane}-first", question=f"{question} {case.streamed}", stream=bool(case.streamed)
     )
+    second = Planned(request_id=f"{where.lane}-second", question=question)
     worker = WorkerProcess(STAGES, lane=where.lane, slot="w0", env=where.env, folder=where.folder, cpu=None)
-    worker.start(HEADRACE_WORKER__FAILPOINT=point)
+    worker.start(HEADRACE_WORKER__FAILPOINT=case.point)
     try:
         began = time.time()
         publisher.request(first)

@@ -35,13 +35,14 @@ PRIORITIES = ("high", "normal", "normal", "normal", "low")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """One request. ``valid``: it breaks no rule; ``copies``: how often it is published."""
+    """One request. ``valid``: it breaks no rule; ``copies``: how often it is published; ``stream``: as it is asked."""
 
     request_id: str
     question: str
     priority: str = "normal"
     valid: bool = True
     copies: int = 1
+    stream: bool = False
 
 
 def plan(lane: str, count: int, seed: int, *, faulty_share: float = 0.03) -> list[Planned]:
@@ -60,6 +61,7 @@ def plan(lane: str, count: int, seed: int, *, faulty_share: float = 0.03) -> lis
                 priority=chance.choice(PRIORITIES),
                 valid=draw >= 0.02,
                 copies=2 if draw > 0.97 else 1,
+                stream=number % 4 == 0,
             )
         )
     return requests
@@ -94,6 +96,7 @@ class Publisher:
             user="ada" if planned.valid else INVALID_USER,
             query=Text(inline=planned.question),
             priority=planned.priority,
+            stream=planned.stream,
             prompt=PromptRef(name=scene.prompt),
         )
         for _ in range(planned.copies):

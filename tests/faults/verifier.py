@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from schemas.ids import derive_id
-from schemas.records import Admitted, Answer, Completion, Cost, Enrichment
+from schemas.records import Admitted, Answer, Completion, Cost, Delta, Enrichment
+from tests.faults.books import ledger_faults
 from tests.faults.evidence import AttemptRow, Evidence, ProviderCall, Seen
 
 ENRICHMENTS = ("enrichments.high", "enrichments.normal", "enrichments.low")
@@ -104,8 +105,26 @@ class _Judge:
         for key, copies in self._enrichments().items():
             if len({decode(value, Enrichment).meta.event_id for value in {seen.value for seen in copies}}) > 1:
                 self._violations.append(f"{key}: its enrichments have several event ids")
+        self._streams()
         letters = [seen.key for seen in topics["dead-letters"] if seen.key not in self._crash_looped]
         self._check("on dead-letters", letters)
+
+    def _streams(self) -> None:
+        """A delta's copies have the same bytes, and a stream is closed with the very text of its completion."""
+        decode, topics = self._evidence.codec.decode, self._evidence.topics
+        closed: dict[str, Delta] = {}
+        for event_id, copies in _grouped(
+            topics["deltas"], lambda seen: decode(seen.value, Delta).meta.event_id
+        ).items():
+            if len({seen.value for seen in copies}) > 1:
+                self._violations.append(f"{copies[0].key}: copies of delta {event_id} have different bytes")
+            delta = decode(copies[0].value, Delta)
+            if delta.final:
+                closed[copies[0].key] = delta
+        for key, copies in _by_key(topics["completions"]).items():
+            completion = decode(copies[0].value, Completion)
+            if completion.streamed and (key not in closed or closed[key].text != completion.text):
+                self._violations.append(f"{key}: its stream is not closed with its text")
 
     def calls(self) -> None:
         """Nothing is paid without a row committed first, nor twice but for calls that were open at a kill."""
@@ -141,6 +160,8 @@ class _Judge:
             costs[attempt_id] = evidence.codec.decode(copies[0].value, Cost)
         wanted = set(self._attempts)
         wanted |= {derive_id(row.attempt_id, "late") for row in evidence.attempts if row.late_at is not None}
+        if evidence.accounted:
+            self._violations += ledger_faults(evidence, list(costs.values()))
         self._check("attempts without a cost event", wanted - costs.keys())
         self._check("cost events without an attempt", costs.keys() - wanted)
         self._check("attempts left open", [row.attempt_id for row in evidence.attempts if row.state == "calling"])

@@ -5,8 +5,8 @@ A fault is ``name`` or ``name:argument``. It is chosen by, in this order: a scri
 request, separated by commas: ``[[fault:500,429,ok]]``; the last one stays.
 
 ``trickle:S`` pauses S seconds between words. ``break_at:N`` and ``break_at:N:S`` cut the stream off when N characters
-of the text were sent, S seconds after the last of them; ``hang_at:N`` sends no more then. ``[[fault:break_at:40,ok]]``
-breaks the first attempt only.
+of the text were sent, S seconds after the last of them; ``error_at`` says an error there and bills nothing, and
+``hang_at:N`` sends no more then. ``[[fault:break_at:40,ok]]`` breaks the first attempt only.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any
 _MARKER = re.compile(r"\[\[fault:([a-z0-9_.:,-]+)\]\]")
 _MOST_REQUESTS = 100_000
 
+# Begun and not billed: the provider says itself that it could not go on.
+UNBILLED = frozenset({"context", "error_at"})
 STATUSES = {"429": 429, "500": 500, "502": 502, "503": 503, "400": 400, "401": 401, "403": 403, "404": 404, "408": 408}
 PAID = frozenset(
     {
@@ -61,14 +63,14 @@ class Fault:
 
     @property
     def at(self) -> tuple[int, float]:
-        """Of ``break_at`` and ``hang_at``: the character, and the pause before the cut in seconds."""
+        """Of ``break_at``, ``error_at`` and ``hang_at``: the character, and the pause before the cut in seconds."""
         character, _, pause = self.argument.partition(":")
         return int(character or 0), float(pause or 0)
 
     @classmethod
     def parse(cls, text: str) -> Fault:
         name, _, argument = text.partition(":")
-        if name not in PAID and name not in STATUSES and name != "context":
+        if name not in PAID and name not in STATUSES and name not in UNBILLED:
             raise ValueError(f"no such fault: {text}")
         return cls(name, argument)
 

@@ -17,6 +17,7 @@ from tests.provider.faults import STATUSES, Fault, Script
 
 _BIG_BYTES = 100 * 1024 * 1024
 _FOREVER_S = 3600
+_CUT_AT = ("break_at", "error_at", "hang_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,7 @@ class Provider:
     async def _pieces(
         self, request: web.Request, body: dict[str, Any], fault: Fault, number: int, text: str
     ) -> AsyncIterator[bytes]:
-        character, pause_s = fault.at if fault.name in ("break_at", "hang_at") else (len(text), 0.0)
+        character, pause_s = fault.at if fault.name in _CUT_AT else (len(text), 0.0)
         for n, word in enumerate(reply.words(text[:character])):
             if fault.name == "trickle" and n:
                 await asyncio.sleep(float(fault.argument or 0.05))
@@ -185,6 +186,9 @@ class Provider:
         if fault.name == "break_at":
             await asyncio.sleep(pause_s)
             _cut(request)
+        if fault.name == "error_at":
+            await asyncio.sleep(pause_s)
+            yield _event({"error": {"message": "CANARY overloaded", "code": 503}})
 
 
 async def _big(response: web.StreamResponse) -> None:
