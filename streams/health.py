@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
@@ -15,6 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from processors.clock import Clock
 from streams.gate import Gate
+from streams.load import load_of
 from streams.metrics import Metrics
 from streams.runner import StageRunner
 
@@ -94,17 +94,13 @@ class Health:
             self._metrics.stage_paused.labels(*unit.runner.labels).set(unit.runner.pause.closed)
             if not unit.assigned:
                 continue
-            consumer, labels = unit.app.consumer, unit.runner.labels
-            self._metrics.in_flight.labels(*labels).set(consumer.watermarks.in_flight)
-            self._metrics.lag.labels(*labels).set(consumer.lag())
-            oldest = consumer.watermarks.oldest_appended_at_s
-            age = 0.0
-            if oldest is not None:
-                age = max(0.0, (self._clock.now() - datetime.fromtimestamp(oldest, UTC)).total_seconds())
-            self._metrics.oldest_unacked.labels(*labels).set(age)
-            seen = consumer.redelivered_total
-            self._metrics.redeliveries.labels(*labels).inc(seen - unit.redelivered)
+            seen = unit.app.consumer.redelivered_total
+            self._metrics.redeliveries.labels(*unit.runner.labels).inc(seen - unit.redelivered)
             unit.redelivered = seen
+        for labels, load in load_of(self.units).items():
+            self._metrics.in_flight.labels(*labels).set(load.in_flight)
+            self._metrics.lag.labels(*labels).set(load.lag)
+            self._metrics.oldest_unacked.labels(*labels).set(load.age_s(self._clock.now()) or 0.0)
 
     async def serve(self, host: str, port: int) -> tuple[web.AppRunner, int]:
         """Start serving; returns the runner to clean up and the port that was bound."""

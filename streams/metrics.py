@@ -180,6 +180,9 @@ class Metrics:
         self.passages = Counter(
             "headrace_index_passages_total", "Passages by what was done", ["action"], registry=registry
         )
+        self.reports_failed = Counter(
+            "headrace_reports_failed_total", "Reports to Postgres that could not be written", registry=registry
+        )
         self.purged = Counter(
             "headrace_purged_rows_total", "Rows deleted because their time was over", ["table"], registry=registry
         )

@@ -35,6 +35,7 @@ from streams.ports import Ports
 from streams.probes import probe_embeddings, probe_registry
 from streams.producer import Producer
 from streams.purging import Purge, Purger
+from streams.reports import Identity, Reporter
 from streams.runner import StageRunner
 from streams.services import Services
 from streams.settings import Settings
@@ -109,6 +110,7 @@ class Worker:
                 return 0
             units = [unit for name in self._plan.stages for unit in self._units(STAGES[name], services)]
             self._health.units = units
+            self._report(services, port, stack)
             hold_s = self._settings.worker.lease_s
             deferring = [name for name in self._plan.stages if STAGES[name].defers]
             self._background(*(PutBack(name, services, hold_s=hold_s).run() for name in deferring))
@@ -145,6 +147,7 @@ class Worker:
             )
         )
         stack.push_async_callback(database.close)
+        self._database = database
         self._clock.set(await self._retry(database.now))
         registry = settings.registry
         codec = await self._retry(lambda: security.codec(registry))
@@ -286,6 +289,31 @@ class Worker:
                 self._clock.set(await database.now())
             except DependencyDownError as error:
                 gate.report(error)
+
+    def _report(self, services: Services, port: int, stack: AsyncExitStack) -> None:
+        """Tell every few seconds how it goes, and take the report away at an orderly end."""
+        plan = self._plan
+        reporter = Reporter(
+            Identity(
+                lane=plan.lane,
+                slot=plan.slot,
+                stages=plan.stages,
+                host=self._settings.worker.http_host,
+                port=port,
+            ),
+            self._database,
+            health=self._health,
+            metrics=self._metrics,
+            clock=self._clock,
+            offset=lambda: services.control.offset,
+        )
+        self._background(reporter.run())
+
+        async def farewell() -> None:
+            if self._crashed is None:
+                await reporter.remove()
+
+        stack.push_async_callback(farewell)
 
     def _purge(self, database: Database, gate: Gate) -> None:
         """Delete in the background what is kept for long enough, unless the settings leave that to others."""
