@@ -58,7 +58,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.kill", description=__doc__)
     parser.add_argument("--requests", type=int, default=2000)
-    parser.add_argument("--kills", type=int, default=8)
+    parser.add_argument("--kills", type=int, default=9)
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="of the schedule, the load and the provider")
     parser.add_argument("--rate", type=float, default=150.0, help="requests offered a second")
     parser.add_argument("--slow-share", type=float, default=0.08, help="share of calls that take two seconds")

@@ -23,7 +23,7 @@ from tests.faults.worker import WorkerProcess
 from tests.provider.process import ProviderProcess
 from tests.support.stack import TestStack
 
-STAGES = ("admit", "enrich", "complete", "filter", "index")
+STAGES = ("admit", "enrich", "complete", "filter", "index", "account")
 STOCK_MODULE = "tests.faults.stock_worker"
 MODEL = "fake"
 # Short, so that what a killed worker held is taken up soon; the protocol does not depend on it.

@@ -18,7 +18,8 @@ from tests.support.stack import TestStack
 pytestmark = [pytest.mark.stack, pytest.mark.faults]
 
 SLOW = ("--median-ms", "40", "--slow-ms", "2000", "--slow-share", "0.08")
-OPTIONS = Options(requests=400, kills=3, seed=7, rate=150.0, stages=("complete", "enrich", "filter"), prompts=1)
+STAGES = ("complete", "enrich", "filter", "account")
+OPTIONS = Options(requests=400, kills=len(STAGES), seed=7, rate=150.0, stages=STAGES, prompts=1)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def outcome(stack: TestStack, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield run(where, OPTIONS)
 
 
-def test_three_kills_under_load_lose_nothing_and_pay_for_nothing_twice(outcome: Outcome) -> None:
+def test_kills_under_load_lose_nothing_and_pay_for_nothing_twice(outcome: Outcome) -> None:
     verdict = outcome.verdict
     assert verdict.violations == ()
     assert verdict.lost == ()
@@ -94,6 +95,19 @@ def _left_open(evidence: Evidence) -> Evidence:
     return replace(evidence, attempts=[replace(first, state="calling", ended_at=None), *rest])
 
 
+def _not_booked(evidence: Evidence) -> Evidence:
+    return replace(evidence, ledger=evidence.ledger[1:])
+
+
+def _booked_otherwise(evidence: Evidence) -> Evidence:
+    first, *rest = evidence.ledger
+    return replace(evidence, ledger=[replace(first, amount_usd=first.amount_usd * 2), *rest])
+
+
+def _booked_for_nothing(evidence: Evidence) -> Evidence:
+    return replace(evidence, ledger=[*evidence.ledger, replace(evidence.ledger[0], attempt_id="another")])
+
+
 def _stale_document(evidence: Evidence) -> Evidence:
     return replace(evidence, documents={**evidence.documents, "lamp": "Another text."})
 
@@ -112,6 +126,9 @@ SPOILED: dict[str, Callable[[Evidence], Evidence]] = {
     "a call before its row": _paid_too_early,
     "a second final row": _two_finals,
     "an attempt left open": _left_open,
+    "an attempt that is not in the ledger": _not_booked,
+    "a row with another amount than its events": _booked_otherwise,
+    "a row of no attempt": _booked_for_nothing,
     "a document whose change was lost": _stale_document,
     "an event that was not committed": _not_committed,
 }
