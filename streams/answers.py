@@ -14,7 +14,7 @@ from schemas.record import Record
 from schemas.records import Answer
 from streams.reading import POLL_S, Entry, TopicReader
 from streams.settings import Settings
-from streams.topics import topic_name
+from streams.topics import consumer_topic
 
 
 class AnswerStream:
@@ -23,15 +23,18 @@ class AnswerStream:
     Blocking; run it in a thread where there is an event loop. Use it in a ``with`` block.
     """
 
-    def __init__(self, settings: Settings, codec: Codec, *, lane: str) -> None:
-        """Finds the ends of the lane's answers. Raises ``DependencyDownError``, and ``ConfigurationError`` for a lane
-        that has no topics.
+    def __init__(self, settings: Settings, codec: Codec, *, lane: str, tenants: Collection[str] = ()) -> None:
+        """Finds the ends of the lane's answers: of these tenants alone, where they have topics of their own.
+
+        Raises ``DependencyDownError``, and ``ConfigurationError`` for a lane that has no topics.
         """
         self._codec = codec
         self._seen: set[str] = set()
         self._reader = TopicReader(settings)
         try:
-            ends = self._reader.ends(self._reader.places([topic_name(settings.prefix, lane, "answers")]))
+            readers: Collection[str | None] = tenants or (None,)
+            topics = {consumer_topic(settings, lane, "answers", tenant) for tenant in readers}
+            ends = self._reader.ends(self._reader.places(topics))
             self._reader.start({place: stretch.end for place, stretch in ends.items()})
         except BaseException:
             self._reader.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import faust
@@ -40,9 +40,16 @@ def group_name(prefix: str, lane: str, stage: str) -> str:
 
 
 def create_app(
-    settings: Settings, *, group: str, topic: str, slot: str, concurrency: int, take: Take, buffer: int | None = None
+    settings: Settings,
+    *,
+    group: str,
+    topics: Sequence[str],
+    slot: str,
+    concurrency: int,
+    take: Take,
+    buffer: int | None = None,
 ) -> StageApp:
-    """A Faust app that hands every event of ``topic`` to ``take``, ``concurrency`` at a time. Starts nothing.
+    """A Faust app that hands every event of ``topics`` to ``take``, ``concurrency`` at a time. Starts nothing.
 
     ``buffer``: events that are read ahead; twice the concurrency where it is not given.
     """
@@ -78,14 +85,14 @@ def create_app(
         store="memory://",
         processing_guarantee="at_least_once",
     )
-    _register_agent(app, topic, concurrency, take)
+    _register_agent(app, topics, concurrency, take)
     check_app(app, settings)
     return app
 
 
-def _register_agent(app: StageApp, topic: str, concurrency: int, take: Take) -> None:
+def _register_agent(app: StageApp, topics: Sequence[str], concurrency: int, take: Take) -> None:
     source = app.topic(
-        topic, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw", internal=False
+        *topics, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw", internal=False
     )
 
     async def agent(stream: Any) -> None:

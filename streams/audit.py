@@ -18,7 +18,7 @@ from streams.known import Known, look_up
 from streams.opened import DEAD_LETTERS, Opened, Opener
 from streams.reading import Place, Stretch, TopicReader, partition_for
 from streams.settings import Settings
-from streams.topics import KINDS, topic_name
+from streams.topics import KINDS, input_topics, kind_of, topic_name
 
 # Not keyed by a request.
 _OTHERS = ("documents", "control")
@@ -76,7 +76,7 @@ class Auditor:
         if since is None:
             self._note("the database does not know this request: reading whole partitions")
         with TopicReader(settings) as reader:
-            search = _Search(reader, opener, request_id, self._topics(reader))
+            search = _Search(reader, opener, request_id, self._topics(reader), self._is_requests)
             found = search.between(since, until)
             if until is not None and not any(one.kind == "answers" for one in found):
                 self._note("the answer came later than its row: reading on to the end")
@@ -100,8 +100,14 @@ class Auditor:
             self._note(f"{error}; attempts and the final row are left out")
             return Known()
 
+    def _is_requests(self, topic: str) -> bool:
+        return kind_of(topic, self._settings.prefix, self._lane) == "requests"
+
     def _topics(self, reader: TopicReader) -> dict[str, int]:
-        names = [topic_name(self._settings.prefix, self._lane, kind) for kind in KINDS if kind not in _OTHERS]
+        settings, lane = self._settings, self._lane
+        names = [topic_name(settings.prefix, lane, kind) for kind in KINDS if kind not in _OTHERS]
+        # What is written to tenants' own topics besides is in the shared ones too.
+        names += input_topics(settings, lane, "requests")
         there = reader.existing(names)
         if not there:
             raise ConfigurationError(f"the lane {self._lane} has no topics; name another with --lane")
@@ -111,8 +117,15 @@ class Auditor:
 class _Search:
     """Reads the entries of one key."""
 
-    def __init__(self, reader: TopicReader, opener: Opener, request_id: str, topics: dict[str, int]) -> None:
-        self._reader, self._opener, self._topics = reader, opener, topics
+    def __init__(
+        self,
+        reader: TopicReader,
+        opener: Opener,
+        request_id: str,
+        topics: dict[str, int],
+        is_requests: Callable[[str], bool],
+    ) -> None:
+        self._reader, self._opener, self._topics, self._is_requests = reader, opener, topics, is_requests
         self._key = request_id.encode()
 
     def between(self, since: datetime | None, until: datetime | None) -> list[Opened]:
@@ -122,7 +135,7 @@ class _Search:
         if any(one.kind == "requests" for one in found):
             return found
         # A producer that does not place keys as we do has put the request into another partition.
-        names = [topic for topic in self._topics if topic.endswith(".requests")]
+        names = [topic for topic in self._topics if self._is_requests(topic)]
         others = {(topic, number) for topic in names for number in range(self._topics[topic])} - places
         return self._read(others, since, until) + found
 

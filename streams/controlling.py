@@ -11,9 +11,9 @@ from processors.control import CANCELLED, Pausable
 from processors.control_state import LONGEST_NAME
 from processors.finality import PostgresFinality
 from processors.postgres import Database
-from schemas.codec import Codec
 from schemas.errors import ConfigurationError
 from schemas.records import Answer, Control, Meta
+from streams import security
 from streams.paused import Held, read_control, what_is_paused
 from streams.publish import publish_control
 from streams.settings import Settings
@@ -131,7 +131,7 @@ def final_of(settings: Settings, tenant: str, request_id: str, *, lane: str) -> 
         stored = await PostgresFinality(database).get(tenant, lane, request_id)
         if stored is None:
             return Asked(tenant, known=True)
-        codec = await Codec.connect(settings.registry.url, options=settings.registry.options)
+        codec = await security.codec(settings.registry)
         failure = codec.decode(stored.value, Answer).failure
         return Asked(tenant, known=True, status=stored.status, code=failure.code if failure else None)
 

@@ -17,6 +17,7 @@ from streams.headers import header, load_timings
 from streams.redriving import redrive_of, redriven
 from streams.services import Services
 from streams.stages import Input
+from streams.topics import tenant_of
 
 Message = Any  # faust.types.ConsumerMessage, which is untyped
 
@@ -57,8 +58,9 @@ class Decoder:
         if meta.accepted_at is None:
             meta = replace(meta, accepted_at=appended_at)
         if isinstance(record, Request):
-            # A producer has no say in it.
-            meta = replace(meta, run="")
+            # A producer has no say in it. Who may write to a tenant's topic asks for that tenant, whatever he says.
+            owner = tenant_of(message.topic, self._services.prefix, self._services.lane)
+            meta = replace(meta, run="", tenant=owner or meta.tenant)
         incoming = Incoming(
             record=record,
             meta=meta,

@@ -28,7 +28,7 @@ from schemas.records import (
 from streams.headers import Headers, event_headers
 from streams.producer import Outgoing
 from streams.services import Services
-from streams.topics import MAX_EVENT_BYTES, topic_name
+from streams.topics import MAX_EVENT_BYTES, TENANT_OUTPUTS, topic_name
 
 KINDS: dict[type[Record], str] = {
     Request: "requests",
@@ -45,6 +45,7 @@ KINDS: dict[type[Record], str] = {
     Alert: "alerts",
 }
 PRIORITIES = ("high", "normal", "low")
+ENRICHMENTS = tuple(f"enrichments.{priority}" for priority in PRIORITIES)
 # Room for the key, the headers and the batch's own fields.
 OVERHEAD_BYTES = 32_768
 
@@ -55,6 +56,11 @@ def topic_kind(record: Record) -> str:
         priority = record.admission.priority
         return f"enrichments.{priority if priority in PRIORITIES else 'normal'}"
     return KINDS[type(record)]
+
+
+def kinds_of(record: type[Record]) -> tuple[str, ...]:
+    """Every kind of topic that records of a type may go to."""
+    return ENRICHMENTS if record is Enrichment else (KINDS[record],)
 
 
 def key_of(record: Record) -> str:
@@ -127,7 +133,8 @@ class Publisher:
                 if value != item.value:
                     record = services.codec.decode(value, Answer)
                 services.failpoints.hit("after_final_claim")
-            outgoing.append(self._outgoing(record, value, cause, timings))
+            one = self._outgoing(record, value, cause, timings)
+            outgoing += [one, *self._tenants_own(record, one)]
         await services.producer.send(outgoing)
         services.failpoints.hit("after_produce")
 
@@ -136,6 +143,13 @@ class Publisher:
         finality = self._services.finality
         later = await finality.supersede(answer, self._services.codec.encode) if answer.meta.run else None
         return later if later is not None else await finality.claim(answer, value)
+
+    def _tenants_own(self, record: Record, shared: Outgoing) -> list[Outgoing]:
+        """The same bytes for the tenant's own topic, where it has one: its consumer needs no other."""
+        kind, tenant = topic_kind(record), record.meta.tenant  # type: ignore[attr-defined]
+        if kind not in TENANT_OUTPUTS or tenant not in self._services.tenants:
+            return []
+        return [replace(shared, topic=f"{shared.topic}.{tenant}")]
 
     def _outgoing(self, record: Record, value: bytes, cause: Headers, timings: tuple[Timing, ...]) -> Outgoing:
         services = self._services

@@ -11,9 +11,9 @@ from processors.control import Pause
 from processors.control_state import ControlState
 from processors.deferred import PostgresDeferred, Waiting
 from processors.postgres import Database
-from schemas.codec import Codec
 from schemas.errors import PoisonError
 from schemas.records import Control
+from streams import security
 from streams.opened import Opener, iso
 from streams.reading import TopicReader
 from streams.settings import Settings
@@ -61,7 +61,7 @@ def what_is_paused(settings: Settings, *, lane: str = "live") -> list[Held]:
 
 def read_control(settings: Settings, *, lane: str) -> ControlState:
     """The control topic from its first record to its present end. Blocks on broker and registry; raises as above."""
-    codec = asyncio.run(Codec.connect(settings.registry.url, options=settings.registry.options))
+    codec = asyncio.run(security.codec(settings.registry))
     opener, state = Opener(codec, prefix=settings.prefix, lane=lane), ControlState()
     with TopicReader(settings) as reader:
         for entry in reader.read(reader.ends(reader.places([topic_name(settings.prefix, lane, "control")]))):

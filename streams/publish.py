@@ -20,7 +20,7 @@ from streams import security
 from streams.headers import event_headers
 from streams.outputs import check_size, key_of, topic_kind
 from streams.settings import Settings
-from streams.topics import MAX_EVENT_BYTES, topic_name
+from streams.topics import MAX_EVENT_BYTES, producer_topic
 
 FLUSH_TIMEOUT_S = 30.0
 
@@ -39,7 +39,7 @@ class Publisher:
     """A blocking producer over librdkafka. Delivery is reported by ``flush``, in no particular order."""
 
     def __init__(self, settings: Settings, codec: Codec, *, lane: str = "live") -> None:
-        self._prefix, self._lane, self._codec = settings.prefix, lane, codec
+        self._settings, self._lane, self._codec = settings, lane, codec
         self._failures: list[Undelivered] = []
         self._producer = KafkaProducer(
             security.librdkafka(
@@ -61,7 +61,8 @@ class Publisher:
     def publish(self, kind: str, record: Record, key: str, *, delivered: Delivered | None = None) -> None:
         """Send one record. Blocks only while the local queue is full.
 
-        Raises ``OversizedError`` for a record that its topic would not take; nothing is sent then.
+        A tenant's request goes to the tenant's own topic, where it has one. Raises ``OversizedError`` for a record that
+        its topic would not take, and ``ConfigurationError`` for a tenant without a topic; nothing is sent then.
         """
         value = self._codec.encode(record)
         check_size(value, type(record).__name__)
@@ -75,7 +76,7 @@ class Publisher:
             if delivered is not None:
                 delivered(record, reason)
 
-        topic = topic_name(self._prefix, self._lane, kind)
+        topic = producer_topic(self._settings, self._lane, kind, meta.tenant)
         while True:
             try:
                 self._producer.produce(topic, value=value, key=key.encode(), headers=headers, on_delivery=report)

@@ -20,6 +20,8 @@ T = TypeVar("T")
 Place = tuple[str, int]
 Check = Callable[[bytes | None], bool]
 
+# Required by the client; a group of this name is never joined.
+READER_GROUP = "headrace-reader"
 TIMEOUT_S = 10.0
 # A read up to a known end that gets nothing for this long gives up: the broker is away.
 STALLED_S = 30.0
@@ -29,6 +31,11 @@ READ_POLL_S = 0.03
 BATCH = 2_000
 # librdkafka's error for a topic or partition that is not there.
 _MISSING = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
+_FORBIDDEN = (
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +82,7 @@ class TopicReader:
             security.librdkafka(
                 settings.kafka,
                 {
-                    # Required by the client; a group is never joined.
-                    "group.id": "headrace-reader",
+                    "group.id": READER_GROUP,
                     "enable.auto.commit": False,
                     "enable.auto.offset.store": False,
                     "auto.offset.reset": "earliest",
@@ -111,7 +117,9 @@ class TopicReader:
         found = self.existing(topics)
         missing = [topic for topic in topics if topic not in found]
         if missing:
-            raise ConfigurationError(f"not on the broker: {', '.join(missing)}; run `headrace topics apply`")
+            raise ConfigurationError(
+                f"not on the broker, or hidden from this principal: {', '.join(missing)}; run `headrace topics apply`"
+            )
         return found
 
     def existing(self, topics: Collection[str]) -> dict[str, int]:
@@ -183,7 +191,7 @@ class TopicReader:
         for message in [first, *self._consumer.consume(BATCH, timeout=0)] if first is not None else ():
             error = message.error()
             if error is not None:
-                if error.code() in _MISSING or error.fatal():
+                if error.code() in (*_MISSING, *_FORBIDDEN) or error.fatal():
                     _raise(error)
                 continue
             if wanted is None or wanted(message.key()):
@@ -222,6 +230,10 @@ def _asked(question: Callable[[], T]) -> T:
 
 
 def _raise(error: KafkaError) -> NoReturn:
+    if error.code() in _FORBIDDEN:
+        raise ConfigurationError(
+            f"the broker does not let this principal do it ({error.str()}); see headrace topics acls"
+        )
     if error.code() in _MISSING:
         raise ConfigurationError(f"a topic is missing ({error.str()}); run `headrace topics apply`")
     raise DependencyDownError("kafka", error.str())

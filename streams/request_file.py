@@ -47,6 +47,7 @@ class Checked:
     bad_lines: int = 0
     faults: list[str] = field(default_factory=list)
     longest_ttl_ms: int = 0
+    tenants: set[str] = field(default_factory=set)
     end: int = 0
 
 
@@ -85,6 +86,7 @@ class RequestFile:
                 self._report(found, line, [str(error)])
             else:
                 found.requests += 1
+                found.tenants.add(request.meta.tenant)
                 found.longest_ttl_ms = max(found.longest_ttl_ms, request.ttl_ms)
         # What is appended from here on was not checked and is not published.
         self._end = found.end = self._file.tell()

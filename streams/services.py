@@ -36,3 +36,5 @@ class Services:
     crash: Callable[[BaseException], None]
     # Log what events say: personal data. Off unless an operator switches it on.
     log_content: bool = False
+    # Those with topics of their own: what is published for them goes there too.
+    tenants: frozenset[str] = frozenset()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from decimal import Decimal
 from pathlib import Path
@@ -264,11 +265,12 @@ class Settings(BaseSettings):
         for name, route in self.routes.items():
             if route.deployment not in self.deployments:
                 raise ValueError(f"routes.{name}.deployment is {route.deployment!r}, which is no deployment")
-        if not self.trust_producers and len(self.tenants) > 1:
-            raise ValueError(
-                "trust_producers is false with several tenants: they need topics of their own, which this version does "
-                "not have; run a stack for each tenant, or trust the producers"
-            )
+        for name in self.tenant_topics:
+            # A dot would make one tenant's topics look like another's.
+            if not re.fullmatch(r"[a-zA-Z0-9_-]{1,100}", name):
+                raise ValueError(
+                    f"tenants.{name}: a tenant with topics of its own is named by letters, digits, _ and -"
+                )
         for name in self.evaluate.routes:
             if name not in self.routes:
                 raise ValueError(f"evaluate.routes.{name} is no route")
@@ -282,6 +284,11 @@ class Settings(BaseSettings):
         if not worker.rebalance_timeout_s < worker.request_timeout_s:
             raise ValueError("worker.rebalance_timeout_s has to be less than worker.request_timeout_s")
         return self
+
+    @property
+    def tenant_topics(self) -> tuple[str, ...]:
+        """The tenants with topics of their own: all, where producers are not trusted and there are several."""
+        return tuple(sorted(self.tenants)) if not self.trust_producers and len(self.tenants) > 1 else ()
 
     @property
     def call_concurrency(self) -> int:

@@ -78,6 +78,13 @@ class Stage:
         tuned = settings.stages.get(self.name)
         return (tuned and tuned.timeout_s) or self.timeout_s
 
+    def group_of(self, source: Input) -> str:
+        """The consumer group of an input, without prefix and lane.
+
+        A stage with several inputs has a group for each: a full queue of one must not stop the others.
+        """
+        return self.name + (f".{source.kind.rpartition('.')[2]}" if len(self.inputs) > 1 else "")
+
     def shares(self) -> dict[str, int]:
         """Each input's share of the slots."""
         return {source.kind: source.share for source in self.inputs}

@@ -33,6 +33,13 @@ class Topic:
     kind: str
     partitions: int | None = None
     max_message_bytes: int = MAX_EVENT_BYTES
+    # Whose it is, where it is not everybody's.
+    tenant: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its name without prefix and lane."""
+        return f"{self.kind}.{self.tenant}" if self.tenant else self.kind
 
     def config(self, retention: Retention) -> dict[str, str]:
         """The topic's configuration on the broker."""
@@ -52,6 +59,9 @@ _SPECIAL = {
 }
 TOPICS = tuple(_SPECIAL.get(kind) or Topic(kind) for kind in TOPIC_DAYS)
 KINDS = tuple(topic.kind for topic in TOPICS)
+# Of these each tenant has one of its own, where producers are not trusted: what it says, and what it is told.
+TENANT_OUTPUTS = ("answers", "chunks")
+TENANT_KINDS = ("requests", *TENANT_OUTPUTS)
 
 
 def topic_name(prefix: str, lane: str, kind: str) -> str:
@@ -60,8 +70,55 @@ def topic_name(prefix: str, lane: str, kind: str) -> str:
 
 
 def kind_of(name: str, prefix: str, lane: str) -> str:
-    """The kind of the topic ``name``."""
-    return name.removeprefix(f"{prefix}{lane}.")
+    """The kind of the topic ``name``; a tenant's topic has the kind of the shared one."""
+    kind = name.removeprefix(f"{prefix}{lane}.")
+    shared = kind.partition(".")[0]
+    return shared if shared in TENANT_KINDS else kind
+
+
+def tenant_of(name: str, prefix: str, lane: str) -> str:
+    """The tenant whose topic ``name`` is; empty for a shared one."""
+    kind, _, tenant = name.removeprefix(f"{prefix}{lane}.").partition(".")
+    return tenant if kind in TENANT_KINDS else ""
+
+
+def all_topics(settings: Settings) -> tuple[Topic, ...]:
+    """Every topic of a lane: the shared ones, and those of tenants."""
+    own = (Topic(kind, tenant=tenant) for tenant in settings.tenant_topics for kind in TENANT_KINDS)
+    return (*TOPICS, *own)
+
+
+def input_topics(settings: Settings, lane: str, kind: str) -> tuple[str, ...]:
+    """Where a stage reads its input of a kind: requests from the tenants' own topics, where there are such."""
+    kinds = [f"{kind}.{tenant}" for tenant in settings.tenant_topics] if kind == "requests" else []
+    return tuple(topic_name(settings.prefix, lane, each) for each in kinds or [kind])
+
+
+def output_topics(settings: Settings, lane: str, kind: str) -> tuple[str, ...]:
+    """Where a stage may write its output of a kind: the shared topic, and the tenants' own."""
+    own = [f"{kind}.{tenant}" for tenant in settings.tenant_topics] if kind in TENANT_OUTPUTS else []
+    return tuple(topic_name(settings.prefix, lane, each) for each in [kind, *own])
+
+
+def producer_topic(settings: Settings, lane: str, kind: str, tenant: str) -> str:
+    """Where a tenant's producer writes. Raises ``ConfigurationError`` for a tenant that has no topic of its own."""
+    if kind != "requests" or not settings.tenant_topics:
+        return topic_name(settings.prefix, lane, kind)
+    return _own(settings, lane, kind, tenant)
+
+
+def consumer_topic(settings: Settings, lane: str, kind: str, tenant: str | None) -> str:
+    """Where a tenant's consumer reads; None reads the shared one. Raises ``ConfigurationError`` as above."""
+    if tenant is None or kind not in TENANT_KINDS or not settings.tenant_topics:
+        return topic_name(settings.prefix, lane, kind)
+    return _own(settings, lane, kind, tenant)
+
+
+def _own(settings: Settings, lane: str, kind: str, tenant: str) -> str:
+    if tenant not in settings.tenant_topics:
+        known = ", ".join(settings.tenant_topics)
+        raise ConfigurationError(f"tenants: {tenant!r} is none of {known}, so there is no topic of its own for it")
+    return topic_name(settings.prefix, lane, f"{kind}.{tenant}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +148,7 @@ def compare(settings: Settings, lane: str, kinds: Sequence[str] = KINDS) -> Diff
     try:
         existing = admin.list_topics(timeout=TIMEOUT_S).topics
         retention = settings.retention.resolved()
-        wanted = {topic_name(settings.prefix, lane, t.kind): t for t in TOPICS if t.kind in kinds}
+        wanted = {topic_name(settings.prefix, lane, t.name): t for t in all_topics(settings) if t.kind in kinds}
         present = [name for name in wanted if name in existing]
         alter = {}
         resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in present]
@@ -114,7 +171,7 @@ def compare(settings: Settings, lane: str, kinds: Sequence[str] = KINDS) -> Diff
 def apply(settings: Settings, lane: str, difference: Difference, *, grow: bool = False) -> None:
     """Create and alter what ``difference`` names; partitions grow only where asked. Blocks on the broker."""
     admin, retention = admin_client(settings), settings.retention.resolved()
-    by_name = {topic_name(settings.prefix, lane, topic.kind): topic for topic in TOPICS}
+    by_name = {topic_name(settings.prefix, lane, topic.name): topic for topic in all_topics(settings)}
     new = [
         NewTopic(
             name,

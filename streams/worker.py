@@ -41,7 +41,7 @@ from streams.services import Services
 from streams.settings import Settings
 from streams.slots import WeightedSlots
 from streams.stages import STAGES, Stage
-from streams.topics import topic_name
+from streams.topics import input_topics, topic_name
 from streams.window_runner import WindowRunner
 
 CLOCK_INTERVAL_S = 10.0
@@ -194,6 +194,7 @@ class Worker:
             failpoints=points,
             crash=self._crash,
             log_content=settings.worker.log_content,
+            tenants=frozenset(settings.tenant_topics),
         )
 
     def _units(self, stage: Stage, services: Services) -> list[Unit]:
@@ -211,13 +212,11 @@ class Worker:
                 runner = WindowRunner(stage, source, processor, services, timeout_s=timeout_s)
             else:
                 runner = StageRunner(stage, source, processor, services, slots=slots, timeout_s=timeout_s)
-            # A stage with several inputs has a group for each: a full queue of one must not stop the others.
-            suffix = f".{source.kind.rpartition('.')[2]}" if len(stage.inputs) > 1 else ""
-            group = group_name(services.prefix, services.lane, stage.name + suffix)
+            group = group_name(services.prefix, services.lane, stage.group_of(source))
             app = create_app(
                 self._settings,
                 group=group,
-                topic=topic_name(services.prefix, services.lane, source.kind),
+                topics=input_topics(self._settings, services.lane, source.kind),
                 slot=self._plan.slot,
                 concurrency=concurrency,
                 take=runner.take,

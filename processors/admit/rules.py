@@ -22,6 +22,8 @@ def check_origin(meta: Meta, claimed: Meta, policy: AdmitPolicy) -> None:
         raise refused("meta.lane", f"this topic belongs to the lane {policy.lane}")
     if claimed.run:
         raise refused("meta.run", "only a replay sets it")
+    if claimed.tenant not in ("", meta.tenant):
+        raise refused("meta.tenant", f"this topic belongs to the tenant {meta.tenant}", "tenant_mismatch")
     if not policy.trust_producers and meta.tenant not in policy.tenants:
         raise refused("meta.tenant", "is not a known tenant; add it to the settings", "unknown_tenant")
 

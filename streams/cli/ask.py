@@ -56,8 +56,8 @@ def ask(
 
 def _answer(request: Request, settings: Settings, *, timeout_s: float) -> Answer | None:
     meta = request.meta
-    codec = connect(settings, meta.lane)
-    with AnswerStream(settings, codec, lane=meta.lane) as stream:
+    codec = connect(settings, meta.lane, tenants=[meta.tenant])
+    with AnswerStream(settings, codec, lane=meta.lane, tenants=[meta.tenant]) as stream:
         publisher = Publisher(settings, codec, lane=meta.lane)
         publisher.publish("requests", request, meta.request_id)
         for failed in publisher.flush():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +23,7 @@ from streams.publish import Publisher
 from streams.reading import TopicReader
 from streams.request_file import Checked, RequestFile
 from streams.settings import Settings, load_settings
-from streams.topics import topic_name
+from streams.topics import consumer_topic, producer_topic
 
 # An expired request has its answer by then.
 GRACE_S = 60.0
@@ -63,9 +63,10 @@ def submit(
     """
     settings = load_settings(folder=folder)
     with RequestFile(file, tenant=tenant, lane=lane, batch=batch) as source:
-        codec = connect(settings, lane)
+        codec = asyncio.run(security.codec(settings.registry))
         checked = _checked(source, codec)
-        with AnswerStream(settings, codec, lane=lane) if wait else nullcontext() as stream:
+        check_topics(settings, lane, checked.tenants)
+        with AnswerStream(settings, codec, lane=lane, tenants=checked.tenants) if wait else nullcontext() as stream:
             report = _report_json if json else _report_id
             ids, lost = _publish(source, checked, Publisher(settings, codec, lane=lane), None if wait else report)
             done = not lost
@@ -76,10 +77,19 @@ def submit(
         raise typer.Exit(1)
 
 
-def connect(settings: Settings, lane: str) -> Codec:
-    """A codec for a lane whose topics are there. Raises ``ConfigurationError`` where they are not."""
+def check_topics(settings: Settings, lane: str, tenants: Collection[str]) -> None:
+    """Raise ``ConfigurationError`` where the topics that these tenants write and read are not there."""
+    readers: Collection[str | None] = tenants or (None,)
+    topics = {consumer_topic(settings, lane, "answers", tenant) for tenant in readers}
+    for tenant in tenants:
+        topics.add(producer_topic(settings, lane, "requests", tenant))
     with TopicReader(settings) as reader:
-        reader.counts([topic_name(settings.prefix, lane, kind) for kind in ("requests", "answers")])
+        reader.counts(topics)
+
+
+def connect(settings: Settings, lane: str, *, tenants: Collection[str] = ()) -> Codec:
+    """A codec for a lane whose topics are there. Raises ``ConfigurationError`` where they are not."""
+    check_topics(settings, lane, tenants)
     return asyncio.run(security.codec(settings.registry))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -18,8 +18,8 @@ from streams.cli.output import print_json, quiet_end
 from streams.moments import moment
 from streams.opened import Opened, Opener, opened_view
 from streams.reading import Entry, Place, Stretch, TopicReader
-from streams.settings import load_settings
-from streams.topics import KINDS, topic_name
+from streams.settings import Settings, load_settings
+from streams.topics import KINDS, consumer_topic, input_topics
 
 
 def tail(
@@ -43,15 +43,24 @@ def tail(
     since = None if start in ("earliest", "latest") else moment(start, now=datetime.now(UTC))
     settings = load_settings(folder=folder)
     with quiet_end(), TopicReader(settings) as reader:
-        stretches = _stretches(reader, topic_name(settings.prefix, lane, kind), start, since)
+        stretches = _stretches(reader, _topics(settings, lane, kind, tenant), start, since)
         codec = asyncio.run(security.codec(settings.registry))
         opener = Opener(codec, prefix=settings.prefix, lane=lane)
         opened = map(opener.open, _entries(reader, stretches, follow=follow))
         _print(opened, tenant=tenant, limit=limit, show=_show_json if json else _show_line)
 
 
-def _stretches(reader: TopicReader, topic: str, start: str, since: datetime | None) -> dict[Place, Stretch]:
-    places = reader.places([topic])
+def _topics(settings: Settings, lane: str, kind: str, tenant: str | None) -> tuple[str, ...]:
+    """The tenant's own topic, where it has one; all of them for requests, of which there is no shared one then."""
+    if tenant is None:
+        return input_topics(settings, lane, kind)
+    return (consumer_topic(settings, lane, kind, tenant),)
+
+
+def _stretches(
+    reader: TopicReader, topics: Collection[str], start: str, since: datetime | None
+) -> dict[Place, Stretch]:
+    places = reader.places(topics)
     ends = reader.ends(places)
     if since is not None:
         found = reader.offsets_at(places, since)

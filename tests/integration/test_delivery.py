@@ -37,7 +37,7 @@ def topic(settings: Settings, lane: str) -> str:
 async def running(
     settings: Settings, topic: str, take: Callable[[Any], Awaitable[None]], *, slot: str = "0"
 ) -> AsyncIterator[StageApp]:
-    app = create_app(settings, group=f"{topic}.group", topic=topic, slot=slot, concurrency=8, take=take)
+    app = create_app(settings, group=f"{topic}.group", topics=[topic], slot=slot, concurrency=8, take=take)
     await app.start()
     try:
         yield app
@@ -107,7 +107,7 @@ async def test_the_stock_driver_would_have_committed_over_the_head(settings: Set
             event.ack()
         held.add(event.message.partition)
 
-    app = create_app(settings, group=f"{topic}.group", topic=topic, slot="0", concurrency=8, take=hold_first)
+    app = create_app(settings, group=f"{topic}.group", topics=[topic], slot="0", concurrency=8, take=hold_first)
     app.__dict__["transport"] = Transport(app.conf.broker_consumer, app)
     app.__dict__.pop("consumer", None)
     await app.start()
