@@ -28,9 +28,7 @@ def ledger_faults(evidence: Evidence, costs: Sequence[Cost]) -> list[str]:
     found = {
         "cost events are not in the ledger": charged.keys() - booked.keys(),
         "rows of the ledger have no cost event": booked.keys() - charged.keys(),
-        "attempts have several rows": [
-            name for name, n in Counter(r.attempt_id for r in evidence.ledger).items() if n > 1
-        ],
+        "attempts have several rows": [name for name, count in rows.items() if count > 1],
         "rows have another amount than their events": [n for n in both if booked[n].amount_usd != charged[n]],
         "rows have another amount or state than the journal": [
             name
