@@ -1,0 +1,121 @@
+"""A stream as its consumer sees it: the text rebuilt from chunks, in whatever order and however often they come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from schemas.codec import Codec
+from schemas.errors import PoisonError
+from schemas.records import Answer, Chunk, Failure
+from streams.answers import decoded
+from streams.reading import POLL_S, Entry, TopicReader
+from streams.settings import Settings
+from streams.topics import topic_name
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a chunk changed: ``text`` to be added, after a ``restart`` to nothing; ``ended`` when no more comes."""
+
+    text: str = ""
+    restart: bool = False
+    ended: bool = False
+
+
+class StreamText:
+    """One request's text. The rules are in ``docs/streaming.md``; a consumer in another language follows the same.
+
+    The latest attempt counts, and within it chunks in order of ``sequence``. ``end`` says how many there are. The
+    first ``end`` or ``failed`` of a stream is its last word.
+    """
+
+    def __init__(self) -> None:
+        self.attempt = -1
+        self.finish_reason: str | None = None
+        self.failure: Failure | None = None
+        self.ended = False
+        self._texts: dict[int, str] = {}
+        self._shown = 0
+        self._count: int | None = None
+
+    @property
+    def text(self) -> str:
+        """What is there without a gap."""
+        return "".join(self._texts[number] for number in range(self._shown))
+
+    def add(self, chunk: Chunk) -> Shown:
+        """Take the next chunk from the topic."""
+        if self.ended or chunk.attempt < self.attempt:
+            return Shown()
+        if chunk.kind == "failed":
+            self.ended, self.failure = True, chunk.failure
+            return Shown(ended=True)
+        restart = self._attempt(chunk.attempt)
+        if chunk.kind == "text" and chunk.text is not None:
+            self._texts.setdefault(chunk.sequence, chunk.text.inline or "")
+        elif chunk.kind == "end":
+            self._count, self.finish_reason = chunk.sequence, chunk.finish_reason
+        first = self._shown
+        while self._shown in self._texts:
+            self._shown += 1
+        self.ended = self._count is not None and self._shown >= self._count
+        fresh = "".join(self._texts[number] for number in range(first, self._shown))
+        return Shown(text=fresh, restart=restart, ended=self.ended)
+
+    def _attempt(self, attempt: int) -> bool:
+        """Begin anew where the chunk is of a later attempt; whether something that was shown is void by that."""
+        if attempt == self.attempt:
+            return False
+        void = self._shown > 0
+        self.attempt, self._shown, self._count = attempt, 0, None
+        self._texts.clear()
+        return void
+
+
+class ChunkReader:
+    """Chunks, and answers if wanted, of one request as they come. Blocking; use it in a ``with`` block."""
+
+    def __init__(self, settings: Settings, codec: Codec, *, lane: str, from_start: bool, answers: bool) -> None:
+        """Stands at the topics' ends, or their beginnings, once it is made.
+
+        Raises ``DependencyDownError``, and ``ConfigurationError`` for a lane that has no topics.
+        """
+        self._codec = codec
+        self._reader = TopicReader(settings)
+        kinds = ("chunks", "answers") if answers else ("chunks",)
+        try:
+            ends = self._reader.ends(self._reader.places([topic_name(settings.prefix, lane, kind) for kind in kinds]))
+            self._reader.start({place: one.start if from_start else one.end for place, one in ends.items()})
+        except BaseException:
+            self._reader.close()
+            raise
+
+    def __enter__(self) -> ChunkReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+    def read(self, request_id: str, *, tenant: str | None, deadline: float) -> Iterator[Chunk | Answer | None]:
+        """What comes for the request until the monotonic time ``deadline``; None whenever nothing came for a while.
+
+        ``tenant``: another tenant's events under the same id are left out.
+        """
+        key = request_id.encode()
+        while (left := deadline - time.monotonic()) > 0:
+            entries = self._reader.poll(min(POLL_S, left), wanted=lambda found: found == key)
+            for entry in entries:
+                record = self._record(entry)
+                if record is not None and (tenant is None or record.meta.tenant == tenant):
+                    yield record
+            if not entries:
+                yield None
+
+    def _record(self, entry: Entry) -> Chunk | Answer | None:
+        try:
+            record = decoded(self._codec, entry.value)
+        except PoisonError:
+            return None
+        return record if isinstance(record, Chunk | Answer) else None
