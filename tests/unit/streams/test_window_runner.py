@@ -99,7 +99,7 @@ async def test_nothing_is_acknowledged_before_the_broker_has_every_chunk() -> No
 
 async def test_an_undecodable_delta_and_an_impossible_one_are_dead_letters_and_hold_up_nothing() -> None:
     scene = Scene()
-    broken = Event(Message(b"\x00nonsense", b"r1", TOPIC))
+    broken = Event(Message(b"nonsense", b"r1", TOPIC))
     await scene.window.take(broken)
     [impossible] = await scene.pass_on([replace(lives("r1", TEXT)[0], attempt=-3)])
     assert (broken.acks, impossible.acks) == (1, 1)
