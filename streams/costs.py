@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, LiteralString, cast
+from typing import Any, LiteralString
 
 import psycopg
 
@@ -137,7 +137,7 @@ def _grouped(by: Sequence[str]) -> LiteralString:
         SELECT {names}, {_SELECT}, count(*) OVER () FROM ledger {_WHERE}
         GROUP BY {names} ORDER BY {order} LIMIT %(limit)s
     """
-    return cast("LiteralString", text)
+    return text
 
 
 # A row that was served by a recorded response is no attempt. A group of rows of no request has none.

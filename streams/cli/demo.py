@@ -14,11 +14,12 @@ from infra.embedded import stack
 from streams import security
 from streams.cli.output import print_json, say
 from streams.cli.stack import DEFAULT_FOLDER, Folder, bring_up, exit_on_failure, progress
+from streams.costs import Selection, Spent, look_up
 from streams.demo.asking import GROUP, GROUP_TIMEOUT_S, Asked, Manner, ask_all
 from streams.demo.corpus import chars_of, ingest
 from streams.demo.failure import failure
 from streams.demo.questions import QUESTIONS, read_questions
-from streams.demo.screen import answering, ingestion, show_next, show_summary
+from streams.demo.screen import answering, ingestion, show_ledger, show_next, show_summary
 from streams.demo.summary import Summary, summarise
 from streams.loading import Owner, load_python_topics
 from streams.publish import Publisher
@@ -26,6 +27,8 @@ from streams.settings import Settings, load_settings
 
 LANE = "live"
 NAMESPACE = "python-reference"
+# Cost events are told before answers: the ledger is a moment behind at most.
+LEDGER_S = 5.0
 
 
 def demo(
@@ -50,6 +53,7 @@ def demo(
             if json:
                 print_json(summary.to_json(state.versions))
             show_summary(summary, priced=bool(summary.cost_usd))
+            show_ledger(booked(settings, summary.answered))
             _judge(folder, asked, summary)
         except KeyboardInterrupt:
             # What was running before goes on.
@@ -81,6 +85,16 @@ def run(settings: Settings, questions: Sequence[str]) -> Asked:
     say(f"\nasking {len(questions)} question(s), {GROUP} at a time")
     with answering(len(questions)) as on_arrival:
         return ask_all(settings, codec, publisher, questions, manner=manner, on_arrival=on_arrival)
+
+
+def booked(settings: Settings, answered: int) -> Spent:
+    """The ledger's total once it holds as many requests as were answered; blocks for a few seconds at most."""
+    dsn, deadline = settings.postgres.dsn.get_secret_value(), time.monotonic() + LEDGER_S
+    while True:
+        found = asyncio.run(look_up(dsn, (), Selection(lane=LANE))).total
+        if found.requests >= answered or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
 
 
 def _judge(folder: Path, asked: Asked, summary: Summary) -> None:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from schemas.records import Answer
 from streams.cli.output import console, program, say
+from streams.costs import Spent
 from streams.demo.asking import OnArrival
 from streams.demo.corpus import Ingested, OnIngested
 from streams.demo.summary import Arrival, Quantiles, Summary, plain_number
@@ -96,6 +97,13 @@ def show_summary(summary: Summary, *, priced: bool) -> None:
     say(f"{summary.prompt_tokens} + {summary.completion_tokens} tokens, {plain_number(summary.cost_usd)} USD{note}")
 
 
+def show_ledger(total: Spent) -> None:
+    """What the ledger holds of the lane, from this run and those before it."""
+    # A person counts what was billed; the books keep twelve digits.
+    amount = plain_number(total.total_usd) if total.total_usd else "0"
+    say(f"ledger: {total.attempts} attempts for {total.requests} requests, {amount} USD in all")
+
+
 def show_next(namespace: str, request_id: str, *, stopped: bool, option: str) -> None:
     """How to go on. ``option`` names the folder where it is not the usual one."""
     typed = program()
@@ -103,6 +111,7 @@ def show_next(namespace: str, request_id: str, *, stopped: bool, option: str) ->
         ("ask", f'{typed} ask "What is a context manager?" --namespace {namespace}{option}'),
         ("look", f"{typed} tail answers{option}"),
         ("", f"{typed} audit {request_id}{option}"),
+        ("", f"{typed} costs --by model{option}"),
         ("", f"{typed} status{option}"),
         ("stop", f"{typed} down{option}"),
     ]

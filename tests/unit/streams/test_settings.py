@@ -32,6 +32,28 @@ def test_the_example_is_valid() -> None:
     assert settings.call_concurrency == 32
 
 
+@pytest.mark.parametrize(
+    ("name", "line", "said"),
+    [
+        ('"gpt-4o"', 'prompt = "1"', "names no model"),
+        ('"/gpt-4o"', 'prompt = "1"', "names no model"),
+        ('"openai/gpt-4o"', "prompt = -1", "greater than or equal to 0"),
+        ('"openai/gpt-4o"', 'prompt = "NaN"', "finite"),
+        ('"openai/gpt-4o"', 'promt = "1"', "promt"),
+    ],
+)
+def test_a_price_that_makes_no_sense_is_an_error(tmp_path: Path, name: str, line: str, said: str) -> None:
+    path = write(tmp_path, f"{EXAMPLE.read_text()}\n[prices.{name}]\n{line}\n")
+    with pytest.raises(ConfigurationError, match=said):
+        load_settings(path)
+
+
+def test_a_price_keeps_its_digits_however_it_is_written(tmp_path: Path) -> None:
+    path = write(tmp_path, f'{EXAMPLE.read_text()}\n[prices."openai/x"]\nprompt = 0.1\ncompletion = "0.10"\n')
+    price = load_settings(path).prices["openai/x"]
+    assert (str(price.prompt), str(price.completion)) == ("0.1", "0.10")
+
+
 def test_a_variable_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_KAFKA__BOOTSTRAP", "elsewhere:9092")
     settings = load_settings(EXAMPLE)
