@@ -310,3 +310,34 @@ async def test_every_column_of_an_attempt_survives_the_table(journal: PostgresJo
     (booked,) = await journal.finish(grant.lease, grant.attempt.attempt_id, DONE, b"result")
     (read,) = await journal.attempts_of(grant.lease.key)
     assert booked == read and isinstance(read, AttemptRow)
+
+
+async def test_a_cancelled_call_that_was_never_claimed_leaves_nothing(journal: PostgresJournal, lane: str) -> None:
+    wanted = offer(lane)
+    assert await journal.claim(replace(wanted, cancelled=True), owner="w1") == Expired()
+    assert await journal.attempts_of(wanted.key) == () and await journal.outcome_of(wanted.key) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [({"cancelled": True}, "cancelled"), ({"if_lost": replace(GIVEN_UP, code="stream_broken")}, "stream_broken")],
+)
+async def test_a_lost_call_that_may_not_be_made_again_ends_with_its_reason(
+    journal: PostgresJournal, lane: str, changes: dict[str, Any], code: str
+) -> None:
+    wanted = offer(lane)
+    await granted(journal, wanted)
+    assert isinstance(await journal.claim(replace(wanted, **changes), owner="w2"), Busy)
+    ended = await settled(journal, replace(wanted, **changes), "w2")
+    assert isinstance(ended, Ended) and ended.failure.code == code
+    [row] = ended.attempts
+    assert (row.state, row.error_code, row.cost_usd) == ("unknown", "worker_lost", BOUND.usd)
+    assert await journal.claim(wanted, owner="w3") == ended
+
+
+async def test_a_call_that_is_done_stays_so_whatever_is_cancelled(journal: PostgresJournal, lane: str) -> None:
+    wanted = offer(lane)
+    grant = await granted(journal, wanted)
+    await journal.finish(grant.lease, grant.attempt.attempt_id, DONE, b"result")
+    claim = await journal.claim(replace(wanted, cancelled=True), owner="w2")
+    assert isinstance(claim, Done) and claim.result == b"result"

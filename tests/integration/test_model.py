@@ -16,11 +16,18 @@ import pytest
 from pydantic import SecretStr
 
 from processors.complete.routes import Deployment
-from processors.model import ModelReply, OpenAIClient
+from processors.model import Heard, ModelReply, OpenAIClient
 from schemas.errors import OutcomeUnknownError, PermanentProviderError, ProviderError, TransientProviderError
 from tests.provider.process import ProviderProcess
 
 KEY = "sk-canary-key"
+# A machine that is busy must not be taken for a slow provider.
+PATIENT: dict[str, float] = {
+    "deadline_s": 60.0,
+    "first_token_timeout_s": 60.0,
+    "between_chunks_timeout_s": 60.0,
+    "total_timeout_s": 60.0,
+}
 PROMPT = "canary-prompt"
 
 
@@ -51,12 +58,19 @@ def deployment(provider: ProviderProcess, **changes: Any) -> Deployment:
 
 
 async def ask(
-    client: OpenAIClient, provider: ProviderProcess, fault: str = "ok", *, deadline_s: float = 5.0, **changes: Any
+    client: OpenAIClient,
+    provider: ProviderProcess,
+    fault: str = "ok",
+    *,
+    deadline_s: float = 5.0,
+    heard: Heard | None = None,
+    **changes: Any,
 ) -> ModelReply:
     content = f"{PROMPT} [[marker:m7]] [[fault:{fault}]]"
     payload = {"model": "fake", "messages": [{"role": "user", "content": content}], "max_tokens": 50}
     headers = {"X-Request-Id": f"r-{fault}", "X-Client-Request-Id": "a-1"}
-    return await client.chat(deployment(provider, **changes), payload, deadline_s=deadline_s, headers=headers)
+    where = deployment(provider, **changes)
+    return await client.chat(where, payload, deadline_s=deadline_s, headers=headers, heard=heard)
 
 
 async def test_a_reply_is_read_whole(client: OpenAIClient, provider: ProviderProcess) -> None:
@@ -67,6 +81,43 @@ async def test_a_reply_is_read_whole(client: OpenAIClient, provider: ProviderPro
     assert reply.first_token_ms is not None and 0 < reply.first_token_ms <= reply.duration_ms
     begin = next(line for line in provider.calls() if line["request_id"] == "r-ok")
     assert (begin["attempt_id"], begin["paid"]) == ("a-1", True)
+
+
+async def test_the_text_is_heard_in_pieces_while_it_is_written(client: OpenAIClient, provider: ProviderProcess) -> None:
+    pieces: list[tuple[str, float]] = []
+    reply = await ask(client, provider, "trickle:0.05", heard=lambda text, at: pieces.append((text, at)), **PATIENT)
+    assert "".join(text for text, _ in pieces) == reply.text and all(text for text, _ in pieces)
+    times = [at for _, at in pieces]
+    assert times == sorted(times) and times[-1] - times[0] > 0.05 * (len(pieces) - 1) / 2
+
+
+async def test_one_body_is_heard_as_one_piece(client: OpenAIClient, provider: ProviderProcess) -> None:
+    pieces: list[str] = []
+    reply = await ask(client, provider, "no_stream", heard=lambda text, at: pieces.append(text), **PATIENT)
+    assert pieces == [reply.text]
+
+
+async def test_what_was_heard_before_a_break_is_all_there_was(client: OpenAIClient, provider: ProviderProcess) -> None:
+    pieces: list[str] = []
+    with pytest.raises(OutcomeUnknownError):
+        await ask(client, provider, "break_at:14:0.1", heard=lambda text, at: pieces.append(text), **PATIENT)
+    assert len("".join(pieces)) == 14
+
+
+async def test_a_call_that_is_given_up_is_closed_at_the_provider(
+    client: OpenAIClient, provider: ProviderProcess
+) -> None:
+    begun = asyncio.Event()
+    call = asyncio.create_task(ask(client, provider, "hang_at:14", heard=lambda text, at: begun.set(), **PATIENT))
+    await asyncio.wait_for(begun.wait(), 20)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    deadline = time.monotonic() + 20
+    while await _open_calls(provider) and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
+    ended = [line for line in provider.calls() if line["request_id"] == "r-hang_at:14" and line["event"] == "end"]
+    assert [line["outcome"] for line in ended] == ["broken"]
 
 
 @pytest.mark.parametrize(
