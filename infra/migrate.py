@@ -89,6 +89,15 @@ def pending(dsn: str, *, folder: Path = MIGRATIONS) -> list[str]:
         return [migration.label for migration in _pending(connection, load(folder))]
 
 
+def above(dsn: str, to: int) -> list[str]:
+    """The labels that ``revert`` would take back, newest first. Writes nothing; blocks on Postgres."""
+    with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        if not _applied(connection):
+            return []
+        query = "select version, name from schema_migrations where version > %s order by version desc"
+        return [f"{version:04d}_{name}" for version, name in connection.execute(query, (to,)).fetchall()]
+
+
 def revert(dsn: str, to: int, *, embedding_dimension: int = DEFAULT_DIMENSION, folder: Path = MIGRATIONS) -> list[str]:
     """Take back every applied version above ``to``, newest first, and return their labels.
 

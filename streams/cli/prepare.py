@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import psycopg
 import typer
 
-from infra.migrate import MigrationError
+from infra.migrate import MigrationError, above
 from infra.migrate import apply as apply_migrations
+from infra.migrate import revert as revert_migrations
 from schemas.errors import ConfigurationError, DependencyDownError
 from schemas.files import event_schemas
 from streams import security
@@ -46,9 +48,16 @@ def register_schemas(settings: Settings) -> None:
 
 def migrate_database(settings: Settings) -> list[str]:
     """Apply the migrations that are pending; their names. Raises ``DependencyDownError`` when Postgres is away."""
-    dsn = settings.postgres.dsn.get_secret_value()
-    try:
+    with _as_ours():
+        dsn = settings.postgres.dsn.get_secret_value()
         return apply_migrations(dsn, embedding_dimension=settings.embeddings.dimension)
+
+
+@contextmanager
+def _as_ours() -> Iterator[None]:
+    """Turn what the migration runner raises into errors of ours."""
+    try:
+        yield
     except MigrationError as error:
         raise ConfigurationError(str(error)) from None
     except psycopg.OperationalError as error:
@@ -56,15 +65,37 @@ def migrate_database(settings: Settings) -> list[str]:
 
 
 def migrate(
+    to: Annotated[int | None, typer.Option(min=0, help="Go back to this version: later tables are dropped.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Drop them without asking.")] = False,
     folder: Annotated[Path | None, typer.Option(help="The embedded stack's folder.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Bring the database to this version's tables."""
-    applied = migrate_database(load_settings(folder=folder))
+    """Bring the database to this version's tables, or with --to back to those of an earlier one."""
+    settings = load_settings(folder=folder)
+    if to is not None:
+        reverted = _back(settings, to, yes=yes)
+        if json:
+            print_json({"reverted": reverted})
+        else:
+            say("reverted " + ", ".join(reverted) if reverted else f"nothing is above version {to}")
+        return
+    applied = migrate_database(settings)
     if json:
         print_json({"applied": applied})
     else:
         say("applied " + ", ".join(applied) if applied else "the database is up to date")
+
+
+def _back(settings: Settings, to: int, *, yes: bool) -> list[str]:
+    """Take migrations back, once the operator said so: what is in their tables goes with them."""
+    with _as_ours():
+        dsn = settings.postgres.dsn.get_secret_value()
+        going = above(dsn, to)
+        if going and not yes:
+            say(f"{', '.join(going)} would be taken back, with everything in their tables; stop every worker first")
+            if not typer.confirm("go on?", err=True):
+                raise typer.Exit(1)
+        return revert_migrations(dsn, to, embedding_dimension=settings.embeddings.dimension)
 
 
 def prepare_stack(
