@@ -1,7 +1,5 @@
-"""The filter: nothing that it has not seen reaches a consumer."""
+"""The filter: nothing that it has not seen reaches a consumer.
 
-from processors.filter.cleaning import clean
-from processors.filter.policy import FilterPolicy
-from processors.filter.processor import STAGE, VERSION, Filter
-
-__all__ = ["STAGE", "VERSION", "Filter", "FilterPolicy", "clean"]
+The release cuts with this package's patterns, and the filter compares with what the release cuts: so nothing is
+imported here, or each would import the other before it is there.
+"""

@@ -11,7 +11,8 @@ import pytest
 
 from processors.clock import FakeClock
 from processors.event import Incoming
-from processors.filter import Filter, FilterPolicy
+from processors.filter.policy import FilterPolicy
+from processors.filter.processor import Filter
 from schemas.codec import Codec
 from schemas.records import (
     Admission,
