@@ -109,7 +109,8 @@ class Publisher:
 
     def prepare(self, outputs: Sequence[Output], cause: Headers) -> list[Outgoing]:
         """What to send for outputs without an answer, for a stage that sends by itself. Raises ``OversizedError``."""
-        return [self._outgoing(item.record, item.value, cause, ()) for item in self.encode(outputs, ())]
+        items = [(item.record, self._outgoing(item.record, item.value, cause, ())) for item in self.encode(outputs, ())]
+        return [each for record, one in items for each in (one, *self._tenants_own(record, one))]
 
     async def publish(self, items: Sequence[Encoded], cause: Headers, timings: tuple[Timing, ...]) -> None:
         """Make answers final, send everything and wait for the broker's acknowledgements.
@@ -123,7 +124,8 @@ class Publisher:
         if costs:
             await services.producer.send([self._outgoing(c.record, c.value, cause, timings) for c in costs])
             services.failpoints.hit("after_cost_produced")
-        outgoing = []
+        outgoing: list[Outgoing] = []
+        void = False
         for item in items:
             if isinstance(item.record, Cost):
                 continue
@@ -131,10 +133,16 @@ class Publisher:
             if isinstance(record, Answer):
                 value = await self._final(record, item.value)
                 if value != item.value:
-                    record = services.codec.decode(value, Answer)
+                    first = services.codec.decode(value, Answer)
+                    # Another writer was first: a text that is not the answer's is no chunk of it.
+                    void = first.status != record.status
+                    record = first
                 services.failpoints.hit("after_final_claim")
             one = self._outgoing(record, value, cause, timings)
             outgoing += [one, *self._tenants_own(record, one)]
+        if void:
+            chunks = topic_name(services.prefix, services.lane, KINDS[Chunk])
+            outgoing = [one for one in outgoing if one.topic != chunks and not one.topic.startswith(f"{chunks}.")]
         await services.producer.send(outgoing)
         services.failpoints.hit("after_produce")
 

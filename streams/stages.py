@@ -130,7 +130,7 @@ _DECLARED = (
     Stage(
         name="filter",
         inputs=(Input("completions", Completion),),
-        outputs=(Answer,),
+        outputs=(Answer, Chunk),
         concurrency=16,
         timeout_s=30.0,
         effect=Effect.READS,

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from processors.answers import failure_of, final_answer, known_fields
 from processors.clock import Clock
+from processors.complete.streaming import buffered
 from processors.event import Incoming, Output
 from processors.filter.citations import Cited, citation, cite
 from processors.filter.cleaning import MASKS, SPECIAL, clean
@@ -15,6 +16,7 @@ from processors.filter.finding import Finding
 from processors.filter.formats import check_format
 from processors.filter.json_text import clean_json, parse
 from processors.filter.policy import FilterPolicy
+from processors.filter.stream import buffered_chunks, public_text
 from processors.filter.tokens import strip_tokens
 from processors.text import inline
 from schemas.errors import RefusedError
@@ -42,16 +44,25 @@ class Filter:
         self._clock = clock
 
     async def __call__(self, incoming: Incoming[Completion]) -> Sequence[Output]:
-        """One ``Answer``: answered, blocked, failed or expired. Waits for nothing."""
+        """One ``Answer``: answered, blocked, failed or expired; with its chunks where they were wanted and the text
+        did not go through a stream. Waits for nothing.
+        """
+        answer = self._answer(incoming)
+        chunks = buffered_chunks(incoming, answer) if buffered(incoming.record) else ()
+        return [*chunks, answer]
+
+    def _answer(self, incoming: Incoming[Completion]) -> Answer:
         completion, verdicts = incoming.record, list[Verdict]()
         try:
             self._check_age(completion, verdicts)
             _check_allowed(completion)
             self._check_whole(completion, verdicts)
-            return [self._answered(incoming, verdicts)]
+            return self._answered(incoming, verdicts)
         except RefusedError as refusal:
             verdicts.append(_verdict(_guard(refusal), _outcome(refusal), category=refusal.code))
-            return [self._refused(incoming, refusal, verdicts)]
+            if completion.streamed:
+                verdicts += self._gone_out(completion)
+            return self._refused(incoming, refusal, verdicts)
 
     def _check_age(self, completion: Completion, verdicts: list[Verdict]) -> None:
         expires_at = completion.admission.expires_at
@@ -92,6 +103,8 @@ class Filter:
         if json and text is not None:
             verdicts.append(_verdict("format", "pass", category=wanted.type))
         verdicts += _found(findings)
+        if completion.streamed:
+            verdicts.append(self._agreement(completion, text))
         citations = self._citations(completion, cited, verdicts) if text is not None else ()
         known = known_fields(incoming)
         known["verdicts"] = (*known["verdicts"], *verdicts)
@@ -105,6 +118,29 @@ class Filter:
             decided_at=self._clock.now(),
             **known,
         )
+
+    def _agreement(self, completion: Completion, text: Text | None) -> Verdict:
+        """Whether the chunks, joined, are the answer."""
+        shown = (text.inline or "") if text is not None else ""
+        if public_text(completion, self._policy.phone_regions) == shown:
+            return _verdict("stream", "pass")
+        detail = "the joined chunks are not this text; the answer counts"
+        return _verdict("stream", "changed", category="differs", detail=detail)
+
+    def _gone_out(self, completion: Completion) -> list[Verdict]:
+        """Say that text of an answer that is refused was public."""
+        try:
+            characters = len(public_text(completion, self._policy.phone_regions))
+        except RefusedError:
+            return []
+        if not characters:
+            # What the provider held back in the end may have begun to stream.
+            if completion.finish_reason != "content_filter" or not completion.text:
+                return []
+            detail = "text may have gone out as chunks before it was held back"
+            return [_verdict("stream", "changed", category="public", detail=detail)]
+        detail = f"{characters} characters had gone out as chunks before the answer was refused"
+        return [_verdict("stream", "changed", category="public", count=1, detail=detail)]
 
     def _calls(self, raw: str) -> tuple[Text, tuple[Finding, ...]]:
         try:
