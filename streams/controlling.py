@@ -105,23 +105,21 @@ class Asked:
 def look_up(settings: Settings, request_id: str, *, lane: str, tenant: str | None = None) -> Asked:
     """What became of a request. Blocks on Postgres and, for an answer, the registry.
 
-    Without ``tenant`` the tenants of the settings are tried. Raises ``ConfigurationError`` where several of them used
-    the id, or none did and there are several; ``DependencyDownError``.
+    Without ``tenant`` every tenant is tried that the settings name or that ever asked. Raises ``ConfigurationError``
+    where several of them used the id, or none did and there are several; ``DependencyDownError``.
     """
     _check_request(tenant, request_id)
-    tenants = [tenant] if tenant else sorted({*settings.tenants, "default"})
+    tenants = [tenant] if tenant else known_names(settings, "tenant")
 
     async def find(database: Database) -> list[str]:
         rows = await database.execute(_ASKED, {"tenants": tenants, "lane": lane, "request_id": request_id})
         return [row[0] for row in rows]
 
     found = asyncio.run(_with(settings, find))
-    if len(found) > 1 or (not found and len(tenants) > 1 and len(settings.tenants) > 1):
+    if len(found) > 1 or (not found and len(tenants) > 1):
         which = f"was used by the tenants {', '.join(found)}" if found else "is not known"
         raise ConfigurationError(f"{request_id} {which}; name its tenant with --tenant")
-    if found:
-        return final_of(settings, found[0], request_id, lane=lane)
-    return Asked(tenant or next(iter(settings.tenants), "default"), known=False)
+    return final_of(settings, found[0], request_id, lane=lane) if found else Asked(tenants[0], known=False)
 
 
 def final_of(settings: Settings, tenant: str, request_id: str, *, lane: str) -> Asked:

@@ -19,7 +19,7 @@ POLL_S = 0.25
 
 def cancel(
     request_id: Annotated[str, typer.Argument(help="The request's id.")],
-    tenant: Annotated[str | None, typer.Option(help="Its tenant, where the settings list several.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Its tenant, where several used the id or none did.")] = None,
     reason: Annotated[str, typer.Option(help="Why; kept with the control record.")] = "",
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the request's end.")] = 10.0,
     lane: Annotated[str, typer.Option(help="Lane of the request.")] = "live",

@@ -23,6 +23,7 @@ from tests.faults.traffic import Planned, Publisher
 from tests.faults.verifier import verify
 from tests.faults.worker import WorkerProcess
 from tests.provider.process import ProviderProcess
+from tests.support.polling import eventually
 from tests.support.stack import TestStack
 
 pytestmark = [pytest.mark.stack, pytest.mark.faults]
@@ -45,6 +46,8 @@ class Case:
     streamed: str = ""
     # The topic where the event comes again, with the same id and bytes.
     twice: str | None = None
+    # The tenant is paused before the request, so that its event is set aside.
+    paused: bool = False
 
 
 CASES = (
@@ -59,6 +62,10 @@ CASES = (
     *(
         Case(f"after_produce:{turn}", twice=kind)
         for turn, kind in enumerate(("admitted", "enrichments.normal", "completions", "answers"), start=1)
+    ),
+    *(
+        Case(point, twice="admitted", paused=True)
+        for point in ("after_deferral", "after_deferred_taken", "after_deferred_produced")
     ),
     Case("before_ack:3", twice="completions"),
     Case("before_ack:4", twice="answers"),
@@ -144,6 +151,8 @@ def _case(stack: TestStack, paid: ProviderProcess, folder: Path, lane: str, case
 def _run(where: Scene, case: Case) -> Result:
     publisher = Publisher(where)
     publisher.push_prompt()
+    if case.paused:
+        publisher.pause()
     question = "How does the lamp work?"
     first = Planned(
         request_id=f"{where.lane}-first", question=f"{question} {case.streamed}", stream=bool(case.streamed)
@@ -155,15 +164,23 @@ def _run(where: Scene, case: Case) -> Result:
         began = time.time()
         publisher.request(first)
         publisher.flush()
+        # A kill at the deferral comes before there is anything to resume.
+        early = case.paused and case.point != "after_deferral"
+        if early:
+            eventually(lambda: _deferred(where) == 1, "the event is set aside", timeout_s=DEADLINE_S)
+            publisher.pause(resumed=True)
         code = worker.wait_end(DEADLINE_S)
         kill = Kill("complete", began, time.time())
         between = read_topics(where, ("completions", "answers"))
         between_finals = _finals(where)
         worker.start()
+        if case.paused and not early:
+            publisher.pause(resumed=True)
         _await_answers(where, [first])
         publisher.request(second)
         publisher.flush()
         _await_answers(where, [first, second])
+        eventually(lambda: _deferred(where) == 0, "no event is left set aside", timeout_s=DEADLINE_S)
         assert worker.stop() == 0, worker.tail()
     finally:
         if worker.code is None:
@@ -186,6 +203,12 @@ def _finals(where: Scene) -> list[bytes]:
     with psycopg.connect(where.dsn) as connection:
         rows = connection.execute("SELECT answer FROM finals WHERE lane = %s", (where.lane,)).fetchall()
     return [bytes(row[0]) for row in rows]
+
+
+def _deferred(where: Scene) -> int:
+    with psycopg.connect(where.dsn) as connection:
+        row = connection.execute("SELECT count(*) FROM deferred WHERE lane = %s", (where.lane,)).fetchone()
+    return row[0] if row else 0
 
 
 def _attempts(evidence: Evidence, name: str) -> list[AttemptRow]:

@@ -129,6 +129,13 @@ class Publisher:
         self.flush()
         return version
 
+    def pause(self, *, resumed: bool = False) -> None:
+        """Pause the scene's tenant, or resume it, and wait for the broker."""
+        name = f"tenant/{self._scene.tenant}"
+        record = Control(meta=self._meta("", f"{name}/{resumed}"), kind="pause", name=name, removed=resumed)
+        self._send("control", f"pause/{name}", record)
+        self.flush()
+
     def flush(self) -> None:
         """Wait until the broker has acknowledged everything."""
         left = self._producer.flush(30)

@@ -1,0 +1,162 @@
+"""Pausing, draining and cancelling as an operator does it: commands, a real worker, real broker and database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.evidence import uncommitted
+from tests.faults.pipeline import scene
+from tests.faults.traffic import Publisher
+from tests.faults.worker import WorkerProcess
+from tests.support.operating import Desk, page, sample
+from tests.support.polling import eventually
+from tests.support.stack import TestStack
+
+pytestmark = pytest.mark.stack
+
+STAGES = ("admit", "enrich", "complete", "filter")
+SHORT = {"lease_s": 2.0, "session_timeout_s": 6.0, "commit_interval_s": 0.3}
+HOLD_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def desk(stack: TestStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Desk, WorkerProcess]]:
+    assert stack.embeddings_url
+    folder = tmp_path_factory.mktemp("operations")
+    route = {"deployment": "fake", "k": 0}
+    with scene(stack, folder, f"ops{folder.stat().st_ino:x}", worker=SHORT, routes={"other": route}) as where:
+        Publisher(where).push_prompt()
+        worker = WorkerProcess(STAGES, lane=where.lane, slot="w0", env=where.env, folder=folder, cpu=None)
+        worker.start()
+        try:
+            worker.wait_ready()
+            yield Desk(where), worker
+            assert worker.stop() == 0, worker.tail()
+        finally:
+            if worker.code is None:
+                worker.kill()
+
+
+def test_a_paused_stage_takes_nothing_and_everything_is_answered_once_after_it(
+    desk: tuple[Desk, WorkerProcess],
+) -> None:
+    at, worker = desk
+    names = [f"stage-{number}" for number in range(5)]
+    paused = at.json("pause", "stage", "complete", "--reason", "the provider is ill")
+    assert paused["changed"] and paused["reason"] == "the provider is ill"
+    assert not at.json("pause", "stage", "complete")["changed"]
+    eventually(lambda: page(worker, "/readyz")[1].get("paused") == ["complete"], "the worker knows of the pause")
+    at.ask(*names)
+    eventually(lambda: set(names) <= set(at.keys("enrichments.normal")), "all wait before the paused stage")
+    eventually(lambda: worker.metrics().get("headrace_lag_events", 0) >= 5, "the lag shows")
+    assert page(worker, "/readyz")[0] == page(worker, "/livez")[0] == 200
+    assert worker.metrics()["headrace_stage_paused"] >= 1
+    assert not at.keys("completions") and not any(at.paid(name) for name in names)
+    assert at.json("resume", "stage", "complete")["changed"]
+    assert {answer.status for answer in at.answers(names).values()} == {"answered"}
+    assert [at.paid(name) for name in names] == [1] * 5
+
+
+def test_a_paused_tenant_holds_up_no_other_and_loses_nothing(desk: tuple[Desk, WorkerProcess]) -> None:
+    at, _ = desk
+    held, free = [f"a-{number}" for number in range(4)], [f"b-{number}" for number in range(4)]
+    at.ask("first", tenant="acme")
+    at.answers(["first"])
+    at.json("pause", "tenant", "acme")
+    at.ask(*held, tenant="acme")
+    at.ask("late", tenant="acme", ttl_ms=1_500)
+    at.ask(*free, tenant="bolt")
+    assert {answer.status for answer in at.answers(free).values()} == {"answered"}
+    eventually(lambda: {("enrich", name) for name in held} <= set(at.deferred()), "acme's events are set aside")
+    eventually(lambda: not uncommitted(at.where), "no group's commit is held by them")
+    assert at.answers(["late"])["late"].status == "expired", "the ttl holds while its tenant is paused"
+    cancelled = at.json("cancel", held[0], "--tenant", "acme", "--wait", "60")
+    assert (cancelled["outcome"], cancelled["status"], cancelled["code"]) == ("cancelled", "failed", "cancelled")
+    assert not any(at.answered(name) for name in held[1:])
+    resumed = at.json("resume", "tenant", "acme")
+    assert resumed["changed"] and resumed["deferred"] == 3
+    answers = at.answers(held)
+    assert [answers[name].status for name in held] == ["failed", "answered", "answered", "answered"]
+    assert [at.paid(name) for name in held] == [0, 1, 1, 1]
+    eventually(lambda: not at.deferred(), "no row is left")
+
+
+def test_a_paused_route_holds_its_events_before_their_call(desk: tuple[Desk, WorkerProcess]) -> None:
+    at, worker = desk
+    at.json("pause", "stage", "complete")
+    eventually(lambda: page(worker, "/readyz")[1].get("paused") == ["complete"], "the worker knows of the pause")
+    at.ask("route-held", route="other")
+    eventually(lambda: "route-held" in at.keys("enrichments.normal"), "it waits before complete")
+    at.json("pause", "route", "other")
+    at.json("resume", "stage", "complete")
+    eventually(lambda: ("complete", "route-held") in at.deferred(), "it is set aside at complete")
+    at.ask("route-free")
+    assert at.answers(["route-free"])["route-free"].status == "answered"
+    at.json("resume", "route", "other")
+    assert at.answers(["route-held"])["route-held"].status == "answered"
+    assert at.paid("route-held") == 1
+
+
+def test_a_request_is_cancelled_whatever_stage_has_it(desk: tuple[Desk, WorkerProcess]) -> None:
+    at, worker = desk
+    unknown = at.json("cancel", "never-before", "--tenant", "acme")
+    assert (unknown["outcome"], unknown["known"]) == ("unknown", False)
+    at.ask("never-before")
+    for stage, kind, name in (("complete", "enrichments.normal", "at-call"), ("filter", "completions", "at-filter")):
+        at.json("pause", "stage", stage)
+        eventually(lambda: page(worker, "/readyz")[1].get("paused"), "the worker knows of the pause")
+        at.ask(name)
+        eventually(lambda k=kind, n=name: n in at.keys(k), f"{name} waits before {stage}")  # type: ignore[misc]
+        assert at.json("cancel", name, "--tenant", "acme", "--wait", "0")["outcome"] == "recorded"
+        at.json("resume", "stage", stage)
+    answers = at.answers(["never-before", "at-call", "at-filter"])
+    assert {(answer.status, answer.failure and answer.failure.code) for answer in answers.values()} == {
+        ("failed", "cancelled")
+    }
+    assert [at.paid(name) for name in ("never-before", "at-call", "at-filter")] == [0, 0, 1]
+    assert answers["at-filter"].cost_usd, "what was spent before the cancel is told"
+    assert at.json("cancel", "at-filter")["outcome"] == "cancelled_before", "the tenant is found by the id"
+
+
+def test_a_cancel_ends_an_open_call(desk: tuple[Desk, WorkerProcess]) -> None:
+    at, _ = desk
+    at.ask("in-call", question=f"Tell me. [[fault:slow:{HOLD_S:g}]]")
+    eventually(lambda: at.paid("in-call") == 1, "the call is open")
+    ended = at.json("cancel", "in-call", "--tenant", "acme", "--wait", "60")
+    assert ended["outcome"] == "cancelled" and at.paid("in-call") == 1
+
+
+def test_a_final_request_is_not_cancelled_and_the_command_says_so(desk: tuple[Desk, WorkerProcess]) -> None:
+    at, _ = desk
+    at.ask("done")
+    at.answers(["done"])
+    final = at.json("cancel", "done", "--tenant", "acme", code=1)
+    assert (final["outcome"], final["status"], final["control_offset"]) == ("final_before", "answered", None)
+    assert "is final already (answered)" in at.run("cancel", "done", "--tenant", "acme").err
+
+
+def test_names_that_are_not_there_are_refused_with_those_that_are(desk: tuple[Desk, WorkerProcess]) -> None:
+    at, _ = desk
+    for kind, known in (("stage", "complete"), ("route", "other"), ("tenant", "--unseen")):
+        ran = at.run("pause", kind, "nowhere")
+        assert ran.code == 2 and "nowhere" in ran.err and known in ran.err
+        assert at.run("resume", kind, "nowhere").code == 2
+    assert "was not paused" in at.run("resume", "stage", "complete").err
+    unknown = at.run("cancel", "nobody-asked-this")
+    assert unknown.code == 2 and "--tenant" in unknown.err
+
+
+def test_a_malformed_record_is_passed_over_and_counted(desk: tuple[Desk, WorkerProcess]) -> None:
+    at, worker = desk
+
+    def malformed() -> float:
+        return sample(worker, "headrace_control_records_total", outcome="malformed")
+
+    before = malformed()
+    at.write("control", "pause/x", b"no avro")
+    eventually(lambda: malformed() == before + 1, "it is counted")
+    assert page(worker, "/livez")[0] == 200
+    at.ask("after-malformed")
+    assert at.answers(["after-malformed"])["after-malformed"].status == "answered"
