@@ -168,8 +168,9 @@ def create_grants(settings: Settings, grants: Iterable[Grant]) -> None:
     bindings = [_binding(grant) for grant in grants]
     if not bindings:
         return
+    admin = admin_client(settings)
     try:
-        for future in admin_client(settings).create_acls(bindings, request_timeout=TIMEOUT_S).values():
+        for future in admin.create_acls(bindings, request_timeout=TIMEOUT_S).values():
             future.result(TIMEOUT_S)
     except KafkaException as error:
         raise _refused(settings, error) from error
@@ -180,8 +181,9 @@ def remove_grants(settings: Settings, grants: Iterable[Grant]) -> None:
     filters = [_filter(grant) for grant in grants]
     if not filters:
         return
+    admin = admin_client(settings)
     try:
-        for future in admin_client(settings).delete_acls(filters, request_timeout=TIMEOUT_S).values():
+        for future in admin.delete_acls(filters, request_timeout=TIMEOUT_S).values():
             future.result(TIMEOUT_S)
     except KafkaException as error:
         raise _refused(settings, error) from error
@@ -221,10 +223,10 @@ def _described(settings: Settings) -> list[AclBinding]:
     everything = AclBindingFilter(
         ResourceType.ANY, nobody, ResourcePatternType.ANY, nobody, nobody, AclOperation.ANY, AclPermissionType.ANY
     )
+    # Its answers end with the client.
+    admin = admin_client(settings)
     try:
-        found: list[AclBinding] = (
-            admin_client(settings).describe_acls(everything, request_timeout=TIMEOUT_S).result(TIMEOUT_S)
-        )
+        found: list[AclBinding] = admin.describe_acls(everything, request_timeout=TIMEOUT_S).result(TIMEOUT_S)
     except KafkaException as error:
         raise _refused(settings, error) from error
     return [binding for binding in found if binding.restype in _RESOURCES]

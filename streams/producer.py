@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from streams.settings import KafkaSettings
 from streams.topics import MAX_DEAD_LETTER_BYTES
 
 DEPENDENCY = "kafka"
+AUTHORIZATION = "authorization"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Producer:
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
         self._producer: AIOKafkaProducer | None = None
+        # When the broker last refused a record of this principal's, by the monotonic clock.
+        self.refused_at = 0.0
 
     async def start(self) -> None:
         """Connect. Raises ``DependencyDownError`` when the broker is away, ``ConfigurationError`` when it
@@ -84,6 +88,7 @@ class Producer:
         """Send all, in order within a partition, and wait for every acknowledgement.
 
         Raises ``DependencyDownError`` when the broker is away, with some perhaps written: send the same bytes again.
+        It names ``authorization`` where the broker refuses this client's principal.
         ``OversizedError`` when one is over its topic's limit; ``ConfigurationError`` when a topic is missing or
         forbidden, which no waiting mends.
         """
@@ -92,10 +97,10 @@ class Producer:
             futures = [await producer.send(o.topic, value=o.value, key=o.key, headers=o.headers) for o in outgoing]
             results = await asyncio.gather(*futures, return_exceptions=True)
         except KafkaError as error:
-            raise _translated(error, outgoing) from error
+            raise self._translated(error, outgoing) from error
         for result in results:
             if isinstance(result, KafkaError):
-                raise _translated(result, outgoing) from result
+                raise self._translated(result, outgoing) from result
             if isinstance(result, BaseException):
                 raise result
 
@@ -114,6 +119,15 @@ class Producer:
                 future.set_exception(error)
             futures.append(future)
         return futures
+
+    def _translated(self, error: KafkaError, outgoing: Sequence[Outgoing]) -> Exception:
+        """A principal that may not write waits until it may; without one it is a fault of the settings."""
+        forbidden = TopicAuthorizationFailedError | ClusterAuthorizationFailedError
+        if isinstance(error, forbidden) and security.secured(self._settings):
+            self.refused_at = time.monotonic()
+            topics = ", ".join(sorted({o.topic for o in outgoing}))
+            return DependencyDownError(AUTHORIZATION, f"WRITE of one of {topics} is not granted")
+        return _translated(error, outgoing)
 
     def _running(self) -> AIOKafkaProducer:
         if self._producer is None:

@@ -42,6 +42,7 @@ from streams.gate import Released
 from streams.headers import Headers, trace_id
 from streams.holding import Holding, StagePause
 from streams.outputs import Encoded, Publisher
+from streams.producer import AUTHORIZATION
 from streams.services import Services
 from streams.slots import WeightedSlots
 from streams.stages import Input, Stage
@@ -253,7 +254,8 @@ class StageRunner:
 
         Raises the last error when the same outputs were refused ``MAX_FAILURES`` times.
         """
-        needs = ("kafka", "postgres") if any(isinstance(item.record, Answer) for item in encoded) else ("kafka",)
+        needs = ["kafka", AUTHORIZATION]
+        needs += ["postgres"] if any(isinstance(item.record, Answer) for item in encoded) else []
         failures = 0
         while encoded:
             await self._wait(message, needs)
@@ -305,7 +307,7 @@ class StageRunner:
             first_failure=first_failure,
         )
         while True:
-            await self._wait(message, ("kafka",))
+            await self._wait(message, ("kafka", AUTHORIZATION))
             try:
                 await services.producer.send([letter])
                 break

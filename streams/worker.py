@@ -23,7 +23,9 @@ from processors.redrive import PostgresRedrives
 from processors.release.stage import Release
 from schemas.errors import ConfigurationError, DependencyDownError
 from streams import security
+from streams.acls import stage_needs
 from streams.app import create_app, group_name
+from streams.authorization import Authorization
 from streams.control import ControlFollower
 from streams.dead_letters import safe_message, safe_trace
 from streams.deferring import PutBack
@@ -33,7 +35,7 @@ from streams.logs import configure_logs
 from streams.metrics import Metrics
 from streams.ports import Ports
 from streams.probes import probe_embeddings, probe_registry
-from streams.producer import Producer
+from streams.producer import AUTHORIZATION, Producer
 from streams.purging import Purge, Purger
 from streams.reports import Identity, Reporter
 from streams.runner import StageRunner
@@ -154,6 +156,11 @@ class Worker:
         producer = Producer(settings.kafka)
         await self._retry(producer.start)
         stack.push_async_callback(producer.stop)
+        needs = {need for name in plan.stages for need in stage_needs(settings, plan.lane, STAGES[name])}
+        allowed = Authorization(settings.kafka, needs, refused_at=lambda: producer.refused_at).probe
+        guarded = {AUTHORIZATION: allowed} if security.secured(settings.kafka) else {}
+        for probe in guarded.values():
+            await self._retry(probe)
         control = ControlFollower(
             settings.kafka,
             topic_name(settings.prefix, plan.lane, "control"),
@@ -167,6 +174,7 @@ class Worker:
             {
                 "postgres": database.ping,
                 "kafka": producer.ping,
+                **guarded,
                 "registry": probe_registry(registry),
                 "embeddings": probe_embeddings(settings.embeddings),
             },

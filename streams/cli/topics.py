@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from streams.cli.acls import acls
 from streams.cli.output import print_json, say
 from streams.settings import load_settings
 from streams.topics import Difference, compare
 from streams.topics import apply as apply_difference
 
-app = typer.Typer(no_args_is_help=True, help="Topics as they are declared.")
+app = typer.Typer(no_args_is_help=True, help="Topics as they are declared, and who may use them.")
+app.command()(acls)
 
 
 @app.callback()
