@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,8 @@ from rich.table import Table
 from streams.cli.output import print_json, say
 from streams.scores import Report, report
 from streams.settings import load_settings
+
+WIDE = 200
 
 
 class By(StrEnum):
@@ -45,7 +48,8 @@ def evaluations(
     if json:
         print_json({"lane": lane, "by": by.value, **found.view()})
         return
-    Console().print(_table(found, by.value))
+    # A file or a pipe has no width to fit into.
+    Console(width=None if sys.stdout.isatty() else WIDE).print(_table(found, by.value))
     for group in found.groups:
         if group.done < group.expected:
             what = f" of {by.value} {group.name}" if by is not By.SCORER else ""
