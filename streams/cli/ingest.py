@@ -1,4 +1,4 @@
-"""``headrace ingest``: publish files as documents, and wait for the index if asked to."""
+"""``headrace ingest``: publish files, folders and web pages as documents, and wait for the index if asked to."""
 
 from __future__ import annotations
 
@@ -12,130 +12,142 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from schemas.codec import Codec
-from schemas.records import Document
 from streams import security
 from streams.cli.output import console, print_json, say
-from streams.ingestion import Awaited, publish_documents, wait_until_indexed
-from streams.loading import LoadedFile, Owner, Problem, find_files, load
+from streams.ingestion import FileReport, Ingestion
+from streams.loading import Bounds, Found, LoadedFile, Owner, Problem, Selection, find_sources, load_sources
+from streams.loading.kinds import SUPPORTED
 from streams.reading import TopicReader
 from streams.settings import Settings, load_settings
 from streams.topics import topic_name
 
 MOST_NAMED = 20
+MEGABYTE = 1_000_000
 
 
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(help="Files (.txt, .md, .jsonl) and folders, which are read through.")],
+    given: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH|URL...", help="Files, folders, which are read through, and http(s) addresses."),
+    ],
     namespace: Annotated[str, typer.Option(min=1, help="Namespace to search them under.")] = "default",
     tenant: Annotated[str, typer.Option(min=1, help="Tenant that they belong to.")] = "default",
+    include: Annotated[
+        list[str] | None, typer.Option(help="In folders, take only files that match, e.g. *.md.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="In folders, leave out files and folders that match.")
+    ] = None,
+    hidden: Annotated[bool, typer.Option("--hidden", help="In folders, take hidden files as well.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the index holds them.")] = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="How long to wait at most, in seconds.")] = 600.0,
+    max_mb: Annotated[float, typer.Option(min=0.001, help="Largest file or page, in megabytes.")] = 100.0,
+    file_timeout: Annotated[float, typer.Option(min=0.1, help="Longest time for a file or page, in seconds.")] = 120.0,
+    jobs: Annotated[int, typer.Option(min=1, max=64, help="Files that are converted at a time.")] = 2,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="Follow redirects from public pages into private networks.")
+    ] = False,
     lane: Annotated[str, typer.Option(help="Lane to publish in.")] = "live",
     folder: Annotated[Path | None, typer.Option(help="The embedded stack's folder.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a file.")] = False,
 ) -> None:
-    """Publish files as documents. What can't be read is named, the rest goes on, and the exit code is 1."""
+    """Publish files, folders and web pages as documents.
+
+    Reads txt, md, jsonl, html, pdf, docx and csv. What can't be read is named, the rest goes on, and the exit code is
+    1. Nothing of a file is published unless all of it could be read.
+    """
     settings = load_settings(folder=folder)
-    codec = _connect(settings, lane)
-    run = _Run(settings, codec, Owner(tenant=tenant, namespace=namespace, lane=lane))
-    run.publish(paths)
+    selection = Selection(include=include or (), exclude=exclude or (), hidden=hidden)
+    found = find_sources(given, selection)
+    bounds = Bounds(max_bytes=int(max_mb * MEGABYTE), timeout_s=file_timeout, jobs=jobs, allow_private=allow_private)
+    owner = Owner(tenant=tenant, namespace=namespace, lane=lane)
+    ingestion = Ingestion(settings, _connect(settings, lane), owner)
+    _publish(ingestion, found, owner, bounds)
+    if not found.sources and not found.problems:
+        ingestion.publish([_nothing(given, found)])
     if wait:
-        run.wait(timeout)
-    for problem in run.problems[:MOST_NAMED]:
-        say(f"headrace: {problem}")
-    if len(run.problems) > MOST_NAMED:
-        say(f"headrace: and {len(run.problems) - MOST_NAMED} more; --json lists all of them")
+        _wait(ingestion, timeout)
+    reports = list(ingestion.reports.values())
+    _explain(reports)
     if json:
-        print_json(run.report())
+        for report in reports:
+            print_json(_describe(report))
     else:
-        say(run.summary())
-    if run.problems or run.missing:
+        say(_summary(reports, owner, found, waited=wait))
+    if any(report.problems or report.missing for report in reports):
         raise typer.Exit(1)
 
 
-class _Run:
-    """One call of the command: what was read, published and indexed."""
-
-    def __init__(self, settings: Settings, codec: Codec, owner: Owner) -> None:
-        self._settings, self._codec, self._owner = settings, codec, owner
-        self._files: dict[str, dict[str, Any]] = {}
-        self._sources: dict[str, str] = {}
-        self._sent: list[Awaited] = []
-        self._waited = False
-        self.problems: list[Problem] = []
-        self.missing: list[Awaited] = []
-
-    def publish(self, paths: list[Path]) -> None:
-        """Read and publish everything. Blocks on files and the broker."""
-        sizes = {name: path.stat().st_size if path.is_file() else 0 for path, name in find_files(paths)}
-        with _bar("publishing", sum(sizes.values()), "bytes") as advance:
-            documents = self._documents(paths, sizes, advance)
-            self._sent, failed = publish_documents(self._settings, self._codec, documents, lane=self._owner.lane)
-        for document_id, reason in failed.items():
-            source = self._sources[document_id]
-            problem = Problem(
-                file=source, what=f"document {document_id!r} was not published: {reason}", todo="try again"
-            )
-            self._note(source, problem)
-        if not sizes:
-            self._note(", ".join(map(str, paths)), _nothing(paths))
-
-    def wait(self, timeout_s: float) -> None:
-        """Wait for the index. Blocks on Postgres."""
-        self._waited = True
-        with _bar("indexing", len(self._sent), "documents") as advance:
-            self.missing = wait_until_indexed(self._settings, self._sent, timeout_s=timeout_s, advance=advance)
-        if self.missing:
-            say(
-                f"headrace: {len(self.missing)} documents are not indexed after {timeout_s:g} s, e.g."
-                f" {self.missing[0].document_id!r}; see headrace status and headrace doctor"
-            )
-
-    def report(self) -> dict[str, Any]:
-        """What happened, as JSON."""
-        return {
-            "tenant": self._owner.tenant,
-            "namespace": self._owner.namespace,
-            "published": len(self._sent),
-            "indexed": len(self._sent) - len(self.missing) if self._waited else None,
-            "not_indexed": [awaited.document_id for awaited in self.missing],
-            "problems": len(self.problems),
-            "files": [{"file": name, **found} for name, found in self._files.items()],
-        }
-
-    def summary(self) -> str:
-        """What happened, in a line."""
-        documents = f"{len(self._sent)} document{'' if len(self._sent) == 1 else 's'}"
-        done = f"published {documents} from {len(self._files)} files to {self._owner.tenant}/{self._owner.namespace}"
-        if self._waited:
-            done += f", {len(self._sent) - len(self.missing)} indexed"
-        return done + (f"; {len(self.problems)} problems" if self.problems else "")
-
-    def _documents(
-        self, paths: list[Path], sizes: dict[str, int], advance: Callable[[float], None]
-    ) -> Iterator[Document]:
-        for loaded in load(paths, self._owner):
-            self._take(loaded)
-            share = sizes.get(loaded.path, 0) / max(1, len(loaded.documents))
-            for document in loaded.documents:
-                self._sources[document.document_id] = loaded.path
-                yield document
-                advance(share)
-
-    def _take(self, loaded: LoadedFile) -> None:
-        self._files[loaded.path] = {"documents": len(loaded.documents), "problems": []}
-        for problem in loaded.problems:
-            self._note(loaded.path, problem)
-
-    def _note(self, file: str, problem: Problem) -> None:
-        self.problems.append(problem)
-        entry = self._files.setdefault(file, {"documents": 0, "problems": []})
-        entry["problems"].append({"line": problem.line, "what": problem.what, "todo": problem.todo})
+def _publish(ingestion: Ingestion, found: Found, owner: Owner, bounds: Bounds) -> None:
+    sizes = {source.name: max(1, source.size) for source in found.sources}
+    loaded = load_sources(found.sources, owner, bounds)
+    problems = (LoadedFile(path=problem.file, problems=(problem,)) for problem in found.problems)
+    with _bar("publishing", sum(sizes.values()), "bytes") as advance:
+        ingestion.publish(_all(problems, loaded), advance=lambda name: advance(sizes.get(name, 0)))
 
 
-def _nothing(paths: list[Path]) -> Problem:
-    named = ", ".join(map(str, paths))
-    return Problem(file=named, what="holds no file that is read", todo="give .txt, .md or .jsonl files")
+def _all(*several: Iterator[LoadedFile]) -> Iterator[LoadedFile]:
+    for one in several:
+        yield from one
+
+
+def _wait(ingestion: Ingestion, timeout_s: float) -> None:
+    total = sum(len(report.sent) + len(report.removed) for report in ingestion.reports.values())
+    with _bar("indexing", total, "documents") as advance:
+        ingestion.wait(timeout_s, advance=advance)
+    missing = [each for report in ingestion.reports.values() for each in report.missing or ()]
+    if missing:
+        say(
+            f"headrace: {len(missing)} documents are not indexed after {timeout_s:g} s, e.g."
+            f" {missing[0].document_id!r}; see headrace status and headrace doctor"
+        )
+
+
+def _explain(reports: list[FileReport]) -> None:
+    problems = [problem for report in reports for problem in report.problems]
+    for problem in problems[:MOST_NAMED]:
+        say(f"headrace: {problem}")
+    if len(problems) > MOST_NAMED:
+        say(f"headrace: and {len(problems) - MOST_NAMED} more; --json lists all of them")
+
+
+def _describe(report: FileReport) -> dict[str, Any]:
+    missing = report.missing
+    return {
+        "file": report.file,
+        "status": report.status,
+        "documents": report.documents,
+        "published": len(report.sent),
+        "removed": len(report.removed),
+        "indexed": None if missing is None else len(report.sent) - sum(not each.deleted for each in missing),
+        "not_indexed": [each.document_id for each in missing or ()],
+        "problems": [{"line": p.line, "what": p.what, "todo": p.todo} for p in report.problems],
+    }
+
+
+def _summary(reports: list[FileReport], owner: Owner, found: Found, *, waited: bool) -> str:
+    sent, removed = sum(len(report.sent) for report in reports), sum(len(report.removed) for report in reports)
+    done = f"published {_count(sent, 'document')} from {_count(len(reports), 'file')}"
+    done += f" to {owner.tenant}/{owner.namespace}"
+    if removed:
+        done += f", removed {_count(removed, 'part')} that they no longer have"
+    if waited:
+        done += f", {sent + removed - sum(len(report.missing or ()) for report in reports)} indexed"
+    if found.passed_over:
+        done += f"; {_count(found.passed_over, 'file')} of other kinds passed over"
+    problems = sum(len(report.problems) for report in reports)
+    return done + (f"; {_count(problems, 'problem')}" if problems else "")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _nothing(given: list[str], found: Found) -> LoadedFile:
+    named = ", ".join(given)
+    other = f" ({_count(found.passed_over, 'file')} of other kinds)" if found.passed_over else ""
+    problem = Problem(file=named, what=f"holds no file that is read{other}", todo=f"give one of {', '.join(SUPPORTED)}")
+    return LoadedFile(path=named, problems=(problem,))
 
 
 def _connect(settings: Settings, lane: str) -> Codec:

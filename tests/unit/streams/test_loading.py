@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schemas.records import Document
-from streams.loading import LoadedFile, Owner, Problem, load, load_python_topics
+from streams.loading import (
+    Bounds,
+    Found,
+    LoadedFile,
+    Owner,
+    Problem,
+    Selection,
+    find_sources,
+    load,
+    load_python_topics,
+    load_sources,
+)
+from streams.loading.parts import PART_BYTES, cut
 
 OWNER = Owner(tenant="acme", namespace="docs")
 
@@ -124,7 +140,7 @@ def test_a_bad_line_is_named_and_the_others_go_on(here: Path, line: str, named: 
         ("a.txt", b"", "is empty", None),
         ("a.md", b" \n\t\n", "is empty", None),
         ("a.txt", b"one\n\x00", "holds a NUL character", 2),
-        ("a.pdf", b"%PDF", "files of this kind are not read", None),
+        ("a.xls", b"\xd0", "files of this kind are not read", None),
         ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}', "is not utf-8 at byte 24", 2),
     ],
 )
@@ -169,3 +185,77 @@ def test_python_carries_its_reference() -> None:
     lambdas = next(topic for topic in topics if topic.title == "lambda")
     assert lambdas.uri == "python:topic/lambda" and lambdas.body is not None
     assert sum(len(topic.body.inline or "") for topic in topics if topic.body) > 400_000
+
+
+def names(found: Found) -> list[str]:
+    return [source.name for source in found.sources]
+
+
+def test_patterns_choose_what_a_folder_gives(here: Path) -> None:
+    for name in ("a.md", "b.txt", "old/c.md", "old/d.txt", "deep/old/e.md", ".h.md", "x.bin"):
+        write(here / "docs" / name, "x")
+
+    def chosen(**options: Any) -> list[str]:
+        return [name.removeprefix("docs/") for name in names(find_sources([here / "docs"], Selection(**options)))]
+
+    assert chosen() == ["a.md", "b.txt", "deep/old/e.md", "old/c.md", "old/d.txt"]
+    assert chosen(include=["*.md"]) == ["a.md", "deep/old/e.md", "old/c.md"]
+    assert chosen(include=["*.md"], exclude=["old"]) == ["a.md"]
+    assert chosen(exclude=["deep/*", "b.*"]) == ["a.md", "old/c.md", "old/d.txt"]
+    assert chosen(hidden=True, include=[".*"]) == [".h.md"]
+    assert find_sources([here / "docs"]).passed_over == 1
+    # What was asked for by name or pattern is never passed over in silence.
+    [asked] = load_sources(find_sources([here / "docs"], Selection(include=["x.bin"])).sources, OWNER)
+    assert "files of this kind are not read" in asked.problems[0].what
+
+
+def test_links_are_read_once_and_loops_end(here: Path) -> None:
+    write(here / "docs" / "a.txt", "x")
+    (here / "docs" / "loop").symlink_to(here / "docs")
+    (here / "docs" / "again.txt").symlink_to(here / "docs" / "a.txt")
+    (here / "docs" / "lost.txt").symlink_to(here / "nowhere.txt")
+    loaded = read(here / "docs")
+    assert [document.document_id for document in documents(loaded)] == ["docs/a.txt"]
+    assert ["No such file" in problem.what for problem in problems(loaded)] == [True]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every folder")
+def test_a_folder_that_can_not_be_looked_into_is_named(here: Path) -> None:
+    write(here / "docs" / "closed" / "a.txt", "x")
+    (here / "docs" / "closed").chmod(0)
+    [problem] = find_sources([here / "docs"]).problems
+    (here / "docs" / "closed").chmod(0o755)
+    assert "can't be looked into: Permission denied" in problem.what
+
+
+def test_a_name_that_is_no_text_is_named(here: Path) -> None:
+    path = os.fsencode(here) + b"/\xff.txt"
+    with open(path, "wb") as file:  # noqa: PTH123 (the name is bytes)
+        file.write(b"x")
+    [problem] = problems(read(here))
+    assert "not UTF-8" in problem.what and "\\udcff" in problem.file
+
+
+def test_a_long_text_becomes_parts_that_say_whose_they_are(here: Path) -> None:
+    text = "\n\n".join(f"Paragraph {number} — ends here." for number in range(50_000))
+    found = documents(read(write(here / "long.md", "# Long\n\n" + text)))
+    assert [document.document_id for document in found] == ["long.md", "long.md#2", "long.md#3"]
+    bodies = [document.body.inline or "" for document in found if document.body]
+    assert "".join(bodies) == "# Long\n\n" + text
+    assert all(body.endswith("ends here.\n\n") for body in bodies[:-1])
+    assert max(len(body.encode()) for body in bodies) <= PART_BYTES
+    assert {document.title for document in found} == {"Long"}
+    assert found[1].metadata == {"part_of": "long.md", "part": "2", "parts": "3"}
+
+
+@given(st.text(max_size=200), st.integers(min_value=4, max_value=50))
+def test_parts_join_to_the_text_whatever_it_is(text: str, limit: int) -> None:
+    parts = list(cut(text, limit))
+    assert "".join(parts) == text
+    assert all(len(part.encode()) <= limit for part in parts)
+
+
+def test_a_file_over_the_limit_is_refused_unread(here: Path) -> None:
+    path = write(here / "a.txt", "x" * 1001)
+    [file] = load_sources(find_sources([path]).sources, OWNER, Bounds(max_bytes=1000))
+    assert "has 1001 bytes, more than 1000" in file.problems[0].what
