@@ -22,6 +22,7 @@ COMMANDS = {
     "worker": ("streams.cli.worker", "worker"),
     "ingest": ("streams.cli.ingest", "ingest"),
     "ask": ("streams.cli.ask", "ask"),
+    "stream": ("streams.cli.streaming", "stream"),
     "submit": ("streams.cli.submit", "submit"),
     "tail": ("streams.cli.tail", "tail"),
     "audit": ("streams.cli.audit", "audit"),

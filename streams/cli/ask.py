@@ -13,6 +13,7 @@ from rich.text import Text
 from schemas.records import Answer, Request
 from streams.answers import AnswerStream, answer_view
 from streams.cli.output import print_json, say
+from streams.cli.streaming import JsonScreen, TextScreen, ask_streamed, compare_with
 from streams.cli.submit import connect
 from streams.publish import Publisher
 from streams.requests import BadRequestLineError, parse_request
@@ -28,11 +29,16 @@ def ask(
     route: Annotated[str | None, typer.Option(help="Route to take.")] = None,
     lane: Annotated[str, typer.Option(help="Lane to ask in.")] = "live",
     timeout: Annotated[float, typer.Option(min=0.001, help="How long the answer is wanted, in seconds.")] = 120.0,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the text while the model writes it.")] = False,
     folder: Annotated[Path | None, typer.Option(help="The embedded stack's folder.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object.")] = False,
 ) -> None:
-    """Ask one question and wait for its answer. Exit code 1 when it is not answered."""
+    """Ask one question and wait for its answer. Exit code 1 when it is not answered.
+
+    With --stream and --json every chunk is an object on a line of its own, with a "kind"; the last line is the answer.
+    """
     given = {"query": text, "namespaces": namespace or None, "k": k, "prompt": prompt, "route": route}
+    given["stream"] = stream or None
     fields = {name: value for name, value in given.items() if value is not None}
     # Nobody waits for the answer after the time out, so nothing shall be spent on it either.
     fields["ttl_ms"] = max(1, round(timeout * 1000))
@@ -40,14 +46,25 @@ def ask(
         request = parse_request(orjson.dumps(fields), tenant=tenant, lane=lane)
     except BadRequestLineError as error:
         raise typer.BadParameter(str(error)) from None
-    answer = _answer(request, load_settings(folder=folder), timeout_s=timeout)
+    settings = load_settings(folder=folder)
+    if stream:
+        screen = JsonScreen() if json else TextScreen()
+        answer, streamed = ask_streamed(request, settings, timeout_s=timeout, screen=screen)
+        if isinstance(screen, TextScreen):
+            screen.end_line()
+            if answer is not None:
+                compare_with(answer, streamed, screen)
+    else:
+        answer = _answer(request, settings, timeout_s=timeout)
     if answer is None:
         say(f"headrace: no answer after {timeout:g} s; see headrace audit {request.meta.request_id}")
         raise typer.Exit(1)
     if json:
         print_json(answer_view(answer))
     elif answer.text is not None:
-        _show(answer)
+        if not stream:
+            Console(highlight=False).print(Text(answer.text.inline or ""))
+        _show_sources(answer)
     if answer.status != "answered":
         failure = answer.failure
         say(f"headrace: {answer.status}" + (f": {failure.message} ({failure.code})" if failure else ""))
@@ -67,10 +84,9 @@ def _answer(request: Request, settings: Settings, *, timeout_s: float) -> Answer
         return next(mine, None)
 
 
-def _show(answer: Answer) -> None:
-    """The text, then a line for each passage that it cites."""
+def _show_sources(answer: Answer) -> None:
+    """A line for each passage that the answer cites, and what it cost."""
     out = Console(highlight=False)
-    out.print(Text(answer.text.inline or "") if answer.text else "")
     shown = {citation.number: citation for citation in answer.citations}
     if shown:
         out.print()

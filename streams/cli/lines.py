@@ -62,7 +62,7 @@ def describe(record: Record) -> str:
         case Cost():
             return f"{record.purpose} attempt {record.ordinal} {record.state}: ${record.amount_usd.normalize():f}"
         case Chunk():
-            return excerpt(record.text)
+            return _chunk(record)
         case Document():
             return f"{record.namespace}/{record.document_id}" + (" deleted" if record.deleted else "")
         case Control():
@@ -83,6 +83,17 @@ def _judged(record: Record) -> str:
             return rated + "".join(f", {excerpt(text)}" for text in (record.comment, record.correction) if text)
         case _:
             return record.AVRO_NAME
+
+
+def _chunk(chunk: Chunk) -> str:
+    if chunk.failure is not None:
+        return f"failed: {chunk.failure.code}: {chunk.failure.message}"
+    if chunk.kind == "end":
+        return f"end after {chunk.sequence} chunks: {chunk.finish_reason or 'no finish reason'}"
+    what = f"attempt {chunk.attempt}" if chunk.attempt else ""
+    if chunk.kind != "text":
+        return f"{chunk.kind} {what}".strip()
+    return f"{chunk.sequence}{' of ' + what if what else ''}: {excerpt(chunk.text)}"
 
 
 def excerpt(text: Text | str | None) -> str:

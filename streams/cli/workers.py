@@ -12,7 +12,7 @@ from streams.settings import load_settings
 from streams.worker import grace_s
 
 # The stage that waits for models has a core of its own; the quick ones share the other.
-GROUPS = {"flow": ("admit", "enrich", "filter", "evaluate", "account", "index"), "complete": ("complete",)}
+GROUPS = {"flow": ("admit", "enrich", "filter", "release", "evaluate", "account", "index"), "complete": ("complete",)}
 
 
 def worker_specs(folder: Path) -> list[WorkerSpec]:
