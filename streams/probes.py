@@ -34,7 +34,7 @@ def _probe(
         try:
             async with (
                 aiohttp.ClientSession(timeout=TIMEOUT) as session,
-                session.get(url, headers=headers, **(asked or {})) as reply,
+                session.get(url, **{"headers": headers, **(asked or {})}) as reply,
             ):
                 if reply.status >= 500:
                     raise DependencyDownError(name, f"it answers {reply.status}")

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import aiohttp
 import faust
 from aiokafka.conn import create_conn
 from aiokafka.errors import (
@@ -27,7 +26,7 @@ from schemas.errors import ConfigurationError, DependencyDownError
 from schemas.registry import Registry
 from streams.credentials import SaslSettings, TlsSettings, secret
 from streams.settings import KafkaSettings, RegistrySettings, Settings
-from streams.tokens import EndpointTokens, FileTokens, TokenProvider, read_token
+from streams.tokens import EndpointTokens, FileTokens, TokenProvider, basic_auth, read_token
 
 LOGIN_TIMEOUT_S = 5.0
 # librdkafka's names, which aiokafka can't be given, and the setting that reaches both.
@@ -183,12 +182,11 @@ def registry_options(settings: RegistrySettings) -> dict[str, str]:
 
 
 def registry_http(settings: RegistrySettings) -> dict[str, Any]:
-    """How aiohttp asks the registry: ``auth`` and ``ssl`` of a request."""
+    """How aiohttp asks the registry: ``headers`` and ``ssl`` of a request."""
     given = registry_options(settings)
     asked: dict[str, Any] = {}
     if user := given.get("basic.auth.user.info"):
-        name, _, password = user.partition(":")
-        asked["auth"] = aiohttp.BasicAuth(name, password)
+        asked["headers"] = {"Authorization": basic_auth(user)}
     if any(name.startswith("ssl.") for name in given):
         tls = settings.tls or TlsSettings(
             ca_file=given.get("ssl.ca.location"),  # type: ignore[arg-type]

@@ -117,14 +117,14 @@ class EndpointTokens(TokenProvider):
 
     async def fetch(self) -> Token:
         form = {"grant_type": "client_credentials", **({"scope": self._scope} if self._scope else {})}
-        login = aiohttp.BasicAuth(self._client_id, self._secret())
+        login = {"Authorization": basic_auth(f"{self._client_id}:{self._secret()}")}
         asked_at = self._clock()
         try:
             # One connection a fetch: there is a fetch an hour, and the next may be on another loop.
             async with (
                 aiohttp.ClientSession(timeout=self._timeout) as session,
                 session.post(
-                    self._url, data=form, auth=login, ssl=self._context or True, allow_redirects=False
+                    self._url, data=form, headers=login, ssl=self._context or True, allow_redirects=False
                 ) as reply,
             ):
                 status, body = reply.status, await reply.content.read(LONGEST_REPLY)
@@ -175,6 +175,11 @@ def read_token(path: Path, *, now: float) -> Token:
     if ends_at <= now:
         raise ConfigurationError(f"kafka.sasl.token_file: the token in {path} has ended; put a fresh one there")
     return Token(value, now + min(REREAD_S, RENEW_AT * (ends_at - now)), ends_at)
+
+
+def basic_auth(user_and_password: str) -> str:
+    """The header of a login by name and password (RFC 7617)."""
+    return "Basic " + base64.b64encode(user_and_password.encode()).decode()
 
 
 def _end_of(value: str) -> float | None:

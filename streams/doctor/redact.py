@@ -10,6 +10,8 @@ from urllib.parse import quote, unquote, urlsplit
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from schemas.errors import ConfigurationError
+from streams.credentials import SOURCES, Section, secret
 from streams.settings import Settings
 
 HIDDEN = "***"
@@ -19,11 +21,11 @@ _SECRET_NAMES = ("password", "secret", "token", "user.info", "key", "jaas", "cre
 
 def redactor(settings: Settings) -> Callable[[str], str]:
     """A function that hides every secret of these settings in a text."""
-    secrets = sorted({form for secret in _secrets(settings) for form in _forms(secret)}, key=len, reverse=True)
+    secrets = sorted({form for value in _secrets(settings) for form in _forms(value)}, key=len, reverse=True)
 
     def redact(text: str) -> str:
-        for secret in secrets:
-            text = text.replace(secret, HIDDEN)
+        for form in secrets:
+            text = text.replace(form, HIDDEN)
         return text
 
     return redact
@@ -52,6 +54,10 @@ def _secrets(settings: Settings) -> Iterator[str]:
         yield str(conninfo_to_dict(dsn).get("password") or "")
     for options in (settings.kafka.options, settings.registry.options):
         yield from _of_options(options)
+    kafka, registry = settings.kafka, settings.registry
+    for section in (kafka, registry, *kafka.principals.values()):
+        for part in (section, getattr(section, "sasl", None), getattr(section, "tls", None)):
+            yield from _of_section(part)
     for url in (
         settings.registry.url,
         settings.embeddings.base_url,
@@ -73,5 +79,15 @@ def _of_options(options: Mapping[str, str]) -> Iterator[str]:
             yield value.partition(":")[2]
 
 
-def _forms(secret: str) -> Iterator[str]:
-    return (form for form in (secret, quote(secret, safe=""), unquote(secret)) if form)
+def _of_section(section: Section | None) -> Iterator[str]:
+    if section is None:
+        return
+    for name in ("password", "key_password", "client_secret"):
+        if any(getattr(section, name + source, None) is not None for source in SOURCES):
+            # One that can't be read is nothing that could be shown.
+            with suppress(ConfigurationError):
+                yield secret(section, name, at="")
+
+
+def _forms(value: str) -> Iterator[str]:
+    return (form for form in (value, quote(value, safe=""), unquote(value)) if form)
