@@ -100,7 +100,15 @@ def drain(
 
         left = drained(settings, changed.after.pause, lane=lane, timeout_s=timeout, note=note)
     if json:
-        print_json({**changed.after.view(), "paused": True, "drained": not left, "left": left.view()})
+        print_json(
+            {
+                **changed.after.view(),
+                "paused": True,
+                "changed": changed.before is None,
+                "drained": not left,
+                "left": left.view(),
+            }
+        )
     elif left:
         say(f"not drained within {timeout:g} s: {left.line()}; it stays paused")
     else:

@@ -106,7 +106,7 @@ def test_a_request_is_cancelled_whatever_stage_has_it(desk: tuple[Desk, WorkerPr
     at.ask("never-before")
     for stage, kind, name in (("complete", "enrichments.normal", "at-call"), ("filter", "completions", "at-filter")):
         at.json("pause", "stage", stage)
-        eventually(lambda: page(worker, "/readyz")[1].get("paused"), "the worker knows of the pause")
+        eventually(lambda: bool(page(worker, "/readyz")[1].get("paused")), "the worker knows of the pause")
         at.ask(name)
         eventually(lambda k=kind, n=name: n in at.keys(k), f"{name} waits before {stage}")  # type: ignore[misc]
         assert at.json("cancel", name, "--tenant", "acme", "--wait", "0")["outcome"] == "recorded"
@@ -126,6 +126,23 @@ def test_a_cancel_ends_an_open_call(desk: tuple[Desk, WorkerProcess]) -> None:
     eventually(lambda: at.paid("in-call") == 1, "the call is open")
     ended = at.json("cancel", "in-call", "--tenant", "acme", "--wait", "60")
     assert ended["outcome"] == "cancelled" and at.paid("in-call") == 1
+
+
+def test_a_drain_waits_for_what_is_in_process_and_says_what_is_left(desk: tuple[Desk, WorkerProcess]) -> None:
+    at, _ = desk
+    at.ask("in-hand", question="Tell me. [[fault:slow:6]]")
+    eventually(lambda: at.paid("in-hand") == 1, "the call is open")
+    early = at.json("drain", "stage", "complete", "--timeout", "0", code=1)
+    assert not early["drained"] and early["paused"]
+    assert early["left"]["events"] or early["left"]["behind"], early
+    late = at.json("drain", "stage", "complete", "--timeout", "90")
+    assert late["drained"] and not late["changed"] and late["left"]["workers"] == 1
+    assert at.answers(["in-hand"])["in-hand"].status == "answered"
+    at.ask("after-drain")
+    at.json("resume", "stage", "complete")
+    assert at.json("drain", "tenant", "bolt", "--timeout", "90", "--unseen")["drained"]
+    at.json("resume", "tenant", "bolt")
+    assert at.answers(["after-drain"])["after-drain"].status == "answered"
 
 
 def test_a_final_request_is_not_cancelled_and_the_command_says_so(desk: tuple[Desk, WorkerProcess]) -> None:
