@@ -133,11 +133,10 @@ def _grouped(by: Sequence[str]) -> LiteralString:
     # Time goes forward; of all else the dearest comes first.
     days = [str(number) for number, name in enumerate(by, start=1) if name == "day"]
     order = ", ".join([*days, "total_usd DESC", "requests DESC", names])
-    text = f"""
+    return f"""
         SELECT {names}, {_SELECT}, count(*) OVER () FROM ledger {_WHERE}
         GROUP BY {names} ORDER BY {order} LIMIT %(limit)s
     """
-    return text
 
 
 # A row that was served by a recorded response is no attempt. A group of rows of no request has none.
