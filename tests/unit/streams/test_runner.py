@@ -325,16 +325,26 @@ async def test_an_event_that_is_no_request_on_its_way_ends_in_a_dead_letter_alon
 
 
 async def test_a_dependency_that_a_stage_does_not_always_need_is_waited_for_once_it_was_missed() -> None:
-    bench = Bench(failing(DependencyDownError("registry", "away")), stage=replace(STAGES["admit"], dependencies=()))
+    up_at_call = []
+
+    async def needing(incoming: Incoming[Any]) -> Sequence[Output]:
+        up_at_call.append(bench.dependencies_up.is_set())
+        if not up_at_call[-1]:
+            raise DependencyDownError("registry", "away")
+        return await admit(incoming)
+
+    bench = Bench(needing, stage=replace(STAGES["admit"], dependencies=()))
     bench.dependencies_up.clear()
     event = Event(message())
     task = asyncio.ensure_future(bench.runner.take(event))
-    probe = asyncio.ensure_future(bench.gate.run())
     async with asyncio.timeout(30):
-        while "registry" not in bench.gate.down:
+        while not up_at_call:
             await asyncio.sleep(0)
-        assert not task.done()
+        for _ in range(100):
+            await asyncio.sleep(0)
         bench.dependencies_up.set()
+        probe = asyncio.ensure_future(bench.gate.run())
         await task
     probe.cancel()
+    assert up_at_call == [False, True]
     assert event.acks == 1 and len(bench.sent("admitted")) == 1
