@@ -98,9 +98,9 @@ class Producer:
             results = await asyncio.gather(*futures, return_exceptions=True)
         except KafkaError as error:
             raise self._translated(error, outgoing) from error
-        for result in results:
+        for one, result in zip(outgoing, results, strict=True):
             if isinstance(result, KafkaError):
-                raise self._translated(result, outgoing) from result
+                raise self._translated(result, [one]) from result
             if isinstance(result, BaseException):
                 raise result
 
@@ -126,7 +126,7 @@ class Producer:
         if isinstance(error, forbidden) and security.secured(self._settings):
             self.refused_at = time.monotonic()
             topics = ", ".join(sorted({o.topic for o in outgoing}))
-            return DependencyDownError(AUTHORIZATION, f"WRITE of one of {topics} is not granted")
+            return DependencyDownError(AUTHORIZATION, f"WRITE of topic {topics} is not granted")
         return _translated(error, outgoing)
 
     def _running(self) -> AIOKafkaProducer:

@@ -78,6 +78,7 @@ class TopicReader:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self._kafka = settings.kafka
         self._consumer = Consumer(
             security.librdkafka(
                 settings.kafka,
@@ -124,7 +125,7 @@ class TopicReader:
 
     def existing(self, topics: Collection[str]) -> dict[str, int]:
         """As ``counts``, without the topics that are not there."""
-        found = _asked(lambda: self._consumer.list_topics(timeout=TIMEOUT_S)).topics
+        found = self._asked(lambda: self._consumer.list_topics(timeout=TIMEOUT_S)).topics
         return {topic: len(found[topic].partitions) for topic in topics if topic in found}
 
     def ends(self, places: Collection[Place]) -> dict[Place, Stretch]:
@@ -135,7 +136,7 @@ class TopicReader:
         """The first offset at or after ``moment`` by the broker's time; the end where there is none."""
         stamp = max(0, int(moment.timestamp() * 1000))
         wanted = [TopicPartition(topic, partition, stamp) for topic, partition in places]
-        found = _asked(lambda: self._consumer.offsets_for_times(wanted, timeout=TIMEOUT_S)) if wanted else []
+        found = self._asked(lambda: self._consumer.offsets_for_times(wanted, timeout=TIMEOUT_S)) if wanted else []
         offsets = {}
         for one in found:
             if one.error is not None:
@@ -202,8 +203,16 @@ class TopicReader:
         del left[place]
         self._consumer.incremental_unassign([TopicPartition(*place)])
 
+    def _asked(self, question: Callable[[], T]) -> T:
+        try:
+            return question()
+        except KafkaException as error:
+            if error.args[0].code() in (*_MISSING, *_FORBIDDEN):
+                _raise(error.args[0])
+            raise security.down(self._kafka, error) from None
+
     def _watermarks(self, place: Place) -> tuple[int, int]:
-        found = _asked(lambda: self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=TIMEOUT_S))
+        found = self._asked(lambda: self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=TIMEOUT_S))
         if found is None:
             raise DependencyDownError("kafka", f"no offsets of {place[0]} came in {TIMEOUT_S:g} s")
         return int(found[0]), int(found[1])
@@ -220,13 +229,6 @@ def _entry(message: Any) -> Entry:
         value=message.value(),
         headers=tuple(message.headers() or ()),
     )
-
-
-def _asked(question: Callable[[], T]) -> T:
-    try:
-        return question()
-    except KafkaException as error:
-        _raise(error.args[0])
 
 
 def _raise(error: KafkaError) -> NoReturn:
