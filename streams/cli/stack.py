@@ -1,14 +1,9 @@
-"""``headrace up``, ``status`` and ``down``: the embedded stack."""
+"""``headrace up`` and ``down``: the embedded stack."""
 
 from __future__ import annotations
 
-import json as jsonlib
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,15 +11,15 @@ import psycopg
 import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
-from rich.table import Table
 from rich.text import Text
 
 from infra.embedded import stack
 from infra.embedded.errors import StackError
 from infra.embedded.progress import OnProgress, Progress
-from infra.embedded.state import ChildState, StackState
+from infra.embedded.state import StackState
 from infra.migrate import MigrationError
 from schemas.errors import ConfigurationError
+from streams.cli.components import describe, show_components
 from streams.cli.output import console, print_json, program, say
 from streams.settings import load_settings
 
@@ -47,21 +42,8 @@ def up(
     if json:
         print_json(describe(state))
         return
-    _show(state)
+    show_components(state)
     say(f"\nlook: {program()} status   ask: {program()} ask TEXT   stop: {program()} down")
-
-
-def status(folder: Folder = DEFAULT_FOLDER, json: Json = False) -> None:
-    """Show what runs. Exits 1 unless all of it is ready."""
-    state = stack.status(folder)
-    if json:
-        print_json(describe(state))
-    elif not state.running:
-        say(f"no stack runs in {folder}; start one with: headrace up")
-    else:
-        _show(state)
-    if not state.healthy:
-        raise typer.Exit(1)
 
 
 def down(folder: Folder = DEFAULT_FOLDER, json: Json = False) -> None:
@@ -156,61 +138,3 @@ def _lines() -> OnProgress:
             say(f"{report.what}: {report.state}{size}")
 
     return show
-
-
-def describe(state: StackState) -> dict[str, Any]:
-    """The state as JSON, with each worker's own answer about its readiness."""
-    now = time.time()
-    children = []
-    for child in state.components:
-        uptime_s = round(now - child.started_at, 1) if child.pid and child.started_at else None
-        children.append({**asdict(child), "uptime_s": uptime_s, "readyz": readyz(child)})
-    return {**asdict(replace(state, components=())), "healthy": state.healthy, "components": children}
-
-
-def readyz(child: ChildState) -> dict[str, Any] | None:
-    """What a worker answers to ``/readyz``; None for components and for what does not run."""
-    if child.kind != "worker" or child.pid is None or child.health_url is None:
-        return None
-    try:
-        with urllib.request.urlopen(child.health_url, timeout=READYZ_TIMEOUT_S) as response:  # noqa: S310
-            return {"status": response.status, "answer": _answer(response.read(READYZ_MAX_BYTES))}
-    except urllib.error.HTTPError as error:
-        return {"status": error.code, "answer": _answer(error.read(READYZ_MAX_BYTES))}
-    except OSError as error:
-        return {"status": None, "answer": str(error)}
-
-
-def _answer(body: bytes) -> Any:
-    try:
-        return jsonlib.loads(body)
-    except ValueError:
-        return body.decode(errors="replace")
-
-
-def _show(state: StackState) -> None:
-    table = Table("", "state", "pid", "port", "restarts", "up", "version", box=None, pad_edge=False)
-    for child in describe(state)["components"]:
-        shown = child["status"] if child["readyz"] in (None, {}) or child["status"] == "ready" else _reason(child)
-        table.add_row(
-            child["name"],
-            Text(shown, style=COLOURS.get(child["status"], "yellow")),
-            str(child["pid"] or ""),
-            str(child["port"] or ""),
-            str(child["restarts"]),
-            _age(child["uptime_s"]),
-            child["version"],
-        )
-    console.print(table)
-
-
-def _reason(child: dict[str, Any]) -> str:
-    return f"{child['status']}: {child['readyz']['answer']}"
-
-
-def _age(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"

@@ -1,0 +1,1 @@
+"""How a lane does, from outside its workers: the broker says what waits, Postgres what the workers report."""
