@@ -156,8 +156,8 @@ _FIELDS = (
 )  # fmt: skip
 # An event that comes again while its row is being put back must not lose the row: the generation tells them apart.
 _STORE = """
-    INSERT INTO deferred (lane, stage, run, event_id, topic_kind, key, value, header_names, header_values, tenant, route,
-        priority, request_id, accepted_at, expires_at, reason, control_offset)
+    INSERT INTO deferred (lane, stage, run, event_id, topic_kind, key, value, header_names, header_values,
+        tenant, route, priority, request_id, accepted_at, expires_at, reason, control_offset)
     VALUES (%(lane)s, %(stage)s, %(run)s, %(event_id)s, %(topic_kind)s, %(key)s, %(value)s, %(header_names)s::text[],
         %(header_values)s::bytea[], %(tenant)s, %(route)s, %(priority)s, %(request_id)s, %(accepted_at)s,
         %(expires_at)s, %(reason)s, %(control_offset)s)
@@ -182,8 +182,8 @@ _TAKE = """
     FROM chosen
     WHERE deferred.lane = chosen.lane AND deferred.stage = chosen.stage AND deferred.run = chosen.run
       AND deferred.event_id = chosen.event_id
-    RETURNING deferred.lane, deferred.stage, deferred.run, deferred.event_id, topic_kind, key, value, tenant, route, priority,
-        request_id, accepted_at, expires_at, reason, control_offset, header_names, header_values, generation,
+    RETURNING deferred.lane, deferred.stage, deferred.run, deferred.event_id, topic_kind, key, value,
+        tenant, route, priority, request_id, accepted_at, expires_at, reason, control_offset, header_names, header_values, generation,
         not_before
 """
 _TAKE_DUE = f"""
