@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -82,21 +83,30 @@ def index(settings: Settings, lane: str) -> None:
     asyncio.run(run())
 
 
+def by_file(result: Result) -> dict[str, dict[str, Any]]:
+    return {one["file"]: one for one in map(json.loads, result.stdout.splitlines())}
+
+
 def test_good_documents_are_published_and_bad_ones_are_named(settings: Settings, lane: str) -> None:
     Path("good.md").write_text("# Heading\n\nText.")
     Path("lines.jsonl").write_text('{"id": "one", "text": "first"}\n{oops\n')
     Path("bad.txt").write_bytes(b"\xff")
-    Path("huge.txt").write_text("x" * 1_100_000)
+    Path("huge.jsonl").write_text(json.dumps({"id": "huge", "text": "x" * 1_100_000}))
+    Path("other.bin").write_bytes(b"x")
 
     result = headrace("ingest", ".", "--tenant", lane, "--namespace", "docs", "--lane", lane, "--json")
 
     assert result.exit_code == 1, result.output
-    report = json.loads(result.stdout)
-    assert (report["published"], report["problems"], report["indexed"]) == (2, 3, None)
-    by_file = {file["file"]: file["problems"] for file in report["files"]}
-    assert by_file["good.md"] == []
-    assert [problem["line"] for problem in by_file["lines.jsonl"]] == [2]
-    assert "not published" in by_file["huge.txt"][0]["what"]
+    files = by_file(result)
+    assert {name: (one["status"], one["published"]) for name, one in files.items()} == {
+        "bad.txt": ("failed", 0),
+        "good.md": ("published", 1),
+        "huge.jsonl": ("failed", 0),
+        "lines.jsonl": ("partial", 1),
+    }
+    assert files["good.md"]["problems"] == [] and files["good.md"]["indexed"] is None
+    assert [problem["line"] for problem in files["lines.jsonl"]["problems"]] == [2]
+    assert "not published" in files["huge.jsonl"]["problems"][0]["what"]
     assert "lines.jsonl, line 2: is not JSON" in result.stderr
     assert sorted((entry.key or b"").decode() for entry in entries(settings, lane, "documents")) == ["good.md", "one"]
 
@@ -110,16 +120,33 @@ def test_waiting_ends_when_the_index_holds_the_documents(settings: Settings, lan
     after = headrace(*arguments)
 
     assert before.exit_code == 1
-    assert json.loads(before.stdout)["not_indexed"] == ["a.txt"]
+    assert by_file(before)["a.txt"]["not_indexed"] == ["a.txt"]
     assert "not indexed after 0.5 s" in before.stderr
     assert after.exit_code == 0, after.output
-    assert json.loads(after.stdout)["indexed"] == 1
+    assert (by_file(after)["a.txt"]["status"], by_file(after)["a.txt"]["indexed"]) == ("indexed", 1)
 
 
 def test_a_folder_without_documents_is_a_problem(settings: Settings, lane: str) -> None:
+    Path("x.bin").write_bytes(b"x")
     result = headrace("ingest", ".", "--lane", lane)
     assert result.exit_code == 1
-    assert "holds no file that is read" in result.stderr
+    assert "holds no file that is read (1 file of other kinds)" in result.stderr
+
+
+def test_an_address_that_is_no_page_is_bad_usage(settings: Settings, lane: str) -> None:
+    result = headrace("ingest", "file:///etc/passwd", "--lane", lane)
+    assert "file:// is not read" in str(result.exception)
+    assert not entries(settings, lane, "documents")
+
+
+def test_a_part_that_is_refused_keeps_all_parts_back(
+    settings: Settings, lane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.loading.parts.cut", lambda text: ["short", "x" * 1_100_000])
+    Path("a.txt").write_text("x")
+    result = headrace("ingest", "a.txt", "--lane", lane, "--json")
+    assert (result.exit_code, by_file(result)["a.txt"]["status"]) == (1, "failed")
+    assert not entries(settings, lane, "documents")
 
 
 def test_a_pushed_prompt_is_stored_and_made_live(settings: Settings, lane: str) -> None:
