@@ -43,6 +43,8 @@ class Letter:
     first_failed_at: datetime | None
     tenant: str
     request_id: str
+    # When its request was accepted; None where the letter does not say.
+    accepted_at: datetime | None
     # Full name of the record; None where the bytes are none.
     record: str | None
     # Of the event: a letter may hold none of them, when its event was too large.
@@ -87,6 +89,7 @@ def letter_of(opened: Opened) -> Letter:
         first_failed_at=found.first_failure_at,
         tenant=meta.tenant if meta else "",
         request_id=meta.request_id if meta else found.meta.request_id,
+        accepted_at=meta.accepted_at if meta else None,
         record=opened.name,
         bytes=int(large) if large.isascii() and large.isdigit() else entry.size,
         has_value=entry.value is not None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from confluent_kafka import KafkaError, KafkaException
@@ -45,6 +46,7 @@ class Redriver:
 
     def __init__(self, settings: Settings, states: LetterStates, *, lane: str) -> None:
         self._states, self._start = states, topic_name(settings.prefix, lane, "")
+        self._horizon = settings.retention.resolved().horizon
         self._timeout_s = settings.kafka.produce_timeout_s
         self._producer = KafkaProducer(
             security.librdkafka(
@@ -88,6 +90,9 @@ class Redriver:
             return "its headers name no stage and topic of this lane; it was not written by a worker of this lane"
         if topic.removeprefix(self._start) in _PIECES:
             return "it is a piece of a stream that has ended; the request's answer carries the whole text"
+        began = letter.accepted_at or letter.first_failed_at or letter.time
+        if self._horizon is not None and datetime.now(UTC) - began > self._horizon:
+            return "it is older than the rows that know what became of its request; send the request anew"
         if not letter.whole:
             place = f"{topic}/{letter.source.partition}@{letter.source.offset}"
             return f"the event was too large for a letter; its {letter.bytes} bytes are at {place}"
