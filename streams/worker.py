@@ -71,6 +71,10 @@ def run_worker(plan: WorkerPlan, settings: Settings) -> int:
     unknown = [name for name in plan.stages if name not in STAGES]
     if unknown or not plan.stages:
         raise ConfigurationError(f"no stage {', '.join(unknown) or 'is named'}; there are {', '.join(STAGES)}")
+    for name in plan.stages:
+        tuned = settings.stages.get(name)
+        if STAGES[name].stateful and tuned is not None and tuned.concurrency not in (None, 1):
+            raise ConfigurationError(f"stages.{name}.concurrency has to be 1: its events need their order; add workers")
     settings = security.for_stages(settings, plan.stages)
     if plan.cpu is not None and hasattr(os, "sched_setaffinity"):
         # The consumer threads and the loop share one interpreter lock; on one core they don't fight over it.

@@ -22,8 +22,8 @@ TEXT = PROSE * 4
 
 
 @pytest.fixture
-def scene(stack: TestStack, lane: str, tmp_path: Path) -> ReleaseScene:
-    return ReleaseScene(stack, lane, tmp_path, release={"stall_s": 4.0}, partitions=2)
+def scene(stack: TestStack, lane: str, tmp_path: Path, request: pytest.FixtureRequest) -> ReleaseScene:
+    return ReleaseScene(stack, lane, tmp_path, partitions=2, **getattr(request, "param", {}))
 
 
 @pytest.fixture
@@ -38,6 +38,7 @@ def worker(scene: ReleaseScene) -> Iterator[WorkerProcess]:
             started.kill()
 
 
+@pytest.mark.parametrize("scene", [{"release": {"stall_s": 8.0}}], indirect=True, ids=["stall"])
 def test_a_stream_goes_out_while_it_comes_and_holds_its_offsets_until_it_is_over(
     scene: ReleaseScene, worker: WorkerProcess
 ) -> None:
