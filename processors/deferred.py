@@ -183,8 +183,8 @@ _TAKE = """
     WHERE deferred.lane = chosen.lane AND deferred.stage = chosen.stage AND deferred.run = chosen.run
       AND deferred.event_id = chosen.event_id
     RETURNING deferred.lane, deferred.stage, deferred.run, deferred.event_id, topic_kind, key, value,
-        tenant, route, priority, request_id, accepted_at, expires_at, reason, control_offset, header_names, header_values, generation,
-        not_before
+        tenant, route, priority, request_id, accepted_at, expires_at, reason, control_offset,
+        header_names, header_values, generation, not_before
 """
 _TAKE_DUE = f"""
     WITH chosen AS (
