@@ -9,6 +9,7 @@ import typer
 
 from streams.cli.acls import acls
 from streams.cli.output import print_json, say
+from streams.offsets import broker_offsets_days, offsets_warning
 from streams.settings import load_settings
 from streams.topics import Difference, compare
 from streams.topics import apply as apply_difference
@@ -33,8 +34,12 @@ def apply(
     """Print what the broker lacks, then create and alter it. Nothing is ever deleted."""
     settings = load_settings(folder=folder)
     difference = compare(settings, lane)
+    offsets_days = broker_offsets_days(settings)
+    warning = offsets_warning(offsets_days, settings)
+    if warning is not None:
+        say(f"headrace: {warning}")
     if json:
-        print_json({**describe(difference), "applied": not dry_run})
+        print_json({**describe(difference), "broker_offsets_days": offsets_days, "applied": not dry_run})
     else:
         show(difference, grow=grow)
     if difference and not dry_run:

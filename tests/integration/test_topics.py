@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource  # type: ignore[attr-defined]
 
+from streams.offsets import broker_offsets_days, offsets_warning
 from streams.settings import Settings
 from streams.topics import TOPICS, admin_client, apply, compare, topic_name
 from tests.support.polling import eventually
@@ -56,3 +57,24 @@ def test_partitions_grow_only_when_asked(settings: Settings, lane: str, stack: T
     assert partitions(larger, f"{lane}.requests") == 2
     apply(larger, lane, difference, grow=True)
     eventually(lambda: partitions(larger, f"{lane}.requests") == 3, "the third partition to show")
+
+
+def test_retention_in_the_settings_is_what_the_broker_gets(settings: Settings, lane: str, stack: TestStack) -> None:
+    apply(settings, lane, compare(settings, lane, ["answers"]))
+    shorter = settings_for(stack, partitions=2, retention={"topics": {"answers": 2}})
+    eventually(lambda: bool(compare(shorter, lane, ["answers"]).alter), "the difference to show")
+    difference = compare(shorter, lane, ["answers"])
+    assert difference.alter[f"{lane}.answers"] == {"retention.ms": (str(30 * 86_400_000), str(2 * 86_400_000))}
+    apply(shorter, lane, difference)
+    eventually(lambda: not compare(shorter, lane, ["answers"]), "the topic to be as set")
+
+
+def test_a_broker_that_keeps_offsets_for_longer_than_the_settings_say_is_told_of(
+    settings: Settings, stack: TestStack
+) -> None:
+    days = broker_offsets_days(settings)
+    assert days is not None and days > 0
+    believed = settings_for(stack, retention={"offsets_days": days / 2})
+    assert f"the broker keeps offsets for {days:g} days" in (offsets_warning(days, believed) or "")
+    assert offsets_warning(days, settings_for(stack, retention={"offsets_days": days})) is None
+    assert offsets_warning(None, believed) is None
