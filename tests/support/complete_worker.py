@@ -50,11 +50,12 @@ async def run(plan: dict[str, Any]) -> list[str]:
     )
     stage.start()
     record = enrichment(plan["lane"], plan["text"], lane=plan["lane"], expires_at=None)
-    outputs = await stage(incoming(record, CODEC))
-    await stage.stop()
-    await client.close()
-    await database.close()
-    return digests(outputs)
+    try:
+        return digests(await stage(incoming(record, CODEC)))
+    finally:
+        await stage.stop()
+        await client.close()
+        await database.close()
 
 
 def digests(outputs: Sequence[Output]) -> list[str]:

@@ -148,6 +148,14 @@ async def test_a_route_that_does_not_restart_ends_a_stream_that_broke_in_public(
     assert as_bytes(await bench.worker("w2")(streaming(text=LONG * 2))) == as_bytes([cost, closing, answer])
 
 
+async def test_what_closes_a_stream_that_failed_depends_on_the_journal_alone() -> None:
+    bench = Bench()
+    bench.fail_with(PermanentProviderError("http_400", "400"))
+    _, closing, _ = await bench.worker()(streaming())
+    _, again, _ = await bench.worker("w2")(replace(streaming(), control_offset=99))
+    assert as_bytes([again]) == as_bytes([closing]) and closing.meta.control_offset == 3
+
+
 async def test_a_route_that_does_not_restart_tries_again_while_nothing_is_public() -> None:
     bench = Bench(on_break="failed")
     *_, recorded = await (await broken(bench, HELD))
