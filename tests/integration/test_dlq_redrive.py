@@ -79,7 +79,7 @@ class Stream:
         eventually(there, f"revision {revision} of {request_id}", timeout_s=90)
         return found
 
-    def bury(self, kind: str, request_id: str, stage: str, value: bytes | None = None) -> None:
+    def bury(self, kind: str, request_id: str, stage: str, value: bytes | None = None, *, days_ago: float = 0) -> None:
         """Write the dead letter that a worker writes when ``stage`` gives up on the request's event."""
         (one,) = self.seen(kind, request_id)[:1]
         record = self.place.codec.decode_any(one.value)
@@ -100,7 +100,7 @@ class Stream:
             run="",
             stage=stage,
             attempts=3,
-            first_failure=NOW,
+            first_failure=datetime.now(UTC) - timedelta(days=days_ago),
         )
         self.send("dead-letters", request_id, letter.value, letter.headers)
 
@@ -197,10 +197,21 @@ def test_a_request_goes_the_whole_way_again_under_its_run(stream: Stream) -> Non
     (first,) = stream.answers(request_id)
     stream.bury("requests", request_id, "admit")
     (done,) = stream.run("retry", "--stage", "admit", "--since", "1h", "--yes").objects
+    assert done["outcome"] == "retried", done
     second = next(answer for answer in stream.answers(request_id, 1) if answer.revision == 1)
     assert (second.status, second.supersedes, second.meta.run) == ("answered", first.meta.event_id, done["run"])
     assert second.meta.accepted_at == first.meta.accepted_at
     assert stream.paid(request_id) == 1
+
+
+def test_a_letter_older_than_what_is_known_of_its_request_is_not_retried(stream: Stream) -> None:
+    request_id = stream.ask("old")
+    stream.answers(request_id)
+    stream.bury("requests", request_id, "admit", days_ago=200)
+    letter = stream.letters("--stage", "admit")[request_id]
+    ran = stream.run("retry", letter["id"])
+    assert ran.code == 1 and [one["outcome"] for one in ran.objects] == ["refused"]
+    assert stream.letters("--stage", "admit")[request_id]["state"] == "open"
 
 
 def test_a_request_whose_time_is_over_has_it_again_from_the_retry_on(stream: Stream) -> None:
