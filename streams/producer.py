@@ -27,6 +27,8 @@ from streams.settings import KafkaSettings
 from streams.topics import MAX_DEAD_LETTER_BYTES
 
 DEPENDENCY = "kafka"
+# Bytes of a batch, where records wait for others.
+MOST_BATCHED = 262_144
 AUTHORIZATION = "authorization"
 
 
@@ -43,8 +45,9 @@ class Outgoing:
 class Producer:
     """One connection for all stages of a process. A key lands where Java's client would put it (murmur2)."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: KafkaSettings, *, linger_s: float = 0.0) -> None:
+        """``linger_s``: how long a record waits for others to go with it."""
+        self._settings, self._linger_s = settings, linger_s
         self._producer: AIOKafkaProducer | None = None
         # When the broker last refused a record of this principal's, by the monotonic clock.
         self.refused_at = 0.0
@@ -55,7 +58,8 @@ class Producer:
         producer = AIOKafkaProducer(
             **security.aiokafka(self._settings),
             acks="all",
-            linger_ms=0,
+            linger_ms=int(self._linger_s * 1000),
+            max_batch_size=MOST_BATCHED if self._linger_s else 16_384,
             request_timeout_ms=int(self._settings.produce_timeout_s * 1000),
             max_request_size=MAX_DEAD_LETTER_BYTES + 65_536,
             # A killed broker comes back on the same address within seconds.

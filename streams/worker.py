@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import structlog
@@ -48,6 +48,8 @@ from streams.window_runner import WindowRunner
 
 CLOCK_INTERVAL_S = 10.0
 CONNECT_PAUSE_S = 1.0
+# A chunk waits so long for others: one request to the broker for each would take a third of the stage's time.
+BATCH_S = 0.005
 STOP_TIMEOUT_S = 10.0
 
 T = TypeVar("T")
@@ -101,6 +103,7 @@ class Worker:
         self._stop = asyncio.Event()
         self._crashed: BaseException | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._batching: Producer | None = None
 
     async def run(self) -> int:
         """The whole life of the worker. Never raises for a dependency that is away."""
@@ -160,6 +163,10 @@ class Worker:
         producer = Producer(settings.kafka)
         await self._retry(producer.start)
         stack.push_async_callback(producer.stop)
+        if any(STAGES[name].stateful for name in plan.stages):
+            self._batching = Producer(settings.kafka, linger_s=BATCH_S)
+            await self._retry(self._batching.start)
+            stack.push_async_callback(self._batching.stop)
         needs = {need for name in plan.stages for need in stage_needs(settings, plan.lane, STAGES[name])}
         allowed = Authorization(settings.kafka, needs, refused_at=lambda: producer.refused_at).probe
         guarded = {AUTHORIZATION: allowed} if security.secured(settings.kafka) else {}
@@ -221,7 +228,8 @@ class Worker:
         for source in stage.inputs:
             runner: StageRunner
             if isinstance(processor, Release):
-                runner = WindowRunner(stage, source, processor, services, timeout_s=timeout_s)
+                batching = replace(services, producer=self._batching or services.producer)
+                runner = WindowRunner(stage, source, processor, batching, timeout_s=timeout_s)
             else:
                 runner = StageRunner(stage, source, processor, services, slots=slots, timeout_s=timeout_s)
             group = group_name(services.prefix, services.lane, stage.group_of(source))

@@ -48,6 +48,7 @@ def measured(stack: TestStack, folder: Path, streams: int, deltas: int) -> dict[
         worker.wait_ready()
         ends = {entry.partition: entry.offset + 1 for entry in scene.entries("deltas")}
         eventually(lambda: scene.committed() == ends, "all is committed", timeout_s=300)
+        cpu_s = worker.cpu_s()
         worker.stop()
     finally:
         if worker.code is None:
@@ -62,6 +63,8 @@ def measured(stack: TestStack, folder: Path, streams: int, deltas: int) -> dict[
         "deltas_per_second": round(count / took),
         "chunks_per_second": round(len(chunks) / took),
         "seconds": round(took, 2),
+        # Starting the process is in it: about 2 s.
+        "worker_cpu_seconds": round(cpu_s, 2),
         "load_average": os.getloadavg()[0],
     }
 

@@ -136,6 +136,11 @@ class WorkerProcess:
                 sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
         return sums
 
+    def cpu_s(self) -> float:
+        """Processor time of this life so far, all threads."""
+        fields = Path(f"/proc/{self._running().pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def tail(self) -> str:
         """The end of its log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_LINES:])
