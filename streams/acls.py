@@ -17,7 +17,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from schemas.errors import ConfigurationError
-from streams import security
+from streams import login
 from streams.outputs import kinds_of
 from streams.reading import READER_GROUP
 from streams.settings import Settings
@@ -238,7 +238,7 @@ def _refused(settings: Settings, error: KafkaException) -> Exception:
         return ConfigurationError("the broker has no authorizer, so it keeps no ACLs; see docs/security.md")
     if code == "CLUSTER_AUTHORIZATION_FAILED":
         return ConfigurationError("kafka.sasl: this principal may not manage ACLs; use one of the broker's super users")
-    return security.down(settings.kafka, error)
+    return login.down(settings.kafka, error)
 
 
 def _grant(binding: AclBinding) -> Grant:

@@ -21,7 +21,7 @@ from aiokafka.errors import (
 )
 
 from schemas.errors import ConfigurationError, DependencyDownError, OversizedError
-from streams import security
+from streams import login, security
 from streams.headers import Headers
 from streams.settings import KafkaSettings
 from streams.topics import MAX_DEAD_LETTER_BYTES
@@ -71,8 +71,12 @@ class Producer:
         except (KafkaError, OSError) as error:
             await producer.stop()
             # The client says no more than that it could not connect.
-            refused = await security.refusal(self._settings)
+            refused = await login.refusal(self._settings)
             raise refused or DependencyDownError(DEPENDENCY, type(error).__name__) from error
+        except BaseException:
+            # A provider of tokens that refuses, or a worker that is told to stop.
+            await producer.stop()
+            raise
         self._producer = producer
 
     async def stop(self) -> None:
@@ -85,7 +89,7 @@ class Producer:
         try:
             await self._running().client.fetch_all_metadata()
         except (KafkaError, OSError) as error:
-            refused = await security.refusal(self._settings)
+            refused = await login.refusal(self._settings)
             raise DependencyDownError(DEPENDENCY, str(refused or type(error).__name__)) from error
 
     async def send(self, outgoing: Sequence[Outgoing]) -> None:

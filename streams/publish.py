@@ -16,7 +16,7 @@ from schemas.errors import DependencyDownError, OversizedError
 from schemas.ids import derive_id
 from schemas.record import Record
 from schemas.records import Control, Meta
-from streams import security
+from streams import login, security
 from streams.headers import event_headers
 from streams.outputs import check_size, key_of, topic_kind
 from streams.settings import Settings
@@ -41,6 +41,7 @@ class Publisher:
     def __init__(self, settings: Settings, codec: Codec, *, lane: str = "live") -> None:
         self._settings, self._lane, self._codec = settings, lane, codec
         self._failures: list[Undelivered] = []
+        login.check_login(settings.kafka)
         self._producer = KafkaProducer(
             security.librdkafka(
                 settings.kafka,

@@ -12,7 +12,7 @@ from aiokafka.partitioner import murmur2
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas.errors import ConfigurationError, DependencyDownError
-from streams import security
+from streams import login, security
 from streams.settings import Settings
 
 T = TypeVar("T")
@@ -74,11 +74,12 @@ class TopicReader:
     """A consumer that is assigned by hand: no group, nothing committed. Use it in a ``with`` block.
 
     Every method blocks on the broker. Raises ``DependencyDownError`` when it is away and ``ConfigurationError`` for a
-    topic that is not there.
+    topic that is not there or a login that is refused.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._kafka = settings.kafka
+        login.check_login(settings.kafka)
         self._consumer = Consumer(
             security.librdkafka(
                 settings.kafka,
@@ -209,7 +210,7 @@ class TopicReader:
         except KafkaException as error:
             if error.args[0].code() in (*_MISSING, *_FORBIDDEN):
                 _raise(error.args[0])
-            raise security.down(self._kafka, error) from None
+            raise login.down(self._kafka, error) from None
 
     def _watermarks(self, place: Place) -> tuple[int, int]:
         found = self._asked(lambda: self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=TIMEOUT_S))

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import faust
-from aiokafka.conn import create_conn
-from aiokafka.errors import (
-    AuthenticationFailedError,
-    KafkaConnectionError,
-    KafkaError,
-    SaslAuthenticationFailed,
-    UnsupportedSaslMechanismError,
-)
-from aiokafka.protocol.metadata import MetadataRequest
-from confluent_kafka import KafkaException
 from faust.auth import OAuthCredentials
 
 from schemas.codec import Codec
-from schemas.errors import ConfigurationError, DependencyDownError
+from schemas.errors import ConfigurationError
 from schemas.registry import Registry
 from streams.credentials import SaslSettings, TlsSettings, secret
 from streams.settings import KafkaSettings, RegistrySettings, Settings
@@ -90,7 +79,7 @@ def librdkafka(kafka: KafkaSettings, own: Mapping[str, Any]) -> dict[str, Any]:
 
 def aiokafka(kafka: KafkaSettings) -> dict[str, Any]:
     """The settings of an aiokafka client. Raises ``ConfigurationError`` for a secret or file that can't be read."""
-    return {"bootstrap_servers": kafka.bootstrap, **_aiokafka_security(kafka)}
+    return {"bootstrap_servers": kafka.bootstrap, **aiokafka_security(kafka)}
 
 
 def faust_broker(kafka: KafkaSettings) -> dict[str, Any]:
@@ -142,7 +131,7 @@ def ssl_context(tls: TlsSettings | None, *, at: str) -> ssl.SSLContext | None:
     try:
         context = ssl.create_default_context(cafile=tls.ca_file)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"{at}.ca_file: {tls.ca_file} can't be used ({_reason(error)})") from None
+        raise ConfigurationError(f"{at}.ca_file: {tls.ca_file} can't be used ({openssl_reason(error)})") from None
     context.check_hostname = tls.check_hostname
     if tls.certificate_file is not None:
         # Without one OpenSSL would ask for it on the terminal.
@@ -151,7 +140,7 @@ def ssl_context(tls: TlsSettings | None, *, at: str) -> ssl.SSLContext | None:
             context.load_cert_chain(tls.certificate_file, tls.key_file, password)
         except (OSError, ssl.SSLError) as error:
             raise ConfigurationError(
-                f"{at}.certificate_file, key_file or key_password: can't be used ({_reason(error)})"
+                f"{at}.certificate_file, key_file or key_password: can't be used ({openssl_reason(error)})"
             ) from None
     return context
 
@@ -197,44 +186,8 @@ def registry_http(settings: RegistrySettings) -> dict[str, Any]:
     return asked
 
 
-async def refusal(kafka: KafkaSettings) -> ConfigurationError | None:
-    """Why the broker does not let this client in, where that is for an operator to mend; None where it does.
-
-    A client that could not connect tells only that. This logs in once more, and blocks on it for seconds at most.
-    """
-    for server in servers(kafka):
-        host, _, port = server.rpartition(":")
-        try:
-            connection = await create_conn(
-                host, int(port), request_timeout_ms=int(LOGIN_TIMEOUT_S * 1000), **_aiokafka_security(kafka)
-            )
-            try:
-                # A refused token shows no sooner than here: aiokafka takes the refusal for an empty reply.
-                refused = not (await connection.send(MetadataRequest([]))).brokers
-            finally:
-                connection.close()
-        except ConfigurationError as error:
-            return error
-        except ssl.SSLError as error:
-            return ConfigurationError(f"kafka.tls: {server} can't be trusted or takes no TLS ({_reason(error)})")
-        except (AuthenticationFailedError, SaslAuthenticationFailed, UnsupportedSaslMechanismError) as error:
-            return ConfigurationError(_login_refused(kafka, server, error))
-        except KafkaConnectionError:
-            return ConfigurationError(_closed(kafka, server))
-        except (KafkaError, OSError, ValueError, DependencyDownError):
-            continue
-        if refused:
-            return ConfigurationError(_closed(kafka, server))
-    return None
-
-
-def down(kafka: KafkaSettings, error: KafkaException) -> ConfigurationError | DependencyDownError:
-    """What a failed call of a confluent-kafka client means. Blocks on logging in once more; not for an event loop."""
-    found = asyncio.run(refusal(kafka))
-    return found or DependencyDownError("kafka", str(error.args[0].str() if error.args else error))
-
-
-def _aiokafka_security(kafka: KafkaSettings) -> dict[str, Any]:
+def aiokafka_security(kafka: KafkaSettings) -> dict[str, Any]:
+    """How an aiokafka connection encrypts and logs in."""
     given: dict[str, Any] = {"security_protocol": protocol(kafka)}
     if (context := ssl_context(kafka.tls, at="kafka.tls")) is not None:
         given["ssl_context"] = context
@@ -296,32 +249,7 @@ def _check_options(kafka: KafkaSettings) -> None:
         raise ConfigurationError(f"kafka.options: workers can't apply {told}")
 
 
-def _login_refused(kafka: KafkaSettings, server: str, error: Exception) -> str:
-    sasl = kafka.sasl
-    if sasl is None:
-        return f"kafka: {server} asks for a login; set kafka.sasl"
-    if isinstance(error, UnsupportedSaslMechanismError):
-        return f"kafka.sasl.mechanism: {server} does not take {sasl.mechanism}"
-    if sasl.mechanism == "OAUTHBEARER":
-        what = "token_file" if sasl.token_file else "client_id, client_secret and scope"
-        return f"kafka.sasl: {server} refused the token; check kafka.sasl.{what}"
-    return (
-        f"kafka.sasl: {server} refused the user {sasl.username} by {sasl.mechanism}; "
-        "check kafka.sasl.username, its password and mechanism"
-    )
-
-
-def _closed(kafka: KafkaSettings, server: str) -> str:
-    if kafka.sasl is not None and kafka.sasl.mechanism == "OAUTHBEARER":
-        return _login_refused(kafka, server, AuthenticationFailedError())
-    missing = "" if kafka.tls is None or kafka.tls.certificate_file else ", and kafka.tls.certificate_file if it asks"
-    return (
-        f"kafka: {server} takes a connection and ends it without a word; this client speaks {protocol(kafka)}: "
-        f"set kafka.tls and kafka.sasl as the listener wants{missing}"
-    )
-
-
-def _reason(error: Exception) -> str:
+def openssl_reason(error: Exception) -> str:
     """What OpenSSL or the system says, which quotes no secret."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message

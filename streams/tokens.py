@@ -17,6 +17,7 @@ from pathlib import Path
 import aiohttp
 import structlog
 from aiokafka.abc import AbstractTokenProvider
+from aiokafka.errors import KafkaError
 
 from schemas.errors import ConfigurationError, DependencyDownError, HeadraceError
 from streams.credentials import read_secret
@@ -27,6 +28,10 @@ REREAD_S = 60.0
 LONGEST_REPLY = 65_536
 
 log = structlog.get_logger(__name__)
+
+
+class TokenUnavailableError(KafkaError):  # type: ignore[misc]
+    """There is no token now. One of aiokafka's errors, because its tasks end at any other and not at these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,8 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
     """Gives aiokafka's clients, on whichever loop each of them runs, one token between them.
 
     Asked at each new connection. Waits only while there is no token that holds; one that is soon to end is given out
-    while the next is on its way. Raises ``ConfigurationError`` when the credentials are refused.
+    while the next is on its way. Raises ``TokenUnavailableError``, caused by a ``ConfigurationError`` when the
+    credentials are refused.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
@@ -75,7 +81,10 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
             task.add_done_callback(self._tasks.discard)
         if held is not None:
             return held.value
-        return (await asyncio.wrap_future(coming)).value
+        try:
+            return (await asyncio.wrap_future(coming)).value
+        except HeadraceError as error:
+            raise TokenUnavailableError(str(error)) from error
 
     async def _renew(self, coming: Future[Token]) -> None:
         try:

@@ -16,7 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from schemas.errors import ConfigurationError
-from streams import security
+from streams import login, security
 from streams.retention import TOPIC_DAYS, Retention
 from streams.settings import Settings
 
@@ -136,7 +136,8 @@ class Difference:
 
 
 def admin_client(settings: Settings) -> AdminClient:
-    """An admin client for the broker of the settings."""
+    """An admin client for the broker of the settings. Raises ``ConfigurationError`` for a login that is refused."""
+    login.check_login(settings.kafka)
     # The client's own lines would land on a command's stderr; what matters is raised.
     quiet = {"log_level": 0}
     return AdminClient(security.librdkafka(settings.kafka, quiet))
@@ -159,7 +160,7 @@ def compare(settings: Settings, lane: str, kinds: Sequence[str] = KINDS) -> Diff
             if changes:
                 alter[resource.name] = changes
     except KafkaException as error:
-        raise security.down(settings.kafka, error) from error
+        raise login.down(settings.kafka, error) from error
     counts = {name: len(existing[name].partitions) for name in present}
     partitions = {name: topic.partitions or settings.partitions for name, topic in wanted.items()}
     grow = {

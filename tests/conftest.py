@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from infra.embedded import stack as embedded
+from tests.support.secure import SecureBroker
 from tests.support.stack import TestStack
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -28,6 +29,14 @@ def stack() -> Iterator[TestStack]:
         embedded.down(folder)
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def secure_broker() -> Iterator[SecureBroker]:
+    """A broker of its own that asks who one is, started for the first test that needs it."""
+    started = SecureBroker()
     yield started
     started.close()
 

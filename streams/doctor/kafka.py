@@ -9,7 +9,7 @@ from typing import Any
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
-from streams import security
+from streams import login
 from streams.doctor.checkup import ProblemError, in_thread
 from streams.settings import Settings
 from streams.topics import KINDS, Difference, admin_client, compare, topic_name
@@ -48,7 +48,7 @@ def _metadata(settings: Settings) -> Any:
     try:
         return admin_client(settings).list_topics(timeout=TIMEOUT_S)
     except KafkaException as error:
-        raise security.down(settings.kafka, error) from None
+        raise login.down(settings.kafka, error) from None
 
 
 def _described(difference: Difference) -> str:

@@ -21,7 +21,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from schemas.errors import DependencyDownError
-from streams import security
+from streams import login, security
 from streams.app import group_name
 from streams.reading import READER_GROUP, Place
 from streams.settings import Settings
@@ -100,7 +100,7 @@ class BacklogReader:
         try:
             return self._read()
         except KafkaException as error:
-            raise security.down(self._settings.kafka, error) from error
+            raise login.down(self._settings.kafka, error) from error
 
     def extent(self, kind: str) -> dict[int, tuple[int, int]]:
         """First and one past the last offset of each partition of a topic; empty where it is not there."""
@@ -109,7 +109,7 @@ class BacklogReader:
             places = self._places([topic])
             starts, ends = self._bounds(places)
         except KafkaException as error:
-            raise security.down(self._settings.kafka, error) from error
+            raise login.down(self._settings.kafka, error) from error
         return {place[1]: (starts[place], ends[place]) for place in places}
 
     def _read(self) -> list[Backlog]:

@@ -47,13 +47,6 @@ TENANTS = {"acme": {"tier": "gold"}, "globex": {"tier": "standard"}}
 ANSWER_S = 90.0
 
 
-@pytest.fixture(scope="module")
-def broker() -> Iterator[SecureBroker]:
-    started = SecureBroker()
-    yield started
-    started.close()
-
-
 @dataclass
 class Secured:
     """A scene whose workers run, and everybody's settings."""
@@ -149,9 +142,11 @@ def headrace(*arguments: str, env: Mapping[str, str]) -> Ran:
 
 
 @pytest.fixture(scope="module")
-def secured(stack: TestStack, broker: SecureBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+def secured(
+    stack: TestStack, secure_broker: SecureBroker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Secured]:
     """Users, ACLs by a super user, topics by the operator, then a worker for each stage under its own user."""
-    folder, lane = tmp_path_factory.mktemp("secured"), f"t{secrets.token_hex(4)}"
+    broker, folder, lane = secure_broker, tmp_path_factory.mktemp("secured"), f"t{secrets.token_hex(4)}"
     prefix = f"{lane}-"
     broker.users(*(f"{prefix}{role}" for role in [*STAGES, "operator", "app-acme", "app-globex", "hostile"]))
     users = {stage: stage for stage in STAGES}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import shutil
 import tempfile
@@ -23,7 +25,7 @@ from infra.embedded.state import Layout, write_json
 from tests.support.certificates import Authority
 
 TIMEOUT_S = 30
-PLAIN_USER, PLAIN_PASSWORD = "plain-user", "plain-secret"
+ROOT, PLAIN_PASSWORD = "root", "plain-secret"
 _KAFKA = "org.apache.kafka"
 _SECURITY = f"{_KAFKA}.common.security"
 
@@ -68,7 +70,7 @@ class SecureBroker:
                     for name, module, options in (
                         ("scram-sha-256", "scram.ScramLoginModule", ""),
                         ("scram-sha-512", "scram.ScramLoginModule", ""),
-                        ("plain", "plain.PlainLoginModule", f' user_{PLAIN_USER}="{PLAIN_PASSWORD}"'),
+                        ("plain", "plain.PlainLoginModule", f' user_{ROOT}="{PLAIN_PASSWORD}"'),
                         (
                             "oauthbearer",
                             "oauthbearer.OAuthBearerLoginModule",
@@ -77,7 +79,8 @@ class SecureBroker:
                     )
                 },
                 "authorizer.class.name": f"{_KAFKA}.metadata.authorizer.StandardAuthorizer",
-                "super.users": "User:ANONYMOUS",
+                # ``root``, however it logs in, is for tests of logging in.
+                "super.users": "User:ANONYMOUS;User:root;User:CN=root",
             },
         )
         assert state.endpoints["kafka_bootstrap"] == self.plain
@@ -110,6 +113,9 @@ def password_of(name: str) -> str:
     return f"{name}-secret"
 
 
-def within(timeout_s: float = TIMEOUT_S) -> float:
-    """A deadline by the monotonic clock."""
-    return time.monotonic() + timeout_s
+def unsecured_token(subject: str = ROOT, *, life_s: float = 300.0) -> str:
+    """A token that the broker takes at its word (its own validator for tests)."""
+    now = time.time()
+    parts = ({"alg": "none"}, {"sub": subject, "iat": now - 5, "exp": now + life_s})
+    coded = (base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts)
+    return ".".join(coded) + "."

@@ -14,7 +14,15 @@ import pytest
 from aiohttp import web
 
 from schemas.errors import ConfigurationError, DependencyDownError
-from streams.tokens import EndpointTokens, FileTokens, Token, TokenProvider, basic_auth, read_token
+from streams.tokens import (
+    EndpointTokens,
+    FileTokens,
+    Token,
+    TokenProvider,
+    TokenUnavailableError,
+    basic_auth,
+    read_token,
+)
 
 
 class Clock:
@@ -72,7 +80,7 @@ async def test_a_fetch_that_fails_is_made_again_and_the_old_token_holds_to_its_e
     clock.now += 90
     assert await provider.token() == "t1"
     clock.now += 11
-    with pytest.raises(DependencyDownError):
+    with pytest.raises(TokenUnavailableError, match="told to fail"):
         await provider.token()
     provider.failing = False
     assert (await provider.token()).startswith("t")
@@ -100,7 +108,7 @@ async def test_a_loop_that_ends_in_a_fetch_leaves_nobody_waiting() -> None:
     await asyncio.sleep(0)
     for task in provider._tasks:
         task.cancel()
-    with pytest.raises(DependencyDownError):
+    with pytest.raises(TokenUnavailableError):
         await asyncio.wait_for(waiting, 5)
     provider.hold = None
     assert await provider.token() == "t2"
