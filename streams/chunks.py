@@ -12,7 +12,7 @@ from schemas.records import Answer, Chunk, Failure
 from streams.answers import decoded
 from streams.reading import POLL_S, Entry, TopicReader
 from streams.settings import Settings
-from streams.topics import topic_name
+from streams.topics import consumer_topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +77,26 @@ class StreamText:
 class ChunkReader:
     """Chunks, and answers if wanted, of one request as they come. Blocking; use it in a ``with`` block."""
 
-    def __init__(self, settings: Settings, codec: Codec, *, lane: str, from_start: bool, answers: bool) -> None:
-        """Stands at the topics' ends, or their beginnings, once it is made.
+    def __init__(
+        self,
+        settings: Settings,
+        codec: Codec,
+        *,
+        lane: str,
+        from_start: bool,
+        answers: bool,
+        tenant: str | None = None,
+    ) -> None:
+        """Stands at the topics' ends, or their beginnings, once it is made: the tenant's own, where it has some.
 
         Raises ``DependencyDownError``, and ``ConfigurationError`` for a lane that has no topics.
         """
         self._codec = codec
         self._reader = TopicReader(settings)
         kinds = ("chunks", "answers") if answers else ("chunks",)
+        topics = [consumer_topic(settings, lane, kind, tenant) for kind in kinds]
         try:
-            ends = self._reader.ends(self._reader.places([topic_name(settings.prefix, lane, kind) for kind in kinds]))
+            ends = self._reader.ends(self._reader.places(topics))
             self._reader.start({place: one.start if from_start else one.end for place, one in ends.items()})
         except BaseException:
             self._reader.close()

@@ -13,7 +13,7 @@ from processors.deferred import Taken
 from schemas.errors import ConfigurationError, DependencyDownError
 from streams.dead_letters import safe_message
 from streams.gate import Released
-from streams.producer import Outgoing
+from streams.producer import AUTHORIZATION, Outgoing
 from streams.services import Services
 from streams.topics import topic_name
 
@@ -50,7 +50,7 @@ class PutBack:
         gate, control = self._services.gate, self._services.control
         while True:
             try:
-                await gate.wait(("postgres", "kafka"))
+                await gate.wait(("postgres", "kafka", AUTHORIZATION))
                 moved = await self.round()
                 await self._count()
             except Released:

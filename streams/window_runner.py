@@ -24,7 +24,7 @@ from schemas.errors import ConfigurationError, DependencyDownError, HeadraceErro
 from schemas.record import Record
 from streams.gate import Released
 from streams.headers import Headers
-from streams.producer import Outgoing
+from streams.producer import AUTHORIZATION, Outgoing
 from streams.runner import FAILURE_BACKOFF_S, MAX_FAILURES, Message, StageRunner
 from streams.services import Services
 from streams.stages import Input, Stage
@@ -167,7 +167,7 @@ class WindowRunner(StageRunner):
             except OversizedError:
                 step = self._release.give_up(step, "stream_oversized")
                 outgoing = self._publisher.prepare(step.chunks, sending.cause)
-            await self._wait(sending.message, ("kafka",))
+            await self._wait(sending.message, ("kafka", AUTHORIZATION))
             sending.posts.extend(zip(outgoing, await self._services.producer.post(outgoing), strict=True))
             sending.prune()
             self._measure_chunks(step)
@@ -198,7 +198,7 @@ class WindowRunner(StageRunner):
             one for (one, _), result in zip(sending.posts, results, strict=True) if isinstance(result, BaseException)
         ]
         while left:
-            await self._wait(sending.message, ("kafka",))
+            await self._wait(sending.message, ("kafka", AUTHORIZATION))
             try:
                 # The same ids and bytes; consumers put what comes late or twice in its place.
                 await self._services.producer.send(left)

@@ -94,9 +94,9 @@ def ask_streamed(
 ) -> tuple[Answer | None, StreamText]:
     """Publish the request and show its chunks as they come; its answer, and the stream as far as it came."""
     meta = request.meta
-    codec = connect(settings, meta.lane)
+    codec = connect(settings, meta.lane, tenants=[meta.tenant])
     stream, answer = StreamText(), None
-    with ChunkReader(settings, codec, lane=meta.lane, from_start=False, answers=True) as reader:
+    with ChunkReader(settings, codec, lane=meta.lane, from_start=False, answers=True, tenant=meta.tenant) as reader:
         publisher = Publisher(settings, codec, lane=meta.lane)
         publisher.publish("requests", request, meta.request_id)
         for failed in publisher.flush():
@@ -147,9 +147,9 @@ def stream(
     Chunks are kept for a day by default; the answer is in ``audit``. Exit code 1: it failed, or did not end in time.
     """
     settings = load_settings(folder=folder)
-    codec = connect(settings, lane)
+    codec = connect(settings, lane, tenants=[tenant] if tenant else ())
     found, screen = StreamText(), JsonScreen() if json else TextScreen()
-    with quiet_end(), ChunkReader(settings, codec, lane=lane, from_start=True, answers=False) as reader:
+    with quiet_end(), ChunkReader(settings, codec, lane=lane, from_start=True, answers=False, tenant=tenant) as reader:
         for record in reader.read(request_id, tenant=tenant, deadline=time.monotonic() + timeout):
             if isinstance(record, Chunk):
                 screen.show(record, found.add(record))

@@ -24,3 +24,22 @@ def settings_for(stack: TestStack, **changes: Any) -> Settings:
         "worker": {"session_timeout_s": 6, "heartbeat_s": 1, "commit_interval_s": 0.2},
     }
     return Settings(**{**values, **changes})
+
+
+def bare_settings(**changes: Any) -> Settings:
+    """Settings whose endpoints are nowhere; ``changes`` are whole sections."""
+    values: dict[str, Any] = {
+        "stack": "external",
+        "kafka": {"bootstrap": "b:9092"},
+        "registry": {"url": "http://r"},
+        "postgres": {"dsn": "postgresql://p/db"},
+        "embeddings": {"base_url": NOWHERE, "model": "none"},
+        "deployments": {"local": {"base_url": NOWHERE, "model": "none"}},
+        "routes": {"default": {"deployment": "local"}},
+    }
+    return Settings(**{**values, **changes})
+
+
+def settings_of_tenants(**changes: Any) -> Settings:
+    """As above, with two tenants who have topics of their own."""
+    return bare_settings(trust_producers=False, tenants={"acme": {}, "globex": {}}, **changes)

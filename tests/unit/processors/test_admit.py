@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processors.admit import AdmitPolicy
-from schemas.errors import PoisonError
+from processors.admit.rules import check_origin
+from schemas.errors import PoisonError, RefusedError
 from schemas.records import (
     Admitted,
     ContentPart,
@@ -274,6 +275,18 @@ async def test_tenants_are_known_where_producers_are_not_trusted() -> None:
     admitted = await bench.admitted(request(meta={"tenant": "acme"}, tier="gold"))
     assert admitted.admission.tier == "gold"
     assert (await bench.refusal(request(meta={"tenant": "acme", "request_id": "r2"}, tier="free"))).status == "rejected"
+
+
+def test_a_claim_to_another_tenant_than_the_topics_is_refused() -> None:
+    policy = AdmitPolicy(trust_producers=False, tenants={"acme": "gold", "globex": "gold"})
+    claimed = request(meta={"tenant": "globex"}).meta
+    # The runner has the topic's tenant in the meta that it passes on.
+    owner = replace(claimed, tenant="acme")
+    with pytest.raises(RefusedError, match="belongs to the tenant acme") as refused:
+        check_origin(owner, claimed, policy)
+    assert refused.value.code == "tenant_mismatch"
+    check_origin(owner, owner, policy)
+    check_origin(owner, replace(claimed, tenant=""), policy)
 
 
 async def test_a_refused_answer_says_who_asked_what() -> None:

@@ -14,9 +14,10 @@ from schemas.errors import ConfigurationError
 from streams import security
 from streams.credentials import PrincipalSettings, SaslSettings, TlsSettings, secret
 from streams.doctor.redact import redactor
-from streams.settings import KafkaSettings, PostgresSettings, RegistrySettings, Settings
+from streams.settings import KafkaSettings, PostgresSettings, RegistrySettings
 from streams.tokens import basic_auth
 from tests.support.certificates import Authority
+from tests.support.settings import bare_settings
 
 STREAMS = Path(__file__).parents[3] / "streams"
 HIDDEN = "s3cret!"
@@ -25,19 +26,6 @@ PASSWORD = {"username": "ada", "password": HIDDEN}
 
 def kafka(**changes: Any) -> KafkaSettings:
     return KafkaSettings(**{"bootstrap": "b:9092", **changes})
-
-
-def settings(**changes: Any) -> Settings:
-    values: dict[str, Any] = {
-        "stack": "external",
-        "kafka": {"bootstrap": "b:9092"},
-        "registry": {"url": "http://r"},
-        "postgres": {"dsn": "postgresql://p/db"},
-        "embeddings": {"base_url": "http://e", "model": "m"},
-        "deployments": {"d": {"base_url": "http://d", "model": "m"}},
-        "routes": {"default": {"deployment": "d"}},
-    }
-    return Settings(**{**values, **changes})
 
 
 def test_nothing_else_builds_the_settings_of_a_client() -> None:
@@ -188,7 +176,7 @@ def test_a_secret_that_is_not_there_is_named_by_its_setting(monkeypatch: pytest.
 
 def test_a_worker_takes_its_stages_own_credentials() -> None:
     own = PrincipalSettings(sasl=SaslSettings(username="complete", password="x"))
-    both = settings(kafka=kafka(sasl=SaslSettings(**PASSWORD), tls=TlsSettings(), principals={"complete": own}))
+    both = bare_settings(kafka=kafka(sasl=SaslSettings(**PASSWORD), tls=TlsSettings(), principals={"complete": own}))
     taken = security.for_stages(both, ["complete"]).kafka
     assert taken.sasl is not None and taken.sasl.username == "complete"
     assert taken.tls == both.kafka.tls
@@ -200,7 +188,7 @@ def test_a_worker_takes_its_stages_own_credentials() -> None:
 @pytest.mark.parametrize("name", ["security.protocol", "sasl.password", "ssl.ca.location", "sasl.jaas.config"])
 def test_a_workers_options_that_would_not_reach_its_clients_are_refused_by_name(name: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"{re.escape(name)} \(set kafka\.") as error:
-        security.for_stages(settings(kafka=kafka(options={name: HIDDEN})), ["admit"])
+        security.for_stages(bare_settings(kafka=kafka(options={name: HIDDEN})), ["admit"])
     assert HIDDEN not in str(error.value)
 
 
@@ -208,7 +196,7 @@ def test_no_secret_of_a_login_is_shown(tmp_path: Path) -> None:
     file = tmp_path / "p"
     file.write_text("of-a-file")
     login = {"mechanism": "OAUTHBEARER", "token_url": "http://t", "client_id": "c", "client_secret": "of-a-client"}
-    given = settings(
+    given = bare_settings(
         kafka=kafka(
             sasl={"username": "a", "password_file": file},
             tls={"certificate_file": "c.pem", "key_password": "of-a-key"},
