@@ -220,6 +220,10 @@ def test_the_command_line_asks_as_a_tenant_and_shows_what_was_asked(secured: Sec
     options = ("--tenant", "acme", "--from", "earliest", "--no-follow", "--json", "--lane", secured.lane)
     told = headrace("tail", "answers", *options, env=env)
     assert {json.loads(line)["topic"] for line in told.out.splitlines()} == {secured.topic("answers.acme")}
+    streamed = headrace("ask", "And a log?", "--stream", "--tenant", "acme", "--lane", secured.lane, "--json", env=env)
+    assert streamed.code == 0, streamed.err
+    *chunks, answer = streamed.objects
+    assert (chunks[-1]["kind"], answer["status"]) == ("end", "answered")
     stranger = headrace("ask", "Who?", "--tenant", "initech", "--lane", secured.lane, env=env)
     assert (stranger.code, "initech" in stranger.err) == (2, True)
 
