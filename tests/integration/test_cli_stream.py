@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from streams.publish import Publisher
 from streams.reading import TopicReader
 from streams.topics import topic_name
 from tests.support.commands import Commands, Ran
+from tests.support.polling import eventually
 from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
 
-Reply = Callable[[Request], list[Record]]
+# A text among the records: what follows it is published once the command has printed it.
+Reply = Callable[[Request], Sequence[Record | str]]
 
 
 @pytest.fixture
@@ -62,18 +65,24 @@ def asking(commands: Commands, reply: Reply, *options: str) -> Ran:
         player.join()
 
 
-def publish(commands: Commands, *records: Record) -> None:
+def publish(commands: Commands, *records: Record | str) -> None:
     publisher = Publisher(commands.settings, commands.codec, lane=commands.lane)
     for record in records:
+        if isinstance(record, str):
+            assert not publisher.flush()
+            # The command runs in this process, and what it prints is kept in place of stdout.
+            eventually(lambda text=record: text in sys.stdout.getvalue(), f"{record!r} printed", timeout_s=60)  # type: ignore[attr-defined]
+            continue
         kind = "chunks" if isinstance(record, Chunk) else "answers"
         publisher.publish(kind, record, record.meta.request_id)  # type: ignore[attr-defined]
     assert not publisher.flush()
 
 
-def well(request: Request) -> list[Record]:
+def well(request: Request) -> list[Record | str]:
     chunks = writer(request)
     first, second = chunks.text(0, 0, 0, "A stream is "), chunks.text(0, 1, 12, "text on its way.\n")
-    return [first, first, second, chunks.end(0, 2, 29, "stop"), answer(request, "A stream is text on its way.\n")]
+    end = chunks.end(0, 2, 29, "stop")
+    return [first, first, second, end, "its way", answer(request, "A stream is text on its way.\n")]
 
 
 def test_a_stream_is_printed_as_it_comes_and_the_answer_not_again(commands: Commands) -> None:
@@ -90,33 +99,33 @@ def test_a_stream_is_printed_as_it_comes_and_the_answer_not_again(commands: Comm
 
 
 def test_a_restart_a_failure_and_another_answer_are_said_plainly(commands: Commands) -> None:
-    def restarted(request: Request) -> list[Record]:
+    def restarted(request: Request) -> list[Record | str]:
         chunks = writer(request)
         texts = [chunks.text(0, 0, 0, "A strea"), chunks.restart(1), chunks.text(1, 0, 0, "Water.")]
-        return [*texts, chunks.end(1, 1, 6, "stop"), answer(request, "Water.")]
+        return [*texts, chunks.end(1, 1, 6, "stop"), "Water.", answer(request, "Water.")]
 
     ran = asking(commands, restarted)
     assert (ran.code, ran.out) == (0, "A strea\nWater.\n") and "begins again" in ran.err
 
-    def failed(request: Request) -> list[Record]:
+    def failed(request: Request) -> list[Record | str]:
         chunks = writer(request)
         begun = chunks.text(0, 0, 0, "A strea")
-        return [begun, chunks.failed(0, "stream_stalled"), answer(request, "A stream is text.")]
+        return [begun, chunks.failed(0, "stream_stalled"), "A strea", answer(request, "A stream is text.")]
 
     ran = asking(commands, failed)
     assert (ran.code, ran.out) == (0, "A strea\nA stream is text.\n")
     assert "stream_stalled" in ran.err and "not what was streamed" in ran.err
 
-    def refused(request: Request) -> list[Record]:
+    def refused(request: Request) -> list[Record | str]:
         chunks = writer(request)
         failure = Failure(code="output_truncated", error_class="policy", message="too long")
         end = [chunks.text(0, 0, 0, "A strea"), chunks.end(0, 1, 7, "length")]
-        return [*end, answer(request, None, status="failed", failure=failure)]
+        return [*end, "A strea", answer(request, None, status="failed", failure=failure)]
 
     ran = asking(commands, refused)
     assert ran.code == 1 and "it is void" in ran.err and "output_truncated" in ran.err
 
-    def rejected(request: Request) -> list[Record]:
+    def rejected(request: Request) -> list[Record | str]:
         failure = Failure(code="invalid_request", error_class="policy", message="no")
         return [answer(request, None, status="rejected", failure=failure)]
 

@@ -8,7 +8,6 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import fastavro
@@ -25,6 +24,7 @@ from schemas.records import Alert, Meta
 from schemas.registry import Registry
 from schemas.wire import header
 from streams.cli.schemas import app
+from tests.support.settings import settings_for
 from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
@@ -121,7 +121,7 @@ async def test_a_change_that_breaks_readers_is_refused_by_the_registry_too(stack
 
 
 def test_the_command_registers_and_says_what_was_there(stack: TestStack, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = SimpleNamespace(registry=SimpleNamespace(url=stack.registry_url, options={}))
+    settings = settings_for(stack)
     monkeypatch.setattr("streams.settings.load_settings", lambda: settings)
 
     assert CliRunner().invoke(app, ["register"]).exit_code == 0
