@@ -20,6 +20,7 @@ Take = Callable[[Any], Awaitable[None]]
 # one is found by /livez. The client takes at most 24 days.
 MAX_POLL_INTERVAL_S = 20 * 86_400.0
 MAX_FETCH_BYTES = 1_048_576
+METADATA_MAX_AGE_MS = 60_000
 BUFFER_PER_SLOT = 2
 
 
@@ -62,6 +63,7 @@ def create_app(
         consumer_group_instance_id=f"{group}.{slot}",
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=MAX_FETCH_BYTES,
+        consumer_metadata_max_age_ms=METADATA_MAX_AGE_MS,
         broker_session_timeout=worker.session_timeout_s,
         broker_heartbeat_interval=worker.heartbeat_s,
         broker_rebalance_timeout=worker.rebalance_timeout_s,

@@ -4,7 +4,8 @@ What differs from the driver, and why, is in ``docs/delivery.md``:
 
 * the committed offset is the lowest that was delivered and not acknowledged (``streams.watermark``);
 * on revocation acknowledged offsets are committed before Faust forgets them;
-* a commit that the broker did not take is tried again at the next interval, and never ends the worker.
+* a commit that the broker did not take is tried again at the next interval, and never ends the worker;
+* a worker that comes back to topics that have grown asks for a new assignment.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.utils.futures import notify
 
+from streams.unassigned import unassigned
 from streams.watermark import Watermarks
 
+LOOK_AGAIN_S = 1.0
 Message = Any  # faust.types.ConsumerMessage, which is untyped
 
 
@@ -38,6 +41,18 @@ class SafeConsumerThread(driver.AIOKafkaConsumerThread):
             self.log.warning("Offsets are not committed and will be again: %s", type(error).__name__)
             return False
         return True
+
+    async def include_all(self) -> bool:
+        """Ask for a new assignment where the group has partitions that nobody reads; False: not known yet."""
+        consumer = self._ensure_consumer()
+        try:
+            left = await unassigned(consumer)
+        except KafkaError:
+            return False
+        if left:
+            self.log.info("A new assignment is asked for; nobody reads %s", sorted(left))
+            consumer._coordinator.request_rejoin()
+        return left is not None
 
     def unread(self, tp: TP) -> int:
         """Offsets between the next one to be handed on and the end; control records of transactions are no lag."""
@@ -61,6 +76,7 @@ class SafeConsumer(driver.Consumer):
         self.forgotten: list[Callable[[set[TP] | None], None]] = []
         self._committed: dict[TP, int] = {}
         self._highest: dict[TP, int] = {}
+        self._looked_for_more = False
         # Events that this process has had before, under an earlier assignment.
         self.redelivered_total = 0
 
@@ -117,6 +133,17 @@ class SafeConsumer(driver.Consumer):
         await self.force_commit()
         await super().on_partitions_revoked(revoked)
         self._forget(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """After the first assignment, see that the group left no partition out."""
+        await super().on_partitions_assigned(assigned, generation_id)
+        if not self._looked_for_more:
+            self._looked_for_more = True
+            self.add_future(self._include_all())
+
+    async def _include_all(self) -> None:
+        while not await self._thread.call_thread(self._thread.include_all):
+            await self.sleep(LOOK_AGAIN_S)
 
     async def perform_seek(self) -> None:
         """Go back to the committed offsets: all that was delivered since comes again."""
