@@ -53,7 +53,8 @@ class Stage:
     """A stage's declaration. Workers and replays read the same one.
 
     ``concurrency`` None: as many as the deployments of all routes take. ``timeout_s`` bounds one attempt;
-    ``dependencies`` are what an attempt needs: while one is away the event waits.
+    ``dependencies`` are what an attempt needs: while one is away the event waits. ``sometimes`` is what only some
+    attempts need: those that fail for it wait.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Stage:
     effect: Effect
     dependencies: tuple[str, ...]
     build: Callable[[Ports], Processor]
+    sometimes: tuple[str, ...] = ()
     # Events of a paused tenant or route are set aside here. Only after admission: they have to know when they expire.
     defers: bool = False
     # Holds state from event to event: one event at a time whatever the settings say, and acknowledged by its state.
@@ -84,6 +86,11 @@ class Stage:
         A stage with several inputs has a group for each: a full queue of one must not stop the others.
         """
         return self.name + (f".{source.kind.rpartition('.')[2]}" if len(self.inputs) > 1 else "")
+
+    @property
+    def probed(self) -> frozenset[str]:
+        """What a worker of this stage needs to be ready: every worker reads Postgres, the broker and the registry."""
+        return frozenset({*self.dependencies, *self.sometimes, "postgres", "kafka", "registry"})
 
     def shares(self) -> dict[str, int]:
         """Each input's share of the slots."""
@@ -146,6 +153,7 @@ _DECLARED = (
         effect=Effect.READS,
         # Only sampled answers need the embedding endpoint: those alone wait while it is away.
         dependencies=("postgres",),
+        sometimes=("embeddings",),
         build=methodcaller("evaluate"),
         shared_slots=False,
     ),

@@ -181,16 +181,15 @@ class Worker:
         )
         stack.push_async_callback(control.stop)
         await self._retry(control.start)
-        gate = Gate(
-            {
-                "postgres": database.ping,
-                "kafka": producer.ping,
-                **guarded,
-                "registry": probe_registry(registry),
-                "embeddings": probe_embeddings(settings.embeddings),
-            },
-            self._metrics,
-        )
+        probes = {
+            "postgres": database.ping,
+            "kafka": producer.ping,
+            "registry": probe_registry(registry),
+            "embeddings": probe_embeddings(settings.embeddings),
+        }
+        # Nothing that its stages do without may make a worker unready.
+        wanted = frozenset().union(*(STAGES[name].probed for name in plan.stages))
+        gate = Gate({**{name: probes[name] for name in wanted}, **guarded}, self._metrics)
         self._health.gate = gate
         self._background(gate.run(), control.run(), self._follow_clock(database, gate))
         self._purge(database, gate)
