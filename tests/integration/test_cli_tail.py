@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -158,7 +160,19 @@ def test_a_reader_that_has_enough_ends_it_quietly(commands: Commands) -> None:
         assert process.stderr.read() == b""
 
 
-def following(commands: Commands) -> subprocess.Popen[bytes]:
+@contextmanager
+def following(commands: Commands) -> Iterator[subprocess.Popen[bytes]]:
+    """``tail`` as a process. Control-C reaches it even where the tests run in the background, which ignores it."""
     argv = [sys.executable, "-m", "streams", "tail", "requests", "--lane", commands.lane, "--from", "earliest"]
     environment = {**os.environ, **commands.environment}
-    return subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with subprocess.Popen(
+        argv,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (nothing else runs there)
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
