@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +262,9 @@ def test_ctrl_c_during_up_leaves_nothing_running(folder: Path) -> None:
         "from pathlib import Path; from infra.embedded import stack; "
         f"stack.up(Path({str(folder)!r}), components=('postgres', 'kafka'))"
     )
-    with running([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE) as process:
+    # A background run of the tests ignores control-C, and would pass that on.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with running([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, preexec_fn=heeding) as process:
         eventually(lambda: len(stack.status(folder).components) == 2, "up is under way")
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=PATIENCE_S)
