@@ -1,4 +1,6 @@
-"""Events that wait outside the log, because their tenant or route is paused: stored, and put back when they may go on.
+"""Events that wait outside the log: their tenant or route is paused, or they may not go on before a certain time.
+
+They are stored, and put back when they may go on.
 
 An event is stored before its offset is acknowledged, and deleted after the broker has acknowledged it on its topic
 again. Whoever dies between two of these steps leaves a copy more, never one less.
@@ -7,7 +9,7 @@ again. Whoever dies between two of these steps leaves a copy more, never one les
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -19,7 +21,10 @@ Group = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deferred:
-    """An event as it came, and what decides when it may go on. ``reason`` is what holds it, e.g. ``tenant/acme``."""
+    """An event as it came, and what decides when it may go on. ``reason`` is what holds it, e.g. ``tenant/acme``.
+
+    ``wait_s``: it is not put back before so long after it was stored, by the database's clock.
+    """
 
     lane: str
     stage: str
@@ -38,6 +43,7 @@ class Deferred:
     expires_at: datetime | None
     reason: str
     control_offset: int = -1
+    wait_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +70,7 @@ class DeferredStore(Protocol):
     """Blocks on the store, one round trip a call; raises ``DependencyDownError`` when it is away."""
 
     async def store(self, event: Deferred) -> None:
-        """Set an event aside. Storing it again changes nothing but its generation."""
+        """Set an event aside. Storing it again changes its generation, what holds it and until when, nothing else."""
         ...
 
     async def groups(self, lane: str, stage: str) -> Sequence[Group]:
@@ -103,7 +109,7 @@ class PostgresDeferred:
     async def store(self, event: Deferred) -> None:
         names = [name for name, _ in event.headers]
         values = [value for _, value in event.headers]
-        fields = {name: getattr(event, name) for name in _FIELDS}
+        fields = {name: getattr(event, name) for name in (*_FIELDS, "wait_s")}
         await self._database.execute(_STORE, {**fields, "header_names": names, "header_values": values})
 
     async def groups(self, lane: str, stage: str) -> Sequence[Group]:
@@ -157,12 +163,13 @@ _FIELDS = (
 # An event that comes again while its row is being put back must not lose the row: the generation tells them apart.
 _STORE = """
     INSERT INTO deferred (lane, stage, run, event_id, topic_kind, key, value, header_names, header_values,
-        tenant, route, priority, request_id, accepted_at, expires_at, reason, control_offset)
+        tenant, route, priority, request_id, accepted_at, expires_at, reason, control_offset, not_before)
     VALUES (%(lane)s, %(stage)s, %(run)s, %(event_id)s, %(topic_kind)s, %(key)s, %(value)s, %(header_names)s::text[],
         %(header_values)s::bytea[], %(tenant)s, %(route)s, %(priority)s, %(request_id)s, %(accepted_at)s,
-        %(expires_at)s, %(reason)s, %(control_offset)s)
+        %(expires_at)s, %(reason)s, %(control_offset)s, clock_timestamp() + make_interval(secs => %(wait_s)s))
     ON CONFLICT (lane, stage, run, event_id) DO UPDATE
     SET generation = deferred.generation + 1, taken_until = '-infinity',
+        not_before = CASE WHEN %(wait_s)s > 0 THEN excluded.not_before ELSE deferred.not_before END,
         reason = excluded.reason, control_offset = excluded.control_offset
 """
 # One step of the index for each group, however many events wait in it.
@@ -245,6 +252,7 @@ class _Row:
     deferred_at: datetime
     generation: int = 0
     taken_until: datetime = _NEVER
+    not_before: datetime = _NEVER
 
 
 class FakeDeferred:
@@ -259,13 +267,15 @@ class FakeDeferred:
         known = self.rows.get(key)
         generation = known.generation + 1 if known else 0
         kept = replace(known.event, reason=event.reason) if known else event
-        self.rows[key] = _Row(kept, known.deferred_at if known else self.now, generation)
+        before = known.not_before if known and not event.wait_s else self.now + timedelta(seconds=event.wait_s)
+        self.rows[key] = _Row(kept, known.deferred_at if known else self.now, generation, not_before=before)
 
     async def groups(self, lane: str, stage: str) -> Sequence[Group]:
         return sorted({(row.event.tenant, row.event.route) for row in self._of(lane, stage)})
 
     async def take_due(self, lane: str, stage: str, group: Group, *, limit: int, hold_s: float) -> Sequence[Taken]:
-        rows = [row for row in self._of(lane, stage) if (row.event.tenant, row.event.route) == group]
+        ours = (row for row in self._of(lane, stage) if (row.event.tenant, row.event.route) == group)
+        rows = [row for row in ours if row.not_before <= self.now]
         return self._take(rows, limit, hold_s)
 
     async def take_expired(self, lane: str, stage: str, *, limit: int, hold_s: float) -> Sequence[Taken]:

@@ -12,6 +12,7 @@
     │   ├── UnencodableError     a record of ours whose values do not fit its schema
     │   └── CrashLoopError       the event ended several workers without a result
     ├── OversizedError           an event over the topic's size limit; refused before it is sent
+    ├── NotYetError              the event has to wait for longer than a slot may be held; set aside, put back later
     ├── RefusedError             a policy said no; ends as a typed answer, nothing is spent
     ├── ProviderError            a call to a model or embedding provider failed
     │   ├── TransientProviderError   may succeed later: 429, 5xx, connect error
@@ -89,6 +90,21 @@ class CrashLoopError(PoisonError):
 
 class OversizedError(HeadraceError):
     """The event is larger than its topic takes."""
+
+
+class NotYetError(HeadraceError):
+    """The event can't go on before ``wait_s`` seconds are over: it is set aside with its ``reason``, and put back then.
+
+    ``reason`` names what holds it, e.g. ``deployment/main``; it holds no text of an event.
+    """
+
+    error_class = "transient-infrastructure"
+    retryable = True
+
+    def __init__(self, wait_s: float, reason: str) -> None:
+        super().__init__(f"held back by {reason} for {wait_s:.0f} s")
+        self.wait_s = wait_s
+        self.reason = reason
 
 
 class RefusedError(HeadraceError):

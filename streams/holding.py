@@ -6,11 +6,13 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from processors.control import cancelled_error
 from processors.deferred import Deferred
 from processors.event import Incoming
+from schemas.errors import NotYetError
 from schemas.record import Record
 from schemas.records import Admitted, Answer, Enrichment, Request
 from streams.gate import Released
@@ -123,6 +125,23 @@ class Holding:
         if reason is None or over or self._cancelled(incoming):
             return False
         await self._services.deferred.store(self._deferred(incoming, record, message, reason))
+        self._services.failpoints.hit("after_deferral")
+        return True
+
+    async def put_off(self, incoming: Incoming[Record], message: Message, error: NotYetError) -> bool:
+        """Store an event that its processor can't take before some time. True: it is stored, and may be acknowledged.
+
+        Not stored is what has to end: a cancelled or expired event. Blocks on Postgres; raises ``DependencyDownError``.
+        """
+        record = incoming.record
+        if not self._stage.defers or not isinstance(record, Admitted | Enrichment):
+            return False
+        expires_at, wait_s = record.admission.expires_at, error.wait_s
+        left_s = wait_s if expires_at is None else (expires_at - self._services.clock.now()).total_seconds()
+        if left_s <= 0 or self._cancelled(incoming):
+            return False
+        put_off = self._deferred(incoming, record, message, error.reason)
+        await self._services.deferred.store(replace(put_off, wait_s=wait_s))
         self._services.failpoints.hit("after_deferral")
         return True
 

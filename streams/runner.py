@@ -26,6 +26,7 @@ from schemas.errors import (
     FencedError,
     HeadraceError,
     IndeterminateError,
+    NotYetError,
     OversizedError,
     PermanentProviderError,
     PoisonError,
@@ -186,6 +187,9 @@ class StageRunner:
                 await self._dependency_down(error)
             except FencedError as error:
                 self._retried(error)
+            except NotYetError as error:
+                if await self._put_off(incoming, message, error):
+                    return None
             except RefusedError as refusal:
                 if not answerable(incoming):
                     return await self._give_up(incoming, message, refusal, failures + 1, first_failure)
@@ -204,6 +208,16 @@ class StageRunner:
                     return await self._failed(incoming, message, error, failures, first_failure)
                 backoff = asyncio.sleep(FAILURE_BACKOFF_S * 2**failures * random.random())
                 await self.holding.unless_cancelled(incoming, backoff)
+
+    async def _put_off(self, incoming: Incoming[Record], message: Message, error: NotYetError) -> bool:
+        """Whether the event was set aside; else it is tried again soon, to be ended or to wait on."""
+        try:
+            if await self.holding.put_off(incoming, message, error):
+                return True
+        except DependencyDownError as down:
+            await self._dependency_down(down)
+        await asyncio.sleep(min(error.wait_s, UNPROBED_PAUSE_S))
+        return False
 
     async def _failed(
         self, incoming: Incoming[Record], message: Message, error: Exception, failures: int, first_failure: datetime

@@ -111,6 +111,20 @@ async def test_groups_are_the_tenants_and_routes_with_events(store: PostgresDefe
     assert list(await store.groups(f"{lane}-other", "enrich")) == []
 
 
+async def test_an_event_with_a_time_is_not_put_back_before_it_unless_it_expired(
+    store: PostgresDeferred, lane: str
+) -> None:
+    await store.store(event(lane, wait_s=3600.0, expires_at=NOW))
+    assert not await due(store, lane)
+    assert len(await store.take_expired(lane, "enrich", limit=10, hold_s=0)) == 1
+    await store.store(event(lane))
+    assert not await due(store, lane), "another reason does not make it due"
+    await store.store(event(lane, wait_s=0.01))
+    async with asyncio.timeout(30):
+        while not await due(store, lane):
+            await asyncio.sleep(0.05)
+
+
 async def test_only_expired_events_are_taken_as_expired(store: PostgresDeferred, lane: str) -> None:
     await store.store(event(lane, 0, expires_at=NOW - timedelta(days=1)))
     await store.store(event(lane, 1))

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from processors.event import Incoming, Output
-from schemas.errors import DependencyDownError, TransientProviderError
+from schemas.errors import DependencyDownError, NotYetError, TransientProviderError
 from schemas.records import Admission, Admitted, Enrichment, Grounding, Text
 from streams.holding import in_process
 from streams.runner import StageRunner
 from streams.slots import WeightedSlots
 from streams.stages import STAGES
-from tests.support.running import CODEC, LANE, NOW, Bench, Event, Message, admit, message, request
+from tests.support.running import CODEC, LANE, NOW, Bench, Event, Message, admit, failing, message, request
 
 GROUNDING = Grounding(question=Text(inline="What?"))
 EXPIRES = NOW + timedelta(minutes=5)
@@ -153,6 +153,50 @@ async def test_an_expired_event_is_processed_though_its_tenant_is_paused() -> No
     bench.clock.advance(600)
     await bench.take(admitted())
     assert not bench.deferred.rows and len(bench.sent("enrichments.normal")) == 1
+
+
+def held_back(error: NotYetError | None = None) -> Any:
+    """A processor that can't take the event for two minutes."""
+
+    async def process(_incoming: Incoming[Any]) -> Sequence[Output]:
+        raise error or NotYetError(120, "deployment/main")
+
+    return process
+
+
+async def test_what_a_processor_cant_take_yet_is_set_aside_until_then() -> None:
+    bench = enrich(held_back())
+    event = await bench.take(admitted())
+    assert event.acks == 1 and not bench.producer.sent and bench.outcome("deferred") == 1
+    [row] = bench.deferred.rows.values()
+    assert (row.event.reason, row.not_before) == ("deployment/main", NOW + timedelta(minutes=2))
+    assert row.event.value == admitted().value
+    due = ("live", "enrich", ("acme", "default"))
+    assert not await bench.deferred.take_due(*due, limit=9, hold_s=9)
+    bench.deferred.now += timedelta(minutes=2)
+    assert len(await bench.deferred.take_due(*due, limit=9, hold_s=9)) == 1
+
+
+async def test_a_request_that_expired_is_not_set_aside_but_ended() -> None:
+    bench = enrich()
+    tries = [held_back()(None)]
+
+    async def process(incoming: Incoming[Any]) -> Sequence[Output]:
+        if tries:
+            bench.clock.advance(600)
+            return list(await tries.pop())
+        return await enriched(incoming)
+
+    bench.runner._processor = process
+    await bench.take(admitted())
+    assert not bench.deferred.rows and len(bench.sent("enrichments.normal")) == 1
+
+
+async def test_a_stage_that_can_set_nothing_aside_tries_again() -> None:
+    errors: list[Exception] = [NotYetError(0.01, "deployment/main")]
+    bench = Bench(failing(*errors))
+    event = await bench.take(message())
+    assert event.acks == 1 and len(bench.sent("admitted")) == 1 and not bench.deferred.rows
 
 
 async def test_while_the_database_is_away_an_event_to_be_set_aside_waits_and_is_not_acked() -> None:
