@@ -84,6 +84,15 @@ TABLES = (
         outlives=("dead-letters", *REQUEST_PATH),
         why="what operators did with dead letters; unfinished retries stay",
     ),
+    # Only what calls still hold can be served; without its row a request is asked anew.
+    Table("cache_entries", "created_at", 45, why="which call answers a request that was asked before"),
+    Table(
+        "bodies",
+        "stored_at",
+        120,
+        outlives=("dead-letters", "answers", "documents", *REQUEST_PATH),
+        why="texts that are too large for a topic",
+    ),
     Table("worker_reports", "updated_at", 7, why="reports of workers that ended without a farewell"),
     Table("pending_vectors", "created_at", 7, why="vectors of documents whose indexing was never finished"),
     Table(
@@ -96,7 +105,7 @@ TABLES = (
     ),
 )
 # Rows of these go with a row of the table that they belong to.
-GO_WITH = {"attempts": "calls", "redrives": "dead_letters", "passages": "documents"}
+GO_WITH = {"attempts": "calls", "redrives": "dead_letters", "passages": "documents", "cache_vectors": "cache_entries"}
 # Nothing purges these, and why.
 KEPT_FOREVER = {
     "deferred": "every row is an event that waits; it goes when the event is put back on its topic",
