@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 _TAG = re.compile(r"\[\[marker:([^\]]+)\]\]")
 _LENGTH = re.compile(r"\[\[words:([0-9]{1,5})\]\]")
+_CALL = re.compile(r"\[\[call:([a-zA-Z0-9_-]{1,64})\]\]")
+_CACHED = re.compile(r"\[\[cached:([0-9]{1,6})\]\]")
+_REASONING = re.compile(r"\[\[reasoning:([0-9]{1,6})\]\]")
 _VARIED = "[[vary]]"
 _FILLER = (
     "so",
@@ -30,21 +34,63 @@ _FILLER = (
 )
 
 
-def prompt_of(body: dict[str, Any]) -> str:
-    """All text of the messages."""
-    return "\n".join(str(message.get("content") or "") for message in body.get("messages", []))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Used:
+    """Tokens of a call. ``prompt`` counts the cached ones too, and ``completion`` those of reasoning."""
+
+    prompt: int
+    completion: int
+    cached: int = 0
+    reasoning: int = 0
 
 
-def answer_to(body: dict[str, Any], sample: str = "") -> str:
-    """A text that repeats the prompt's marker, if it has one; a JSON object where one was asked for.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """An answer. ``tool`` is the name of a tool that is called with ``{"topic": ...}``; ``used`` is None for none.
 
-    ``[[words:N]]`` in the prompt makes it N words longer, and with ``[[vary]]`` every ``sample`` has its own text.
+    ``spoilt``: the usage is given in figures that can't be.
     """
-    prompt = prompt_of(body)
+
+    number: int
+    model: str
+    text: str
+    finish: str
+    used: Used | None
+    tool: str | None = None
+    spoilt: bool = False
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the tool is called with."""
+        return {"topic": self.text[:40]}
+
+
+def said(prompt: str, *, model: str, number: int, as_json: bool, sample: str, tools: bool, text: str | None) -> Said:
+    """The answer to a prompt; ``text`` in its place where it is scripted.
+
+    A text repeats the prompt's marker, if it has one; it is a JSON object where one was asked for. ``[[words:N]]`` in
+    the prompt makes it N words longer, with ``[[vary]]`` every ``sample`` has its own text, ``[[call:NAME]]`` calls a
+    tool where there are some, ``[[cached:N]]`` and ``[[reasoning:N]]`` count so many tokens so.
+    """
+    told = text if text is not None else _text(prompt, as_json=as_json, sample=sample)
+    call = _CALL.search(prompt) if tools else None
+    cached, reasoning = _CACHED.search(prompt), _REASONING.search(prompt)
+    thought = int(reasoning[1]) if reasoning else 0
+    used = Used(
+        prompt=tokens_of(prompt) + (int(cached[1]) if cached else 0),
+        completion=tokens_of(told) + thought,
+        cached=int(cached[1]) if cached else 0,
+        reasoning=thought,
+    )
+    finish = "stop" if call is None else "tool_calls"
+    return Said(number=number, model=model, text=told, finish=finish, used=used, tool=call[1] if call else None)
+
+
+def _text(prompt: str, *, as_json: bool, sample: str) -> str:
     seed = prompt + (sample if _VARIED in prompt else "")
     digest = hashlib.sha256(seed.encode()).hexdigest()[:12]
     marker = _TAG.search(prompt)
-    if (body.get("response_format") or {}).get("type", "text") != "text":
+    if as_json:
         return orjson.dumps({"answer": digest, "marker": marker[1] if marker else None}).decode()
     longer = _LENGTH.search(prompt)
     start = int(digest[:6], 16)
@@ -58,34 +104,9 @@ def words(text: str) -> list[str]:
     return re.findall(r"\S+\s*", text)
 
 
-def usage_of(body: dict[str, Any], text: str) -> dict[str, Any]:
-    """A token for each word."""
-    prompt, completion = max(1, len(prompt_of(body).split())), max(1, len(words(text)))
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-
-
-def whole(body: dict[str, Any], text: str, *, finish: str, usage: Any, number: int) -> dict[str, Any]:
-    """A ``chat.completion``."""
-    message = {"role": "assistant", "content": text}
-    return {
-        **_head(body, number, "chat.completion"),
-        "choices": [{"index": 0, "message": message, "finish_reason": finish}],
-        "usage": usage,
-    }
-
-
-def chunk(body: dict[str, Any], *, number: int, text: str | None = None, finish: str | None = None) -> dict[str, Any]:
-    """A ``chat.completion.chunk``."""
-    delta = {} if text is None else {"content": text}
-    return {
-        **_head(body, number, "chat.completion.chunk"),
-        "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
-    }
-
-
-def usage_chunk(body: dict[str, Any], usage: Any, number: int) -> dict[str, Any]:
-    """The chunk that ``stream_options.include_usage`` asks for."""
-    return {**_head(body, number, "chat.completion.chunk"), "choices": [], "usage": usage}
+def tokens_of(text: str) -> int:
+    """A token for each word, and one at least."""
+    return max(1, len(text.split()))
 
 
 def embedding(text: str, dimension: int) -> list[float]:
@@ -96,5 +117,12 @@ def embedding(text: str, dimension: int) -> list[float]:
     return [value / length for value in values]
 
 
-def _head(body: dict[str, Any], number: int, kind: str) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{number}", "object": kind, "created": 0, "model": body.get("model", "fake")}
+def texts_of(content: Any) -> str:
+    """All text of a message's content, whether it is a string or parts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "\n".join(
+            texts_of(part.get("text") or part.get("content")) for part in content if isinstance(part, dict)
+        )
+    return ""

@@ -1,23 +1,26 @@
-"""The provider's HTTP side."""
+"""The provider's HTTP side: which API is under which path, and who is served."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
-import orjson
 from aiohttp import web
 
-from tests.provider import reply
-from tests.provider.calls import CallLog
+from tests.provider.answering import Answering, cut, refusal, spoil
+from tests.provider.anthropic_form import AnthropicForm
+from tests.provider.batches import Batches
+from tests.provider.calls import Caller, CallLog, OpenCall
 from tests.provider.faults import STATUSES, Fault, Script
+from tests.provider.form import Form
+from tests.provider.openai_form import OpenAIForm
+from tests.provider.reply import Said, embedding, said, tokens_of
 
-_BIG_BYTES = 100 * 1024 * 1024
-_FOREVER_S = 3600
-_CUT_AT = ("break_at", "error_at", "hang_at")
+OPENAI, ANTHROPIC = OpenAIForm(), AnthropicForm()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +39,25 @@ class Latency:
 
 
 class Provider:
-    """One provider. ``app`` serves it."""
+    """One provider. ``app`` serves it: OpenAI's API, Azure's form of it, Anthropic's, and OpenAI's batches."""
 
     def __init__(self, log: CallLog, latency: Latency, *, dimension: int = 384) -> None:
         self.log, self.latency, self.script = log, latency, Script()
         self._dimension = dimension
-        self.app = web.Application(client_max_size=32 * 1024 * 1024)
+        self.batches = Batches(self.answer_one, self.script)
+        self.app = web.Application(client_max_size=256 * 1024 * 1024)
         self.app.add_routes(
             [
                 web.post("/v1/chat/completions", self.chat),
                 web.post("/v1/embeddings", self.embed),
                 web.get("/v1/models", self.models),
+                web.post("/openai/deployments/{model}/chat/completions", self.azure_chat),
+                web.post("/openai/deployments/{model}/embeddings", self.embed),
+                web.get("/openai/models", self.models),
+                web.post("/v1/messages", self.messages),
                 web.get("/calls", self.calls),
                 web.post("/script", self.load),
+                *self.batches.routes(),
             ]
         )
 
@@ -56,7 +65,7 @@ class Provider:
         return web.json_response({"object": "list", "data": [{"id": "fake", "object": "model"}]})
 
     async def calls(self, request: web.Request) -> web.Response:
-        return web.json_response({"open": self.log.open, "paid": self.log.paid, "calls": self.log.recent()})
+        return web.json_response({**self.log.bill.shown(), "calls": self.log.recent()})
 
     async def load(self, request: web.Request) -> web.Response:
         posted = await request.json()
@@ -65,155 +74,114 @@ class Provider:
             self.latency = Latency(**posted["latency"])
         return web.json_response({})
 
-    async def embed(self, request: web.Request) -> web.Response:
+    async def embed(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
-        data = [
-            {"object": "embedding", "index": n, "embedding": reply.embedding(text, self._dimension)}
-            for n, text in enumerate(texts)
-        ]
-        tokens = sum(len(text.split()) for text in texts)
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return web.json_response({"object": "list", "data": data, "model": body.get("model", "fake"), "usage": usage})
-
-    async def chat(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        request_id = request.headers.get("X-Request-Id", "")
-        attempt_id = request.headers.get("X-Client-Request-Id", "")
-        fault = self.script.next(request_id, reply.prompt_of(body), str(body.get("model", "")))
-        number = self.log.begin(
-            request_id=request_id,
-            attempt_id=attempt_id,
-            kind="chat",
-            fault=fault.name,
-            paid=fault.paid,
-        )
+        caller = self._caller(request, OPENAI, "embeddings", body)
+        fault = self._fault(request, caller, "\n".join(texts))
+        tokens = sum(tokens_of(text) for text in texts)
+        call = self.log.begin(caller, fault=fault.name, paid=fault.paid, prompt_tokens=tokens)
+        self.log.bill.texts += len(texts)
         outcome = "broken"
         try:
-            if fault.name in STATUSES or fault.name == "context":
-                response: web.StreamResponse = _refusal(fault)
-            else:
-                response = await self._answer(request, body, fault, number)
+            await asyncio.sleep(self.latency.seconds(caller.request_id))
+            response = await self._embedded(request, body, texts, fault, tokens)
             outcome = "answered"
             return response
         finally:
-            self.log.end(number, outcome, request_id=request_id, attempt_id=attempt_id)
+            self.log.end(call, outcome)
 
-    async def _answer(
-        self, request: web.Request, body: dict[str, Any], fault: Fault, number: int
-    ) -> web.StreamResponse:
-        await asyncio.sleep(self.latency.seconds(request.headers.get("X-Request-Id", "")))
-        if fault.name == "slow":
-            await asyncio.sleep(float(fault.argument or 1))
-        if fault.name == "hang":
-            await asyncio.sleep(_FOREVER_S)
-        if fault.name == "disconnect":
-            _cut(request)
-        if fault.name == "html":
-            return web.Response(text="<html><body>Gateway is fine</body></html>", content_type="text/html")
-        if fault.name == "garbage":
-            return web.Response(body=b'{"choices": [{"mess', content_type="application/json")
-        text, finish = reply.answer_to(body, request.headers.get("X-Client-Request-Id", "")), "stop"
-        if fault.name == "length":
-            text, finish = text[: len(text) // 2], "length"
-        if fault.name == "empty_text":
-            text = ""
-        usage: Any = reply.usage_of(body, text)
-        if fault.name == "no_usage":
-            usage = None
-        if fault.name == "wrong_usage":
-            usage = {"prompt_tokens": -5, "completion_tokens": "many", "total_tokens": None}
-        if fault.name == "no_stream" or not body.get("stream"):
-            whole = reply.whole(body, text, finish=finish, usage=usage, number=number)
-            if fault.name == "empty_choices":
-                whole["choices"] = []
-            return web.json_response(whole)
-        return await self._stream(request, body, fault, number, text=text, finish=finish, usage=usage)
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._call(request, await request.json(), OPENAI, "chat")
 
-    async def _stream(
-        self,
-        request: web.Request,
-        body: dict[str, Any],
-        fault: Fault,
-        number: int,
-        *,
-        text: str,
-        finish: str,
-        usage: Any,
-    ) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        if fault.name == "big":
-            await _big(response)
+    async def azure_chat(self, request: web.Request) -> web.StreamResponse:
+        if "api-version" not in request.query or "api-key" not in request.headers:
+            kind = Fault("404" if "api-version" not in request.query else "401")
+            return refusal(OPENAI, kind)
+        body = {**await request.json(), "model": request.match_info["model"]}
+        return await self._call(request, body, OPENAI, "chat")
+
+    async def messages(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        if "x-api-key" not in request.headers:
+            return refusal(ANTHROPIC, Fault("401"))
+        if "anthropic-version" not in request.headers or "max_tokens" not in body:
+            return refusal(ANTHROPIC, Fault("400"))
+        return await self._call(request, body, ANTHROPIC, "chat")
+
+    def answer_one(self, body: Mapping[str, Any], custom_id: str, share: Decimal) -> tuple[int, dict[str, Any]]:
+        """The status and body of a call that nobody waits for: of a batch."""
+        caller = Caller(request_id=custom_id, attempt_id=custom_id, kind="batch", model=str(body.get("model", "")))
+        prompt = OPENAI.prompt(body)
+        fault = self.script.next(custom_id, prompt, caller.model)
+        call = self.log.begin(caller, fault=fault.name, paid=fault.paid, prompt_tokens=tokens_of(prompt), share=share)
+        answer = self._said(OPENAI, body, caller, call, fault)
+        if fault.name in STATUSES:
+            status, told = STATUSES[fault.name], OPENAI.error(STATUSES[fault.name], fault.name)
+        else:
+            call.completion_tokens += tokens_of(answer.text)
+            status, told = 200, OPENAI.whole(answer)
+        self.log.end(call, "answered")
+        return status, told
+
+    async def _call(self, request: web.Request, body: Mapping[str, Any], form: Form, kind: str) -> web.StreamResponse:
+        caller = self._caller(request, form, kind, body)
+        prompt = form.prompt(body)
+        fault = self._fault(request, caller, prompt)
+        call = self.log.begin(caller, fault=fault.name, paid=fault.paid, prompt_tokens=tokens_of(prompt))
+        outcome = "broken"
+        try:
+            if fault.name not in STATUSES:
+                await asyncio.sleep(self.latency.seconds(caller.request_id))
+            answer = self._said(form, body, caller, call, fault)
+            answering = Answering(form=form, request=request, body=body, fault=fault, call=call, said=answer)
+            response = await answering.respond()
+            outcome = "answered"
             return response
-        if fault.name != "empty_choices":
-            async for data in self._pieces(request, body, fault, number, text):
-                await response.write(data)
-            if fault.name == "truncated":
-                await response.write_eof()
-                return response
-            await response.write(_event(reply.chunk(body, number=number, finish=finish)))
-        if usage is not None and (body.get("stream_options") or {}).get("include_usage"):
-            await response.write(_event(reply.usage_chunk(body, usage, number)))
-        await response.write(b"data: [DONE]\n\n")
-        await response.write_eof()
-        return response
+        finally:
+            self.log.end(call, outcome)
 
-    async def _pieces(
-        self, request: web.Request, body: dict[str, Any], fault: Fault, number: int, text: str
-    ) -> AsyncIterator[bytes]:
-        character, pause_s = fault.at if fault.name in _CUT_AT else (len(text), 0.0)
-        for n, word in enumerate(reply.words(text[:character])):
-            if fault.name == "trickle" and n:
-                await asyncio.sleep(float(fault.argument or 0.05))
-            data = _event(reply.chunk(body, number=number, text=word))
-            if fault.name == "drip":
-                for byte in data:
-                    yield bytes([byte])
-                    await asyncio.sleep(float(fault.argument or 10))
-                continue
-            if fault.name in ("hang_after_first", "disconnect_stream", "truncated", "error_event") and n == 2:
-                if fault.name == "hang_after_first":
-                    await asyncio.sleep(_FOREVER_S)
-                if fault.name == "disconnect_stream":
-                    _cut(request)
-                if fault.name == "error_event":
-                    yield _event({"error": {"message": "CANARY overloaded", "code": int(fault.argument or 503)}})
-                return
-            yield data
-        if fault.name == "hang_at":
-            await asyncio.sleep(_FOREVER_S)
-        if fault.name == "break_at":
-            await asyncio.sleep(pause_s)
-            _cut(request)
-        if fault.name == "error_at":
-            await asyncio.sleep(pause_s)
-            yield _event({"error": {"message": "CANARY overloaded", "code": 503}})
+    def _said(self, form: Form, body: Mapping[str, Any], caller: Caller, call: OpenCall, fault: Fault) -> Said:
+        whole = said(
+            form.prompt(body),
+            model=caller.model,
+            number=call.number,
+            as_json=form.wants_json(body),
+            sample=caller.attempt_id,
+            tools=bool(body.get("tools")),
+            text=self.script.said(caller.request_id),
+        )
+        return spoil(whole, fault)
 
+    def _fault(self, request: web.Request, caller: Caller, prompt: str) -> Fault:
+        header = request.headers.get("X-Fault", "")
+        return self.script.next(caller.request_id, prompt, caller.model, key=caller.key, header=header)
 
-async def _big(response: web.StreamResponse) -> None:
-    """A body of 100 MB in one event: no blank line ever comes."""
-    await response.write(b'data: {"choices":[{"index":0,"delta":{"content":"')
-    block = b"x" * 65536
-    for _ in range(_BIG_BYTES // len(block)):
-        await response.write(block)
+    def _caller(self, request: web.Request, form: Form, kind: str, body: Mapping[str, Any]) -> Caller:
+        return Caller(
+            request_id=request.headers.get("X-Request-Id", ""),
+            attempt_id=request.headers.get("X-Client-Request-Id", ""),
+            kind=kind,
+            model=str(body.get("model", "")),
+            key=form.key(request),
+        )
 
-
-def _refusal(fault: Fault) -> web.Response:
-    if fault.name == "context":
-        error = {"code": 400, "type": "exceed_context_size_error", "message": "CANARY the request exceeds the context"}
-        return web.json_response({"error": error}, status=400)
-    headers = {"Retry-After": fault.argument} if fault.argument else {}
-    error = {"message": "CANARY text of the provider", "type": "server_error", "code": None}
-    return web.json_response({"error": error}, status=STATUSES[fault.name], headers=headers)
-
-
-def _event(data: dict[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(data) + b"\n\n"
-
-
-def _cut(request: web.Request) -> None:
-    """Reset the connection and end the handler."""
-    if request.transport is not None:
-        request.transport.abort()
-    raise ConnectionResetError("cut off by script")
+    async def _embedded(
+        self, request: web.Request, body: Mapping[str, Any], texts: list[str], fault: Fault, tokens: int
+    ) -> web.Response:
+        if fault.name in STATUSES:
+            return refusal(OPENAI, fault)
+        if fault.name == "slow":
+            await asyncio.sleep(fault.seconds or 1)
+        if fault.name == "hang":
+            await asyncio.sleep(3600)
+        if fault.name == "disconnect":
+            cut(request)
+        if fault.name == "garbage":
+            return web.Response(body=b'{"data": [{"emb', content_type="application/json")
+        data = [
+            {"object": "embedding", "index": n, "embedding": embedding(text, self._dimension)}
+            for n, text in enumerate(texts)
+        ]
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return web.json_response({"object": "list", "data": data, "model": body.get("model", "fake"), "usage": usage})
