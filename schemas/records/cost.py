@@ -48,6 +48,13 @@ class Cost(Record):
     upper_bound: bool = False
     # Where the price came from, with its version or date
     price_source: str = ""
+    # Version of the price book: the library's, or a digest of an operator's figures
+    price_version: str = ""
+    # Code of the error that ended a failed or unknown attempt
+    error_code: str | None = None
+    # Why this event corrects what was booked: late (the outcome came in late) or rerate
+    # (the price changed); empty for the event that closed the attempt
+    correction: str = ""
     # Provider's id of the response, to reconcile with its invoice
     response_id: str | None = None
     # Name of the provider account that is billed; never a key

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import ClassVar
@@ -157,6 +158,10 @@ class Usage(Record):
     reasoning_tokens: int = 0
     # Counted by us because the provider gave no usable figure
     estimated: bool = False
+    # Of the tokens, those that may have a price of their own, and what is billed beside
+    # them, by the price library's names, e.g. input_audio_tokens, output_image_tokens,
+    # cache_write_1h_tokens, web_searches
+    details: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
