@@ -24,10 +24,12 @@ class Known:
     # What was scored or is still to be, and what users said, in order of time.
     evaluations: tuple[dict[str, Any], ...] = ()
     feedback: tuple[dict[str, Any], ...] = ()
+    # Where it waits now, outside the log, and for what.
+    deferred: tuple[dict[str, Any], ...] = ()
 
 
 async def look_up(dsn: str, *, lane: str, request_id: str, tenants: Collection[str]) -> Known:
-    """Ask the database, by keys. Blocks on five short queries; raises ``DependencyDownError``."""
+    """Ask the database, by keys. Blocks on six short queries; raises ``DependencyDownError``."""
     database = await Database.open(dsn, max_size=1, application_name="headrace-audit")
     try:
         key = {"lane": lane, "request_id": request_id, "tenants": list(tenants)}
@@ -36,6 +38,7 @@ async def look_up(dsn: str, *, lane: str, request_id: str, tenants: Collection[s
         rows = await database.execute(_ATTEMPTS, key)
         scored = await database.execute(_EVALUATIONS, key)
         told = await database.execute(_FEEDBACK, key)
+        waits = await database.execute(_DEFERRED, key)
     finally:
         await database.close()
     attempts = tuple(_attempt(row) for row in rows)
@@ -51,6 +54,7 @@ async def look_up(dsn: str, *, lane: str, request_id: str, tenants: Collection[s
         attempts=attempts,
         evaluations=tuple(_named(_SCORED, row) for row in scored),
         feedback=tuple(_named(_TOLD, row) for row in told),
+        deferred=tuple(_named(_WAITS, row) for row in waits),
     )
 
 
@@ -96,6 +100,12 @@ _FEEDBACK = """
     SELECT event_id, answer_event_id, received_at FROM feedback
     WHERE tenant = ANY(%(tenants)s) AND lane = %(lane)s AND request_id = %(request_id)s
     ORDER BY received_at, event_id
+"""
+_WAITS = ("stage", "event_id", "reason", "deferred_at", "not_before", "expires_at")
+_DEFERRED = """
+    SELECT stage, event_id, reason, deferred_at, not_before, expires_at FROM deferred
+    WHERE tenant = ANY(%(tenants)s) AND lane = %(lane)s AND request_id = %(request_id)s
+    ORDER BY deferred_at, event_id
 """
 _COLUMNS = (
     "attempt_id",

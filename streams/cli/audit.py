@@ -62,6 +62,7 @@ def view(found: Audit) -> dict[str, Any]:
         "final": found.known.final,
         "evaluations": list(found.known.evaluations),
         "feedback": list(found.known.feedback),
+        "deferred": list(found.known.deferred),
     }
 
 
@@ -111,6 +112,9 @@ def tree(found: Audit) -> Tree:
     for told in found.known.feedback:
         if told["answer_event_id"] is None:
             top.add(Text(f"feedback {told['event_id']} of {told['received_at']} waits for its answer", style="bold"))
+    for waits in found.known.deferred:
+        text = f"waits for {waits['stage']} since {waits['deferred_at']} · {waits['reason']}"
+        top.add(Text(clean(text), style="bold yellow"))
     final = found.known.final
     if final is not None:
         top.add(Text(f"final {final['status']} · revision {final['revision']} · {final['decided_at']}", style="bold"))

@@ -92,6 +92,8 @@ def test_a_paused_route_holds_its_events_before_their_call(desk: tuple[Desk, Wor
     at.json("pause", "route", "other")
     at.json("resume", "stage", "complete")
     eventually(lambda: ("complete", "route-held") in at.deferred(), "it is set aside at complete")
+    (waits,) = at.json("audit", "route-held", "--tenant", "acme")["deferred"]
+    assert (waits["stage"], waits["reason"]) == ("complete", "route/other")
     at.ask("route-free")
     assert at.answers(["route-free"])["route-free"].status == "answered"
     at.json("resume", "route", "other")
