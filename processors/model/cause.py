@@ -6,15 +6,14 @@ the SDK's says whether a call was sent. aiohttp's own exception, at the bottom o
 
 from __future__ import annotations
 
-import email.utils
-import math
-import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import aiohttp
 import openai
 
 from processors.complete.routes import Deployment
+from processors.model.wait import retry_after_s
 from schemas.errors import OutcomeUnknownError, PermanentProviderError, ProviderError, TransientProviderError
 
 # aiohttp raises these before the first byte of a request leaves.
@@ -27,16 +26,40 @@ _NOT_SENT = (
     aiohttp.InvalidURL,
 )
 _TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
-_CONTEXT_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error", "context_window_exceeded"})
-_QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
-# A provider that asks for more than this is taken at this: a wrong clock or header must not park a request for days.
-_LONGEST_RETRY_AFTER_S = 3600.0
+# What providers call it, as a code or type of theirs, and what we do.
+_CODES = {
+    "context_length_exceeded": "context_too_long",
+    "exceed_context_size_error": "context_too_long",
+    "context_window_exceeded": "context_too_long",
+    "insufficient_quota": "quota_exhausted",
+    "billing_hard_limit_reached": "quota_exhausted",
+    "billing_error": "quota_exhausted",
+    "content_filter": "content_refused",
+    "content_policy_violation": "content_refused",
+    "moderation_blocked": "content_refused",
+    "model_not_found": "model_not_found",
+    "deploymentnotfound": "model_not_found",
+}
+# Some tell it in words alone.
+_PHRASES = {
+    "maximum context length": "context_too_long",
+    "prompt is too long": "context_too_long",
+    "exceed context limit": "context_too_long",
+    "exceeds the context": "context_too_long",
+    "credit balance is too low": "quota_exhausted",
+}
+_TOLD = {
+    "context_too_long": "the prompt is longer than the model's context",
+    "quota_exhausted": "the account's quota is used up",
+    "content_refused": "the provider's own filter refused the content",
+    "model_not_found": "there is no such model, or the key has no access to it; correct the deployment's model",
+}
 
 
 def from_sdk(error: openai.OpenAIError, deployment: Deployment) -> ProviderError:
     """The error of ours for one of the SDK's. Holds nothing of the provider's text."""
     if isinstance(error, openai.APIStatusError):
-        return _from_status(error, deployment)
+        return from_status(error.status_code, error.body, error.response.headers, deployment)
     if isinstance(error, openai.APIConnectionError):
         return from_connection(error, deployment)
     return OutcomeUnknownError("client_error", f"deployment {deployment.name}: the call failed in the client")
@@ -62,55 +85,33 @@ def from_reported(status: int | None, deployment: Deployment) -> ProviderError:
     return TransientProviderError("stream_error", message, http_status=200)
 
 
-def _from_status(error: openai.APIStatusError, deployment: Deployment) -> ProviderError:
-    status, codes = error.status_code, _codes(error)
+def from_status(status: int, body: Any, headers: Mapping[str, str], deployment: Deployment) -> ProviderError:
+    """A reply by status, with its body as far as it is JSON."""
     told = f"deployment {deployment.name} replied with status {status}"
-    if codes & _CONTEXT_CODES:
-        return PermanentProviderError(
-            "context_too_long", f"{told}: the prompt is longer than the model's context", http_status=status
-        )
-    if codes & _QUOTA_CODES:
-        return PermanentProviderError("quota_exhausted", f"{told}: the account's quota is used up", http_status=status)
+    code = _code(body) if status < 500 else None
+    if code is not None:
+        return PermanentProviderError(code, f"{told}: {_TOLD[code]}", http_status=status)
     if status in _TRANSIENT_STATUS or status >= 500:
-        return TransientProviderError(
-            f"http_{status}", told, http_status=status, retry_after_s=retry_after_s(error.response.headers)
-        )
+        return TransientProviderError(f"http_{status}", told, http_status=status, retry_after_s=retry_after_s(headers))
     return PermanentProviderError(f"http_{status}", told, http_status=status)
 
 
-def _codes(error: openai.APIStatusError) -> frozenset[str]:
-    """The provider's own codes, compared with those we know and never passed on."""
-    body = error.body if isinstance(error.body, dict) else {}
-    inner = body.get("error") if isinstance(body.get("error"), dict) else body
-    values = (inner.get("code"), inner.get("type"), error.code, error.type) if isinstance(inner, dict) else ()
-    return frozenset(value for value in values if isinstance(value, str))
-
-
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """How long the provider asks to wait: ``retry-after-ms``, or ``Retry-After`` in seconds or as a date (RFC 9110)."""
-    milliseconds, after = _number(headers.get("retry-after-ms")), headers.get("retry-after")
-    seconds = milliseconds / 1000 if milliseconds is not None else _number(after)
-    if seconds is None and after:
-        seconds = _until(after, headers.get("date"))
-    return None if seconds is None else min(max(0.0, seconds), _LONGEST_RETRY_AFTER_S)
-
-
-def _until(after: str, date: str | None) -> float | None:
-    """From the reply's own date to ``after``: the provider's clock against itself, where it says what time it is."""
-    try:
-        end = email.utils.parsedate_to_datetime(after).timestamp()
-        start = email.utils.parsedate_to_datetime(date).timestamp() if date else time.time()
-    except (ValueError, TypeError, OverflowError):
+def _code(body: Any) -> str | None:
+    """Our code for the provider's own, which are compared with those we know and never passed on."""
+    told = body.get("error", body) if isinstance(body, dict) else None
+    if not isinstance(told, dict):
         return None
-    return end - start
+    inner = told.get("innererror")
+    named = [told.get("code"), told.get("type"), inner.get("code") if isinstance(inner, dict) else None]
+    for name in _texts(named):
+        if name in _CODES:
+            return _CODES[name]
+    message = " ".join(_texts([told.get("message")]))
+    return next((code for phrase, code in _PHRASES.items() if phrase in message), None)
 
 
-def _number(value: str | None) -> float | None:
-    try:
-        number = float(value) if value else None
-    except ValueError:
-        return None
-    return number if number is not None and math.isfinite(number) else None
+def _texts(values: Iterable[Any]) -> list[str]:
+    return [value.lower() for value in values if isinstance(value, str)]
 
 
 def _chain(error: BaseException) -> list[BaseException]:
