@@ -7,23 +7,24 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from urllib.parse import quote
 
 from processors.clock import Clock
 from processors.complete.cancellation import Cancellation
 from processors.complete.deltas import DeltaSink, aborted_delta, live_delta
+from processors.complete.judging import AskAgain, Judge, Refuse, accept_all
 from processors.complete.live import LiveDeltas, Pace
 from processors.complete.observer import CallObserver
-from processors.complete.payload import Payload
-from processors.complete.pricing import usage_of
+from processors.complete.payload import Payload, token_limit
+from processors.complete.pricing import upper_bound, usage_of
 from processors.complete.retry import Backoff, RetryIn, after_break, after_error
 from processors.complete.routes import Route
 from processors.complete.unwritten import Outcome, Unwritten
 from processors.event import Incoming
 from processors.failpoints import Failpoints
-from processors.journal import AttemptRow, CallFailure, Granted, Journal, Lease, LeaseKeeper, Settled
+from processors.journal import AttemptRow, CallFailure, Granted, Journal, Lease, LeaseKeeper, Settled, Target
 from processors.journal.protocol import CANCELLED, EXPIRED, bound_usage, unknown
 from processors.model.port import ModelClient, ModelReply
 from processors.release.window import cleared
@@ -53,7 +54,8 @@ Encode = Callable[[ModelReply, tuple[AttemptRow, ...], Settled], bytes]
 class Task:
     """What a granted call needs besides the grant. ``ends`` is the monotonic end of the stage's attempt.
 
-    ``stored`` is the event as the journal has it; ``streamed``: its text goes to ``deltas`` too.
+    ``stored`` is the event as the journal has it; ``streamed``: its text goes to ``deltas`` too. ``payload`` is what
+    the first attempt sends; ``judge`` says what becomes of each reply.
     """
 
     route: Route
@@ -63,6 +65,15 @@ class Task:
     cancellation: Cancellation
     ends: float
     encode: Encode
+    judge: Judge = field(default=accept_all)
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Another attempt follows after so long, with this payload."""
+
+    seconds: float
+    payload: Payload
 
 
 class Caller:
@@ -104,27 +115,29 @@ class Caller:
         """
         with self._keeper.holding(granted.lease, since=since):
             self._failpoints.hit("after_claim")
-            attempts = (*granted.earlier, granted.attempt)
+            attempts, payload = (*granted.earlier, granted.attempt), task.payload
             if granted.earlier and task.streamed:
                 # Its worker is gone, perhaps before it could say so.
                 await self._abort(granted.earlier[-1], task)
             while True:
                 async with self._streaming(granted.lease, attempts[-1], task) as live:
-                    outcome, wait = await self._attempt(granted, attempts, task, live)
+                    outcome, again = await self._attempt(granted, attempts, payload, task, live)
                     attempts = await self._unwritten.book(outcome)
                     self._count(outcome, attempts[-1])
-                if wait is None:
+                if again is None:
                     return
                 if live is not None and live.given and not live.lost:
                     await self._abort(attempts[-1], task)
                 try:
                     async with task.cancellation.scope():
-                        await asyncio.sleep(wait.seconds)
+                        await asyncio.sleep(again.seconds)
                 except RefusedError:
                     await self._journal.end(granted.lease, CANCELLED)
                     return
                 since = time.monotonic()
-                attempt = await self._journal.next_attempt(granted.lease, attempts[-1].target)
+                payload = again.payload
+                target = self._target(attempts[-1].target, payload, task)
+                attempt = await self._journal.next_attempt(granted.lease, target)
                 self._keeper.refreshed(granted.lease, since=since)
                 attempts = (*attempts, attempt)
 
@@ -163,15 +176,20 @@ class Caller:
             self._failpoints.hit("after_abort")
 
     async def _attempt(
-        self, granted: Granted, attempts: tuple[AttemptRow, ...], task: Task, live: LiveDeltas | None
-    ) -> tuple[Outcome, RetryIn | None]:
-        """One call; what to book, and after how long to try again, if at all."""
+        self,
+        granted: Granted,
+        attempts: tuple[AttemptRow, ...],
+        payload: Payload,
+        task: Task,
+        live: LiveDeltas | None,
+    ) -> tuple[Outcome, Again | None]:
+        """One call; what to book, and what to try next, if anything."""
         attempt, began = attempts[-1], time.monotonic()
         outcome = Outcome(lease=granted.lease, attempt_id=attempt.attempt_id)
         if task.cancellation.requested:
             return replace(outcome, settled=_NOT_SENT, failure=CANCELLED), None
         try:
-            reply = await self._call(granted, attempt, task, live)
+            reply = await self._call(granted, attempt, payload, task, live)
         except RefusedError:
             settled = unknown(attempt, error_code=CANCELLED.code, duration_ms=(time.monotonic() - began) * 1000)
             return replace(outcome, settled=settled, failure=CANCELLED), None
@@ -183,12 +201,15 @@ class Caller:
                 verdict = after_break(error, verdict, task.route)
             if isinstance(verdict, RetryIn):
                 self._observer.on_retry(attempt.target.deployment, error.code)
-                return replace(outcome, settled=settled), verdict
+                return replace(outcome, settled=settled), Again(verdict.seconds, payload)
             return replace(outcome, settled=settled, failure=verdict), None
         self._failpoints.hit("after_reply")
-        settled = self._done(reply, task)
+        settled = self._done(reply, payload, task)
+        judgement = task.judge(reply, attempts)
+        if isinstance(judgement, AskAgain | Refuse):
+            return self._wrong(replace(outcome, settled=settled), judgement, attempt, task)
         try:
-            return replace(outcome, settled=settled, result=task.encode(reply, attempts, settled)), None
+            return replace(outcome, settled=settled, result=task.encode(judgement.reply, attempts, settled)), None
         except UnencodableError as error:
             # Paid, and the next reply would be no better: better said than bought again until the attempts are over.
             failure = CallFailure(
@@ -199,7 +220,38 @@ class Caller:
             )
             return replace(outcome, settled=unrecordable, failure=failure), None
 
-    async def _call(self, granted: Granted, attempt: AttemptRow, task: Task, live: LiveDeltas | None) -> ModelReply:
+    def _wrong(
+        self, outcome: Outcome, judgement: AskAgain | Refuse, attempt: AttemptRow, task: Task
+    ) -> tuple[Outcome, Again | None]:
+        """Book a reply that was judged wrong, which is paid, and ask again where that is wanted and there is time."""
+        assert outcome.settled is not None
+        failure = judgement.otherwise if isinstance(judgement, AskAgain) else judgement.failure
+        settled = replace(outcome.settled, state="failed", error_class=failure.error_class, error_code=failure.code)
+        outcome, (left_s, expired) = replace(outcome, settled=settled), self._left(task)
+        if isinstance(judgement, Refuse) or left_s <= 0:
+            return replace(outcome, failure=EXPIRED if isinstance(judgement, AskAgain) and expired else failure), None
+        self._observer.on_retry(attempt.target.deployment, failure.code)
+        return outcome, Again(0.0, judgement.payload)
+
+    def _left(self, task: Task) -> tuple[float, bool]:
+        """How long another attempt may be waited for, in seconds, and whether the request's ttl is over."""
+        left_s = task.ends - time.monotonic() - SHORTEST_CALL_S
+        expires_at = task.stored.record.admission.expires_at
+        if expires_at is None:
+            return left_s, False
+        ttl_left_s = (expires_at - self._clock.now()).total_seconds()
+        return min(left_s, ttl_left_s), ttl_left_s <= 0
+
+    def _target(self, before: Target, payload: Payload, task: Task) -> Target:
+        """Where the next attempt goes, at the bound of what it sends."""
+        if payload is task.payload:
+            return before
+        limit = token_limit(task.stored.record.request.sampling, task.route.deployment)
+        return replace(before, bound=upper_bound(payload, task.route.deployment, limit, at=self._clock.now()))
+
+    async def _call(
+        self, granted: Granted, attempt: AttemptRow, payload: Payload, task: Task, live: LiveDeltas | None
+    ) -> ModelReply:
         """Send the call. Raises ``RefusedError`` when the request is cancelled while the call is open."""
         deployment = task.route.deployment
         if not self._keeper.trusts(granted.lease):
@@ -216,24 +268,19 @@ class Caller:
         self._failpoints.hit("before_call")
         heard = None if live is None else live.hear
         async with task.cancellation.scope():
-            return await self._client.chat(
-                deployment, task.payload, deadline_s=deadline_s, headers=headers, heard=heard
-            )
+            return await self._client.chat(deployment, payload, deadline_s=deadline_s, headers=headers, heard=heard)
 
     def _after(self, error: ProviderError, attempts: tuple[AttemptRow, ...], task: Task) -> RetryIn | CallFailure:
-        left_s = task.ends - time.monotonic() - SHORTEST_CALL_S
-        expires_at = task.stored.record.admission.expires_at
-        if expires_at is not None:
-            ttl_left_s = (expires_at - self._clock.now()).total_seconds()
-            if ttl_left_s <= 0 and error.retryable:
-                return EXPIRED
-            left_s = min(left_s, ttl_left_s)
+        left_s, expired = self._left(task)
+        if expired and error.retryable:
+            return EXPIRED
         return after_error(error, attempts, task.route, backoff=self._backoff, random_=self._random, left_s=left_s)
 
-    def _done(self, reply: ModelReply, task: Task) -> Settled:
+    def _done(self, reply: ModelReply, payload: Payload, task: Task) -> Settled:
         deployment = task.route.deployment
-        estimate = task.stored.record.grounding.prompt_tokens_estimate
-        usage = usage_of(reply, task.payload, deployment, prompt_estimate=estimate)
+        # The estimate is that of the first payload.
+        estimate = task.stored.record.grounding.prompt_tokens_estimate if payload is task.payload else 0
+        usage = usage_of(reply, payload, deployment, prompt_estimate=estimate)
         return Settled(
             state="done",
             cost_usd=deployment.price.amount(usage, self._clock.now()),

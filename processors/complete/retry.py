@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from processors.complete.routes import Route
 from processors.journal import AttemptRow, CallFailure
-from processors.journal.protocol import INDETERMINATE
+from processors.journal.protocol import INDETERMINATE, tries
 from schemas.errors import OutcomeUnknownError, ProviderError, TransientProviderError
 
 
@@ -58,7 +58,7 @@ def after_error(
         # The other unknown one may be a worker's that is gone: two calls that were perhaps paid are enough.
         if any(row.state == "unknown" for row in attempts[:-1]):
             return failure_of(error)
-    if len(attempts) >= route.max_attempts:
+    if tries(attempts) >= route.max_attempts:
         return failure_of(error)
     delay_s = backoff.delay_s(len(attempts) - 1, random_)
     if isinstance(error, TransientProviderError) and error.retry_after_s is not None:

@@ -25,6 +25,8 @@ from processors.journal.entry import (
 )
 from schemas.records import Usage
 
+# The code of an attempt whose reply came, was paid, and was judged wrong.
+INVALID_OUTPUT = "invalid_output"
 # So many workers may end in the middle of one call before the call itself is taken to be the cause.
 CRASH_LOOP_EPOCHS = 3
 
@@ -75,9 +77,14 @@ def decide(call: CallRow, attempts: Sequence[AttemptRow], offer: Offer, now: dat
         return End(CRASH_LOOP)
     if is_expired(offer, now):
         return End(EXPIRED)
-    if len(attempts) >= offer.max_attempts:
+    if tries(attempts) >= offer.max_attempts:
         return End(exhausted(attempts[-1], lost=lost))
     return Take(call.epoch + 1, len(attempts))
+
+
+def tries(attempts: Sequence[AttemptRow]) -> int:
+    """The attempts that count against a route's limit; replies that were judged wrong have a limit of their own."""
+    return sum(row.error_code != INVALID_OUTPUT for row in attempts)
 
 
 def stored(call: CallRow, attempts: Sequence[AttemptRow]) -> Done | Ended | None:
