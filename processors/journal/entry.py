@@ -178,12 +178,13 @@ class Granted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """The call has a result: the bytes of the event that was made of it."""
+    """The call has a result: the bytes of the event that was made of it. ``ended_at``: when it was booked."""
 
     result: bytes
     attempts: tuple[AttemptRow, ...]
     input: bytes
     input_hash: str
+    ended_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import timedelta
 
@@ -71,6 +71,27 @@ class MemoryJournal:
         return Granted(
             lease=lease, attempt=attempt, earlier=tuple(rows[:-1]), input=call.input, input_hash=call.input_hash
         )
+
+    async def serve(self, offer: Offer, make: Callable[[tuple[AttemptRow, ...]], bytes]) -> Claim:
+        self._reach()
+        now, call_id = self.clock.now(), offer.key.call_id
+        if call_id not in self.calls and is_expired(offer, now):
+            return Expired()
+        call = self.calls.get(call_id) or self._insert(offer)
+        rows = self.attempts[call_id]
+        decision = decide(call, rows, offer, now)
+        if not isinstance(decision, Take | End):
+            return decision
+        lost = open_attempt(rows)
+        if lost is not None:
+            rows[lost.ordinal] = lose(lost, now)
+        if isinstance(decision, End):
+            return self._end(call, decision.failure)
+        served = replace(call, state="done", result=make(tuple(rows)), epoch=decision.epoch, updated_at=now)
+        self.calls[call_id] = replace(served, owner=None, lease_until=None)
+        outcome = stored(served, rows)
+        assert outcome is not None
+        return outcome
 
     async def finish(self, lease: Lease, attempt_id: str, settled: Settled, result: bytes) -> tuple[AttemptRow, ...]:
         self._reach()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from processors.journal.entry import AttemptRow, CallFailure, CallKey, Claim, Done, Ended, Lease, Offer, Settled, Target
@@ -20,6 +20,15 @@ class Journal(Protocol):
 
     async def claim(self, offer: Offer, *, owner: str) -> Claim:
         """Take the call, or say what has become of it. Waits for the row's lock only, never for a lease."""
+        ...
+
+    async def serve(self, offer: Offer, make: Callable[[tuple[AttemptRow, ...]], bytes]) -> Claim:
+        """Book a result that another call paid for, and make no call: ``Done`` with it.
+
+        What the call has ended with before stays, ``Busy`` is another claim's lease, ``Ended`` and ``Expired`` are as
+        in ``claim``; never ``Granted``. ``make`` gives the bytes from the attempts whose workers were lost; it may be
+        called twice and must not block.
+        """
         ...
 
     async def finish(self, lease: Lease, attempt_id: str, settled: Settled, result: bytes) -> tuple[AttemptRow, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
@@ -35,6 +36,7 @@ from processors.journal.row import (
     opening_parameters,
     saving_parameters,
 )
+from processors.journal.served import INSERT_SERVED, SERVE_CALL
 from processors.postgres import Connection, Database
 from schemas.errors import FencedError
 
@@ -60,6 +62,32 @@ class PostgresJournal:
             if isinstance(decision, End):
                 return await self._end(connection, call, decision.failure, rows, now)
             return await self._take(connection, call, offer, decision, earlier=rows, owner=owner)
+
+    async def serve(self, offer: Offer, make: Callable[[tuple[AttemptRow, ...]], bytes]) -> Claim:
+        result = make(())
+        rows = await self._database.execute(INSERT_SERVED, {**_offered(offer), "result": result})
+        if rows:
+            return Done(result=result, attempts=(), input=offer.input, input_hash=offer.input_hash, ended_at=rows[0][0])
+        async with self._database.transaction() as connection:
+            locked = await self._insert_or_lock(connection, offer)
+            if locked is None:
+                return Expired()
+            call, now = locked
+            attempts = await self._attempts(connection, offer.key)
+            decision = decide(call, attempts, offer, now)
+            if isinstance(decision, Done | Ended | Busy):
+                return decision
+            attempts = await self._lose_open(connection, attempts, now)
+            if isinstance(decision, End):
+                return await self._end(connection, call, decision.failure, attempts, now)
+            parameters = {"call_id": offer.key.call_id, "epoch": decision.epoch, "result": make(attempts)}
+            await connection.execute(SERVE_CALL, parameters)
+            # Read back, because a redelivery has to see the same.
+            row = await (await connection.execute(sql.SELECT_CALL, (offer.key.call_id,))).fetchone()
+            assert row is not None
+            served = stored(call_from(offer.key, row), attempts)
+            assert served is not None
+            return served
 
     async def finish(self, lease: Lease, attempt_id: str, settled: Settled, result: bytes) -> tuple[AttemptRow, ...]:
         async with self._database.transaction() as connection:
@@ -136,14 +164,7 @@ class PostgresJournal:
             return known if isinstance(known, Done) else None
 
     async def _insert_or_lock(self, connection: Connection, offer: Offer) -> tuple[CallRow, datetime] | None:
-        parameters = {
-            **key_parameters(offer.key),
-            "input_hash": offer.input_hash,
-            "input": offer.input,
-            "expired": offer.expired or offer.cancelled,
-            "expires_at": offer.expires_at,
-        }
-        row = await (await connection.execute(sql.INSERT_CALL, parameters)).fetchone()
+        row = await (await connection.execute(sql.INSERT_CALL, _offered(offer))).fetchone()
         if row is None:
             row = await (await connection.execute(sql.LOCK_CALL, (offer.key.call_id,))).fetchone()
         return None if row is None else (call_from(offer.key, row), row[-1])
@@ -227,6 +248,17 @@ class PostgresJournal:
             return rows
         await self._replace(connection, rows, settle_late(_find(rows, attempt_id), settled, now))
         return None
+
+
+def _offered(offer: Offer) -> dict[str, Any]:
+    """The columns of a new call."""
+    return {
+        **key_parameters(offer.key),
+        "input_hash": offer.input_hash,
+        "input": offer.input,
+        "expired": offer.expired or offer.cancelled,
+        "expires_at": offer.expires_at,
+    }
 
 
 def _find(rows: Sequence[AttemptRow], attempt_id: str) -> AttemptRow:

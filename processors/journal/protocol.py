@@ -90,7 +90,13 @@ def tries(attempts: Sequence[AttemptRow]) -> int:
 def stored(call: CallRow, attempts: Sequence[AttemptRow]) -> Done | Ended | None:
     """What the call ended with, if it has ended."""
     if call.state == "done" and call.result is not None:
-        return Done(result=call.result, attempts=tuple(attempts), input=call.input, input_hash=call.input_hash)
+        return Done(
+            result=call.result,
+            attempts=tuple(attempts),
+            input=call.input,
+            input_hash=call.input_hash,
+            ended_at=call.updated_at,
+        )
     if call.failure is not None:
         return Ended(
             failure=call.failure,
