@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from decimal import Decimal
 
 import structlog
-from pydantic import SecretStr
 
 from processors.account import Account
 from processors.account.entry import Booked, Entry
@@ -19,7 +18,6 @@ from processors.admit.policy import AdmitPolicy
 from processors.clock import Clock
 from processors.complete.live import Pace
 from processors.complete.processor import Complete
-from processors.complete.routes import Deployment, Route
 from processors.control import ControlView
 from processors.embeddings import CachedEmbedder, EmbeddingPolicy, OpenAIEmbedder
 from processors.enrich.policy import EnrichPolicy
@@ -36,20 +34,19 @@ from processors.journal.postgres import PostgresJournal
 from processors.model.client import OpenAIClient
 from processors.passages_pg import PgPassages
 from processors.postgres import Database
-from processors.prices import UNPRICED, Price, PriceBook, PriceTable
-from processors.prices.library import Library
+from processors.prices import UNPRICED, Price
 from processors.prompts import PgPrompts
 from processors.release.calls import JournalCalls
 from processors.release.policy import ReleasePolicy
 from processors.release.stage import Release
 from schemas.codec import Codec
-from schemas.errors import ConfigurationError
 from schemas.records import Usage
 from streams.deltas import ProducerDeltas
 from streams.metrics import Metrics
 from streams.producer import Producer
-from streams.settings import DeploymentSettings, PriceSettings, Settings
+from streams.settings import Settings
 from streams.stages import STAGES
+from streams.deployed import routes, say_prices
 
 # The SDK wants a key even where the endpoint has none.
 NO_KEY = "none"
@@ -91,6 +88,8 @@ class Ports:
             trust_producers=settings.trust_producers,
             horizon=settings.retention.resolved().horizon,
         )
+            aliases={alias: name for name, route in settings.routes.items() for alias in route.aliases},
+            overrides={name: tenant.routes for name, tenant in settings.tenants.items() if tenant.routes},
         return Admit(
             policy=policy,
             clock=self._clock,
@@ -101,6 +100,16 @@ class Ports:
 
     def enrich(self) -> Enrich:
         """The enrich stage's processor."""
+        )
+
+        settings = self._settings
+            settings.limits.policy(
+                {name: tenant.limits for name, tenant in settings.tenants.items()},
+                {name: policy.answer_tokens for name, policy in self._enrich_policies().items()},
+            ),
+            idempotency=PostgresIdempotency(self._database),
+            clock=self._clock,
+            lane=self._lane,
         return Enrich(
             PgPassages(self._database),
             CachedEmbedder(self._embeddings()),
@@ -114,7 +123,7 @@ class Ports:
     def complete(self) -> Complete:
         """The complete stage's processor, with its leases being kept."""
         by_name = routes(self._settings)
-        say_prices({route.deployment.name: route.deployment for route in by_name.values()}.values())
+        say_prices({one.name: one for route in by_name.values() for one in route.deployments}.values())
         client = OpenAIClient()
         self._stack.push_async_callback(client.close)
         processor = Complete(
@@ -204,10 +213,11 @@ class Ports:
     def _enrich_policies(self) -> Mapping[str, EnrichPolicy]:
         settings, policies = self._settings, {}
         for name, route in settings.routes.items():
-            deployment = settings.deployments[route.deployment]
+            # What fits any of them fits the one that is chosen.
+            own = [settings.deployments[one] for one in route.names(settings.deployments)]
             policies[name] = EnrichPolicy(
-                context_tokens=deployment.context_tokens,
-                answer_tokens=deployment.default_max_tokens,
+                context_tokens=min(one.context_tokens for one in own),
+                answer_tokens=max(one.default_max_tokens for one in own),
                 k=route.k,
                 minimum_score=route.minimum_score,
                 prompt=route.prompt,
@@ -226,6 +236,12 @@ class EvaluateMetrics:
 
     def on_done(self, outcome: str) -> None:
         self._metrics.evaluations_done.labels(self._lane, outcome).inc()
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+
+
 
     def on_feedback(self, outcome: str) -> None:
         self._metrics.feedback.labels(self._lane, outcome).inc()
@@ -283,63 +299,3 @@ class CallMetrics:
 
     def on_delta(self, outcome: str) -> None:
         self._metrics.deltas.labels(outcome).inc()
-
-
-def routes(settings: Settings) -> dict[str, Route]:
-    """The routes of the settings, with their deployments and prices.
-
-    Raises ``ConfigurationError`` for a key that is not set.
-    """
-    library = Library()
-    book = PriceBook(PriceTable({name: _price(price) for name, price in settings.prices.items()}), library=library)
-    deployments = {
-        name: _deployment(name, deployment, book, library) for name, deployment in settings.deployments.items()
-    }
-    return {
-        name: Route(
-            name=name,
-            deployment=deployments[route.deployment],
-            max_attempts=route.max_attempts,
-            unknown_policy=route.unknown_policy,
-            stream=route.stream,
-            on_break=route.on_break,
-        )
-        for name, route in settings.routes.items()
-    }
-
-
-def _deployment(name: str, settings: DeploymentSettings, book: PriceBook, library: Library) -> Deployment:
-    values = settings.model_dump(exclude={"api_key_env", "price"})
-    own = None if settings.price is None else _price(settings.price, name=f"deployments.{name}.price")
-    price = book.tariff(settings.provider, settings.model, own=own)
-    counting = library.provider(settings.provider)
-    return Deployment(name=name, api_key=_key(name, settings), price=price, counting=counting, **values)
-
-
-def say_prices(deployments: Iterable[Deployment]) -> None:
-    """Log the price that every deployment is booked at, and warn of one that nobody gave a price."""
-    for one in deployments:
-        told = {"deployment": one.name, "provider": one.provider, "model": one.model}
-        if one.price.source == UNPRICED:
-            log.warning(
-                "the deployment has no price: its calls are booked at 0",
-                **told,
-                remedy=f'set deployments.{one.name}.price or prices."{one.provider}/{one.model}"',
-            )
-        else:
-            log.info("price", **told, price_source=one.price.source)
-
-
-def _price(settings: PriceSettings, *, name: str = "") -> Price:
-    return Price(**settings.model_dump(), name=name)
-
-
-def _key(name: str, settings: DeploymentSettings) -> SecretStr | None:
-    if settings.api_key_env is None:
-        return None
-    key = os.environ.get(settings.api_key_env, "")
-    if not key:
-        raise ConfigurationError(
-            f"deployments.{name}.api_key_env names {settings.api_key_env}, which is not set; set it to the key"
-        )
-    return SecretStr(key)

@@ -14,7 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from schemas.errors import ConfigurationError
@@ -22,6 +22,17 @@ from streams.credentials import PrincipalSettings, SaslSettings, Section, TlsSet
 from streams.evaluate_settings import EvaluateSettings
 from streams.retention import FOREVER, Retention
 
+from streams.route_settings import (
+    DeploymentSettings,
+    FieldError,
+    PriceSettings,
+    RouteSettings,
+    check_overrides,
+    check_routes,
+    over_embedded,
+    reached,
+)
+from streams.toml_lines import line_of
 CONFIG_VARIABLE = "HEADRACE_CONFIG"
 DEFAULT_CONFIG = "headrace.toml"
 
@@ -91,51 +102,6 @@ class EmbeddingSettings(Section):
     timeout_s: float = Field(default=20.0, gt=0)
 
 
-class PriceSettings(Section):
-    """US dollars per million tokens; what a cached token costs is the prompt's price where it is left out."""
-
-    prompt: Decimal = Field(default=Decimal(0), ge=0, le=1_000_000)
-    completion: Decimal = Field(default=Decimal(0), ge=0, le=1_000_000)
-    cached_prompt: Decimal | None = Field(default=None, ge=0, le=1_000_000)
-    cache_write: Decimal | None = Field(default=None, ge=0, le=1_000_000)
-
-
-class DeploymentSettings(Section):
-    """One endpoint with one model. ``api_key_env`` names the variable that holds the key."""
-
-    base_url: str
-    model: str
-    provider: str = "openai"
-    api_key_env: str | None = None
-    # Who is billed: an organisation or project, never a key.
-    account: str = ""
-    # For each worker process.
-    max_concurrency: int = Field(default=16, ge=1)
-    context_tokens: int = Field(default=8192, ge=256)
-    default_max_tokens: int = Field(default=512, ge=1)
-    connect_timeout_s: float = Field(default=5.0, gt=0)
-    first_token_timeout_s: float = Field(default=60.0, gt=0)
-    between_chunks_timeout_s: float = Field(default=20.0, gt=0)
-    total_timeout_s: float = Field(default=90.0, gt=0)
-    # Wins over ``prices`` and over the price library.
-    price: PriceSettings | None = None
-
-
-class RouteSettings(Section):
-    """A way to a model. ``unknown_policy`` is for a call whose outcome is unknown after a crash or a timeout."""
-
-    deployment: str
-    prompt: str = "answer"
-    k: int = Field(default=3, ge=0, le=50)
-    minimum_score: float = Field(default=0.2, ge=-1, le=1)
-    max_attempts: int = Field(default=3, ge=1, le=20)
-    unknown_policy: Literal["repeat", "fail"] = "repeat"
-    # Whether texts are published while the model writes them, for requests that want a stream.
-    stream: bool = True
-    # When an attempt breaks off after some of its text became public: another one from the first character, or an end.
-    on_break: Literal["restart", "failed"] = "restart"
-
-
 class DeltaSettings(Section):
     """How a streamed text is cut into deltas: after so long, or at so many characters, whichever comes first."""
 
@@ -148,6 +114,8 @@ class TenantSettings(Section):
 
     tier: str = "standard"
 
+    # Routes that stand for others when this tenant asks, by the name of the other.
+    routes: dict[str, str] = {}
 
 class FilterSettings(Section):
     """What the filter lets pass."""
@@ -260,11 +228,13 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _cross_check(self) -> Settings:
         for name in self.prices:
+    # The file that they were read from.
+    _file: Path | None = PrivateAttr(default=None)
             if not all(name.partition("/")[::2]):
-                raise ValueError(f"prices.{name!r} names no model; write provider/model, as in openai/gpt-4o*")
-        for name, route in self.routes.items():
-            if route.deployment not in self.deployments:
-                raise ValueError(f"routes.{name}.deployment is {route.deployment!r}, which is no deployment")
+                raise FieldError(("prices", name), "names no model; write provider/model, as in openai/gpt-4o*")
+        check_routes(self.routes, self.deployments)
+        for name, tenant in self.tenants.items():
+            check_overrides(name, tenant.routes, self.routes)
         for name in self.tenant_topics:
             # A dot would make one tenant's topics look like another's.
             if not re.fullmatch(r"[a-zA-Z0-9_-]{1,100}", name):
@@ -275,7 +245,7 @@ class Settings(BaseSettings):
             if name not in self.routes:
                 raise ValueError(f"evaluate.routes.{name} is no route")
         if self.default_route not in self.routes:
-            raise ValueError(f"default_route is {self.default_route!r}, which is no route")
+            raise FieldError(("default_route",), f"is {self.default_route!r}, which is no route")
         worker = self.worker
         if worker.heartbeat_s * 3 > worker.session_timeout_s:
             raise ValueError("worker.heartbeat_s has to be at most a third of worker.session_timeout_s")
@@ -293,7 +263,12 @@ class Settings(BaseSettings):
     @property
     def call_concurrency(self) -> int:
         """How many calls a worker process makes at a time: as many as the deployments of its routes take."""
-        return sum(self.deployments[name].max_concurrency for name in {r.deployment for r in self.routes.values()})
+        used = frozenset().union(*(reached(name, self.routes, self.deployments) for name in self.routes))
+        return sum(self.deployments[name].max_concurrency for name in used)
+
+    def at(self, *path: str) -> str:
+        """A field's place, for a message: its file and line, where a file sets it, and its name."""
+        return _place(self._file, path)
 
     @classmethod
     def settings_customise_sources(
@@ -316,15 +291,22 @@ def load_settings(config: Path | None = None, *, folder: Path | None = None) -> 
     stack = os.environ.get("HEADRACE_STACK", values.get("stack", "embedded"))
     if stack == "embedded":
         where = Path(os.environ.get("HEADRACE_FOLDER", values.get("folder", ".headrace")))
-        values = _merge(_embedded(where), values)
+        values = _merge(over_embedded(_embedded(where), values), values)
+    file = _file_of(config)
     try:
-        return Settings(**values)
+        settings = Settings(**values)
     except ValidationError as error:
-        raise ConfigurationError(_explain(error, stack)) from None
+        raise ConfigurationError(_explain(error, stack, file if file.exists() else None)) from None
+    settings._file = file if file.exists() else None
+    return settings
+
+
+def _file_of(config: Path | None) -> Path:
+    return config or Path(os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG))
 
 
 def _read_file(config: Path | None) -> dict[str, Any]:
-    path = config or Path(os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG))
+    path = _file_of(config)
     if not path.exists():
         if config is not None or CONFIG_VARIABLE in os.environ:
             raise ConfigurationError(f"{path} does not exist; correct {CONFIG_VARIABLE} or write the file")
@@ -377,11 +359,19 @@ def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _explain(error: ValidationError, stack: str) -> str:
+def _explain(error: ValidationError, stack: str, file: Path | None) -> str:
     lines = []
     for problem in error.errors(include_input=False, include_url=False):
-        field = ".".join(str(part) for part in problem["loc"]) or "settings"
-        lines.append(f"{field}: {problem['msg']}")
+        cause, path, said = problem.get("ctx", {}).get("error"), problem["loc"], f": {problem['msg']}"
+        if isinstance(cause, FieldError):
+            path, said = (*path, *cause.path), f" {cause.said}"
+        lines.append(_place(file, tuple(str(part) for part in path)) + said)
     hint = "; the embedded stack is not up: run `headrace up`" if stack == "embedded" else ""
     missing = any(problem["type"] == "missing" for problem in error.errors())
     return "settings: " + "; ".join(lines) + (hint if missing else "")
+
+
+def _place(file: Path | None, path: tuple[str, ...]) -> str:
+    name = ".".join(path) or "settings"
+    line = line_of(file.read_text(encoding="utf-8"), path) if file is not None and file.exists() else None
+    return name if line is None else f"{file}:{line}: {name}"

@@ -48,9 +48,18 @@ class AdmitPolicy:
     lane: str = "live"
     routes: frozenset[str] = frozenset({"default"})
     default_route: str = "default"
+    # Other names of routes.
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    # Routes that stand for others when a tenant asks.
+    overrides: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     tenants: Mapping[str, str] = field(default_factory=lambda: {"default": "standard"})
     default_tier: str = "standard"
     trust_producers: bool = True
     limits: Limits = field(default_factory=Limits)
     # A request of this age is refused: its rows may have been purged. None: rows are kept for ever.
     horizon: timedelta | None = None
+
+    def route(self, asked: str | None, tenant: str) -> str | None:
+        """The route that a tenant's request takes; ``None`` where there is none of that name."""
+        name = self.default_route if asked is None else self.aliases.get(asked, asked)
+        return self.overrides.get(tenant, {}).get(name, name) if name in self.routes else None

@@ -44,7 +44,7 @@ def check_request(request: Request, policy: AdmitPolicy) -> None:
         raise refused("priority", f"must be one of {', '.join(PRIORITIES)}")
     if not limits.ttl_ms_min <= request.ttl_ms <= limits.ttl_ms_max:
         raise refused("ttl_ms", f"must be between {limits.ttl_ms_min} and {limits.ttl_ms_max}")
-    if request.route is not None and request.route not in policy.routes:
+    if policy.route(request.route, request.meta.tenant) is None:
         raise refused("route", "is not a known route; see the settings", "unknown_route")
     if request.model is not None:
         check_id(request.model, "model", limits.id_chars)
@@ -56,7 +56,7 @@ def check_request(request: Request, policy: AdmitPolicy) -> None:
 def admission(request: Request, policy: AdmitPolicy, *, accepted_at: datetime, body_hash: str) -> Admission:
     """What a valid request is admitted with. No measured value is in it: a redelivery gives the same."""
     return Admission(
-        route=request.route or policy.default_route,
+        route=policy.route(request.route, request.meta.tenant) or policy.default_route,
         tier=policy.tenants.get(request.meta.tenant, policy.default_tier),
         priority=request.priority,
         expires_at=accepted_at + timedelta(milliseconds=request.ttl_ms),

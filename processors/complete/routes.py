@@ -1,7 +1,8 @@
-"""Where calls go: a route names a deployment, a deployment is one endpoint with one model."""
+"""Where calls go: a route names deployments and what to fall back to; a deployment is one endpoint with one model."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,6 +13,9 @@ from processors.journal.entry import UnknownPolicy
 from processors.prices.tariff import Price, Tariff
 
 OnBreak = Literal["restart", "failed"]
+Strategy = Literal["weighted", "least_busy", "lowest_latency", "cheapest"]
+# Why a request goes to a fallback.
+Cause = Literal["rate_limit", "outage", "context_too_long", "content_refused", "malformed_output"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +23,8 @@ class Deployment:
     """One OpenAI-compatible endpoint with one model.
 
     ``account`` names who is billed, never a key. ``max_tokens_parameter`` is what the endpoint calls the limit on
-    generated tokens: newer OpenAI models want ``max_completion_tokens``.
+    generated tokens: newer OpenAI models want ``max_completion_tokens``. Of several ``api_keys`` each call uses one:
+    its deployment has that as ``api_key``. Limits are for one worker process.
     """
 
     name: str
@@ -28,7 +33,12 @@ class Deployment:
     provider: str = "openai"
     account: str = ""
     api_key: SecretStr | None = None
+    api_keys: tuple[SecretStr, ...] = field(default=(), compare=False)
     max_concurrency: int = 16
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    weight: float = 1.0
+    tags: tuple[str, ...] = ()
     context_tokens: int = 8192
     default_max_tokens: int = 512
     max_tokens_parameter: str = "max_tokens"
@@ -42,8 +52,20 @@ class Deployment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Deployments that stand for each other, and how one of them is chosen."""
+
+    deployments: tuple[Deployment, ...]
+    strategy: Strategy = "weighted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """A way to a model. ``unknown_policy`` says whether a call whose outcome is unknown is made again.
+
+    Its own deployments are ``deployment`` and the ``others``, tried ``max_attempts`` times together. ``fallbacks`` are
+    tried after them by cause, each once; a request waits ``patience_s`` before that for its own to be available.
+    ``last_resort`` is the template of the answer that is given when none of them can be had.
 
     ``stream``: whether texts are published while the model writes them. ``on_break``: what follows when an attempt
     breaks off after some of its text became public: another attempt from the first character, or a failure.
@@ -51,7 +73,28 @@ class Route:
 
     name: str
     deployment: Deployment
+    others: tuple[Deployment, ...] = ()
+    strategy: Strategy = "weighted"
+    fallbacks: Mapping[Cause, tuple[Group, ...]] = field(default_factory=dict, hash=False)
+    patience_s: float = 5.0
+    last_resort: str | None = None
     max_attempts: int = 3
     unknown_policy: UnknownPolicy = "repeat"
     stream: bool = True
     on_break: OnBreak = "restart"
+
+    @property
+    def own(self) -> Group:
+        """Its own deployments."""
+        return Group(deployments=(self.deployment, *self.others), strategy=self.strategy)
+
+    @property
+    def deployments(self) -> tuple[Deployment, ...]:
+        """Every deployment that a request may come to, each once, its own first."""
+        fallen = (one for groups in self.fallbacks.values() for group in groups for one in group.deployments)
+        return tuple({one.name: one for one in (*self.own.deployments, *fallen)}.values())
+
+    @property
+    def most_attempts(self) -> int:
+        """How many attempts a call may take, fallbacks included."""
+        return self.max_attempts + len({group for groups in self.fallbacks.values() for group in groups})

@@ -12,7 +12,8 @@ import aiohttp
 from streams.doctor.checkup import NotCheckedError, ProblemError
 from streams.doctor.postgres import table_dimension
 from streams.doctor.redact import shown_url
-from streams.settings import DeploymentSettings, Settings
+from streams.route_settings import DeploymentSettings
+from streams.settings import Settings
 
 CALL_TIMEOUT_S = 20.0
 
@@ -82,12 +83,12 @@ def is_local(deployment: DeploymentSettings) -> bool:
 
 
 def _key(deployment: DeploymentSettings) -> str | None:
-    name = deployment.api_key_env
-    if name is None:
-        return None
-    if not os.environ.get(name):
-        raise ProblemError(f"the variable {name} is not set", f"export {name}=... with the endpoint's key")
-    return os.environ[name]
+    """The first of the keys; all of them have to be set."""
+    names = deployment.key_variables
+    for name in names:
+        if not os.environ.get(name):
+            raise ProblemError(f"the variable {name} is not set", f"export {name}=... with the endpoint's key")
+    return os.environ[names[0]] if names else None
 
 
 def _models(reply: Any) -> set[str]:

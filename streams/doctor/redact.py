@@ -67,8 +67,8 @@ def _secrets(settings: Settings) -> Iterator[str]:
     if settings.embeddings.api_key is not None:
         yield settings.embeddings.api_key.get_secret_value()
     for deployment in settings.deployments.values():
-        if deployment.api_key_env:
-            yield os.environ.get(deployment.api_key_env, "")
+        for variable in deployment.key_variables:
+            yield os.environ.get(variable, "")
 
 
 def _of_options(options: Mapping[str, str]) -> Iterator[str]:

@@ -26,13 +26,12 @@ from streams.cli.doctor import as_json
 from streams.doctor.checkup import Finding, examine
 from streams.doctor.plan import checks
 from streams.doctor.redact import redactor
+from streams.route_settings import DeploymentSettings, RouteSettings
 from streams.settings import (
-    DeploymentSettings,
     EmbeddingSettings,
     KafkaSettings,
     PostgresSettings,
     RegistrySettings,
-    RouteSettings,
     Settings,
 )
 from streams.topics import admin_client, apply, compare, topic_name

@@ -11,8 +11,9 @@ from schemas.codec import Codec
 from schemas.errors import DependencyDownError, OversizedError
 from schemas.records import Delta, Meta, Text
 from streams.deltas import ProducerDeltas
+from streams.deployed import routes
 from streams.metrics import Metrics
-from streams.ports import CallMetrics, routes
+from streams.ports import CallMetrics
 from streams.producer import FakeProducer
 from streams.settings import Settings
 

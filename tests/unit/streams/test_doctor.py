@@ -14,13 +14,12 @@ from streams.doctor.checkup import Check, NotCheckedError, ProblemError, examine
 from streams.doctor.clocks import judge_clocks
 from streams.doctor.models import is_local
 from streams.doctor.redact import redactor, shown_dsn, shown_url
+from streams.route_settings import DeploymentSettings, RouteSettings
 from streams.settings import (
-    DeploymentSettings,
     EmbeddingSettings,
     KafkaSettings,
     PostgresSettings,
     RegistrySettings,
-    RouteSettings,
     Settings,
 )
 

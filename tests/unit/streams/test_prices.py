@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from processors.complete.routes import Deployment
 from processors.prices import UNPRICED
 from schemas.records import Usage
-from streams.ports import routes, say_prices
+from streams.deployed import routes, say_prices
 from streams.settings import Settings
 
 AT = datetime(2026, 6, 1, tzinfo=UTC)

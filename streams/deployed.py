@@ -1,0 +1,100 @@
+"""The routes of the settings with their deployments, keys and prices, as the complete stage takes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import cast
+
+import structlog
+from pydantic import SecretStr
+
+from processors.complete.routes import Cause, Deployment, Group, Route, Strategy
+from processors.prices import UNPRICED, Price, PriceBook, PriceTable
+from processors.prices.library import Library
+from schemas.errors import ConfigurationError
+from streams.route_settings import DeploymentSettings, PriceSettings, fallback_groups
+from streams.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+def routes(settings: Settings) -> dict[str, Route]:
+    """The routes of the settings, with their deployments and prices.
+
+    Raises ``ConfigurationError`` for a key that is not set.
+    """
+    library = Library()
+    book = PriceBook(PriceTable({name: _price(price) for name, price in settings.prices.items()}), library=library)
+    deployments = {
+        name: _deployment(settings, name, deployment, book, library)
+        for name, deployment in settings.deployments.items()
+    }
+    return {name: _route(name, settings, deployments) for name in settings.routes}
+
+
+def _route(name: str, settings: Settings, deployments: Mapping[str, Deployment]) -> Route:
+    route, by_cause = settings.routes[name], settings.routes[name].fallbacks.by_cause()
+    first, *others = (deployments[one] for one in route.names(settings.deployments))
+
+    def group(names: tuple[str, ...], strategy: Strategy) -> Group:
+        return Group(deployments=tuple(deployments[one] for one in names), strategy=strategy)
+
+    return Route(
+        name=name,
+        deployment=first,
+        others=tuple(others),
+        strategy=route.strategy,
+        fallbacks={
+            cast("Cause", cause): tuple(
+                group(*one) for one in fallback_groups(name, cause, settings.routes, settings.deployments)
+            )
+            for cause in by_cause
+        },
+        patience_s=route.patience_s,
+        last_resort=route.last_resort,
+        max_attempts=route.max_attempts,
+        unknown_policy="repeat" if route.unknown_policy == "repeat" else "fail",
+        stream=route.stream,
+        on_break=route.on_break,
+    )
+
+
+def _deployment(
+    whole: Settings, name: str, settings: DeploymentSettings, book: PriceBook, library: Library
+) -> Deployment:
+    values = settings.model_dump(exclude={"api_key_env", "api_keys_env", "price"})
+    own = None if settings.price is None else _price(settings.price, name=f"deployments.{name}.price")
+    price = book.tariff(settings.provider, settings.model, own=own)
+    counting = library.provider(settings.provider)
+    keys = _keys(whole, name, settings)
+    return Deployment(
+        name=name, api_key=keys[0] if keys else None, api_keys=keys, price=price, counting=counting, **values
+    )
+
+
+def say_prices(deployments: Iterable[Deployment]) -> None:
+    """Log the price that every deployment is booked at, and warn of one that nobody gave a price."""
+    for one in deployments:
+        told = {"deployment": one.name, "provider": one.provider, "model": one.model}
+        if one.price.source == UNPRICED:
+            log.warning(
+                "the deployment has no price: its calls are booked at 0",
+                **told,
+                remedy=f'set deployments.{one.name}.price or prices."{one.provider}/{one.model}"',
+            )
+        else:
+            log.info("price", **told, price_source=one.price.source)
+
+
+def _price(settings: PriceSettings, *, name: str = "") -> Price:
+    return Price(**settings.model_dump(), name=name)
+
+
+def _keys(whole: Settings, name: str, settings: DeploymentSettings) -> tuple[SecretStr, ...]:
+    field = "api_keys_env" if settings.api_keys_env else "api_key_env"
+    for variable in settings.key_variables:
+        if not os.environ.get(variable):
+            place = whole.at("deployments", name, field)
+            raise ConfigurationError(f"{place} names {variable}, which is not set; set it to the key")
+    return tuple(SecretStr(os.environ[variable]) for variable in settings.key_variables)

@@ -1,0 +1,252 @@
+"""The settings of deployments and routes, and what has to hold between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from streams.credentials import Section
+
+Strategy = Literal["weighted", "least_busy", "lowest_latency", "cheapest"]
+# What a fallback's name begins with where it is a route; else it is a deployment.
+ROUTE_PREFIX = "route/"
+
+
+class FieldError(ValueError):
+    """A setting that does not fit another one; ``path`` is the field, from the top."""
+
+    def __init__(self, path: tuple[str, ...], message: str) -> None:
+        super().__init__(f"{'.'.join(path)} {message}")
+        self.path, self.said = path, message
+
+
+class PriceSettings(Section):
+    """US dollars per million tokens; what a cached token costs is the prompt's price where it is left out."""
+
+    prompt: Decimal = Field(default=Decimal(0), ge=0, le=1_000_000)
+    completion: Decimal = Field(default=Decimal(0), ge=0, le=1_000_000)
+    cached_prompt: Decimal | None = Field(default=None, ge=0, le=1_000_000)
+    cache_write: Decimal | None = Field(default=None, ge=0, le=1_000_000)
+
+
+class DeploymentSettings(Section):
+    """One endpoint with one model. ``api_key_env`` names the variable that holds the key, ``api_keys_env`` several."""
+
+    base_url: str
+    model: str = Field(min_length=1)
+    provider: str = "openai"
+    api_key_env: str | None = None
+    api_keys_env: tuple[str, ...] = ()
+    # Who is billed: an organisation or project, never a key.
+    account: str = ""
+    # The next three hold for each worker process.
+    max_concurrency: int = Field(default=16, ge=1)
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    # Its share of a route's calls, against the others' weights.
+    weight: float = Field(default=1.0, ge=0, le=1_000_000)
+    tags: tuple[str, ...] = ()
+    context_tokens: int = Field(default=8192, ge=256)
+    default_max_tokens: int = Field(default=512, ge=1)
+    connect_timeout_s: float = Field(default=5.0, gt=0)
+    first_token_timeout_s: float = Field(default=60.0, gt=0)
+    between_chunks_timeout_s: float = Field(default=20.0, gt=0)
+    total_timeout_s: float = Field(default=90.0, gt=0)
+    # Wins over ``prices`` and over the price library.
+    price: PriceSettings | None = None
+
+    @model_validator(mode="after")
+    def _keys(self) -> DeploymentSettings:
+        if self.api_key_env is not None and self.api_keys_env:
+            raise FieldError(("api_keys_env",), "and api_key_env: set one of them")
+        if len(set(self.api_keys_env)) < len(self.api_keys_env):
+            raise FieldError(("api_keys_env",), "names a variable twice")
+        return self
+
+    @property
+    def key_variables(self) -> tuple[str, ...]:
+        """The variables that hold its keys; none where it needs no key."""
+        return self.api_keys_env or (() if self.api_key_env is None else (self.api_key_env,))
+
+
+class FallbackSettings(Section):
+    """Where a request goes that its route's own deployments don't answer, by cause and in this order.
+
+    A name is a deployment's, or a route's behind ``route/``.
+    """
+
+    rate_limit: tuple[str, ...] = ()
+    outage: tuple[str, ...] = ()
+    context_too_long: tuple[str, ...] = ()
+    content_refused: tuple[str, ...] = ()
+    malformed_output: tuple[str, ...] = ()
+
+    def by_cause(self) -> dict[str, tuple[str, ...]]:
+        """The names by cause; causes without any are left out."""
+        return {cause: names for cause, names in self.model_dump().items() if names}
+
+
+class RouteSettings(Section):
+    """A way to a model: a deployment, several of them, or all that have some ``tags``.
+
+    ``unknown_policy`` is for a call whose outcome is unknown after a crash or a timeout; ``never-repeat`` is another
+    name for ``fail``.
+    """
+
+    deployment: str | None = None
+    deployments: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    strategy: Strategy = "weighted"
+    # Other names under which requests may ask for it.
+    aliases: tuple[str, ...] = ()
+    fallbacks: FallbackSettings = FallbackSettings()
+    # How long a request waits for its own deployments to be available before it goes to a fallback.
+    patience_s: float = Field(default=5.0, ge=0, le=600)
+    # What is answered when nothing else can be: a template. Without it the request waits, and fails in the end.
+    last_resort: str | None = Field(default=None, min_length=1, max_length=100_000)
+    prompt: str = "answer"
+    k: int = Field(default=3, ge=0, le=50)
+    minimum_score: float = Field(default=0.2, ge=-1, le=1)
+    # At the route's own deployments; every fallback is tried once more.
+    max_attempts: int = Field(default=3, ge=1, le=20)
+    unknown_policy: Literal["repeat", "fail", "never-repeat"] = "repeat"
+    # Whether texts are published while the model writes them, for requests that want a stream.
+    stream: bool = True
+    # When an attempt breaks off after some of its text became public: another one from the first character, or an end.
+    on_break: Literal["restart", "failed"] = "restart"
+
+    @model_validator(mode="after")
+    def _one_way(self) -> RouteSettings:
+        given = [name for name in ("deployment", "deployments", "tags") if getattr(self, name)]
+        if len(given) != 1:
+            said = f"sets {' and '.join(given)}" if given else "names no deployment"
+            raise ValueError(f"{said}; set one of deployment, deployments and tags")
+        if len(set(self.deployments)) < len(self.deployments):
+            raise FieldError(("deployments",), "names a deployment twice")
+        return self
+
+    def names(self, deployments: Mapping[str, DeploymentSettings]) -> tuple[str, ...]:
+        """The route's own deployments, in order; not every one of them need be there."""
+        if self.tags:
+            return tuple(name for name, one in deployments.items() if set(self.tags) <= set(one.tags))
+        return self.deployments or ((self.deployment,) if self.deployment else ())
+
+
+def over_embedded(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """The embedded stack's settings less what a route of the file replaces, so that the two are not taken together."""
+    routes = dict(under.get("routes", {}))
+    for name, route in (over.get("routes") or {}).items():
+        if isinstance(route, Mapping) and ("deployments" in route or "tags" in route):
+            routes.pop(name, None)
+    return {**under, "routes": routes} if "routes" in under else under
+
+
+def reached(
+    name: str, routes: Mapping[str, RouteSettings], deployments: Mapping[str, DeploymentSettings]
+) -> frozenset[str]:
+    """Every deployment that a request of the route may come to."""
+    route = routes[name]
+    found = set(route.names(deployments))
+    for target in _targets(route):
+        found |= reached(_route_of(target) or "", routes, deployments) if _route_of(target) else {target}
+    return frozenset(found)
+
+
+def check_routes(routes: Mapping[str, RouteSettings], deployments: Mapping[str, DeploymentSettings]) -> None:
+    """Check that every name leads somewhere, that no way goes in a circle, and that there is a weight to choose by.
+
+    Raises ``FieldError``, which names the field.
+    """
+    for name, route in routes.items():
+        _check_own(name, route, deployments)
+        for cause, targets in route.fallbacks.by_cause().items():
+            for target in targets:
+                _check_target(("routes", name, "fallbacks", cause), target, routes, deployments)
+    _check_aliases(routes)
+    for name in routes:
+        _check_circle(name, (name,), routes)
+
+
+def fallback_groups(
+    name: str, cause: str, routes: Mapping[str, RouteSettings], deployments: Mapping[str, DeploymentSettings]
+) -> tuple[tuple[tuple[str, ...], Strategy], ...]:
+    """The deployments to fall back to for a cause, in order, each group with its strategy.
+
+    A route stands for its own deployments and, behind them, its own fallbacks for that cause.
+    """
+    groups: list[tuple[tuple[str, ...], Strategy]] = []
+    for target in routes[name].fallbacks.by_cause().get(cause, ()):
+        route = _route_of(target)
+        if route is None:
+            groups.append(((target,), "weighted"))
+        else:
+            groups.append((routes[route].names(deployments), routes[route].strategy))
+            groups.extend(fallback_groups(route, cause, routes, deployments))
+    return tuple(dict.fromkeys(groups))
+
+
+def check_overrides(tenant: str, overrides: Mapping[str, str], routes: Mapping[str, RouteSettings]) -> None:
+    """Check a tenant's own routes. Raises ``FieldError``."""
+    for name, instead in overrides.items():
+        path = ("tenants", tenant, "routes", name)
+        if name not in routes:
+            raise FieldError(path, "stands for no route; write the name of the route that it replaces")
+        if instead not in routes:
+            raise FieldError(path, f"is {instead!r}, which is no route")
+
+
+def _check_own(name: str, route: RouteSettings, deployments: Mapping[str, DeploymentSettings]) -> None:
+    field = "deployment" if route.deployment else "deployments" if route.deployments else "tags"
+    own = route.names(deployments)
+    for one in own:
+        if one not in deployments:
+            raise FieldError(("routes", name, field), f"is {one!r}, which is no deployment")
+    if not own:
+        raise FieldError(("routes", name, field), f"no deployment has {', '.join(route.tags)}")
+    if not sum(deployments[one].weight for one in own):
+        raise FieldError(("routes", name, field), "the weights of its deployments sum to zero; give one of them more")
+
+
+def _check_target(
+    path: tuple[str, ...],
+    target: str,
+    routes: Mapping[str, RouteSettings],
+    deployments: Mapping[str, DeploymentSettings],
+) -> None:
+    route = _route_of(target)
+    if route is not None and route not in routes:
+        raise FieldError(path, f"names {target!r}, which is no route")
+    if route is None and target not in deployments:
+        hint = f"; write {ROUTE_PREFIX}{target} for the route" if target in routes else ""
+        raise FieldError(path, f"names {target!r}, which is no deployment{hint}")
+
+
+def _check_aliases(routes: Mapping[str, RouteSettings]) -> None:
+    taken = {name: name for name in routes}
+    for name, route in routes.items():
+        for alias in route.aliases:
+            if alias in taken:
+                raise FieldError(("routes", name, "aliases"), f"has {alias!r}, which route {taken[alias]} has already")
+            taken[alias] = name
+
+
+def _check_circle(name: str, way: tuple[str, ...], routes: Mapping[str, RouteSettings]) -> None:
+    for cause, targets in routes[name].fallbacks.by_cause().items():
+        for route in filter(None, map(_route_of, targets)):
+            if route in way:
+                circle = " -> ".join((*way[way.index(route) :], route))
+                raise FieldError(("routes", name, "fallbacks", cause), f"goes in a circle: {circle}")
+            _check_circle(route, (*way, route), routes)
+
+
+def _targets(route: RouteSettings) -> Iterator[str]:
+    lists: Iterable[tuple[str, ...]] = route.fallbacks.by_cause().values()
+    for targets in lists:
+        yield from targets
+
+
+def _route_of(target: str) -> str | None:
+    return target.removeprefix(ROUTE_PREFIX) if target.startswith(ROUTE_PREFIX) else None
