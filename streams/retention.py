@@ -94,6 +94,7 @@ TABLES = (
         why="texts that are too large for a topic",
     ),
     Table("worker_reports", "updated_at", 7, why="reports of workers that ended without a farewell"),
+    Table("rate_buckets", "at", 1, why="levels of rate limits; a bucket that is gone is full"),
     Table("pending_vectors", "created_at", 7, why="vectors of documents whose indexing was never finished"),
     Table(
         "documents",
@@ -105,7 +106,13 @@ TABLES = (
     ),
 )
 # Rows of these go with a row of the table that they belong to.
-GO_WITH = {"attempts": "calls", "redrives": "dead_letters", "passages": "documents", "cache_vectors": "cache_entries"}
+GO_WITH = {
+    "attempts": "calls",
+    "rerates": "ledger",
+    "redrives": "dead_letters",
+    "passages": "documents",
+    "cache_vectors": "cache_entries",
+}
 # Nothing purges these, and why.
 KEPT_FOREVER = {
     "deferred": "every row is an event that waits; it goes when the event is put back on its topic",

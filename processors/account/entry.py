@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
@@ -69,6 +70,12 @@ class Said:
     response_id: str | None
     price_source: str
     incurred_at: datetime
+    # Later than the rest: rows and events of before do not have them.
+    price_version: str = ""
+    error_code: str | None = None
+    # late or rerate for an event that corrects another; see ``Cost``.
+    correction: str = ""
+    usage_details: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +134,18 @@ def _said(incoming: Incoming[Cost], spender: Spender) -> Said:
     }
     # Not of the bytes: a later release writes the same event with a field more. The broker's time is not the event's.
     told = {**asdict(spender), **values, "attempt_id": cost.attempt_id, "incurred_at": cost.incurred_at}
+    if usage.details:
+        told["usage_details"] = dict(usage.details)
     digest = hashlib.sha256(orjson.dumps(told, default=_plain, option=orjson.OPT_SORT_KEYS)).hexdigest()
-    return Said(digest=digest, incurred_at=cost.incurred_at or incoming.appended_at, **values)
+    return Said(
+        digest=digest,
+        incurred_at=cost.incurred_at or incoming.appended_at,
+        price_version=clean(cost.price_version),
+        error_code=None if cost.error_code is None else clean(cost.error_code),
+        correction=clean(cost.correction),
+        usage_details={clean(name): count for name, count in usage.details.items()},
+        **values,
+    )
 
 
 def _plain(value: Any) -> str:

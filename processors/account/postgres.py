@@ -75,10 +75,15 @@ async def _add(connection: Connection, entries: Sequence[Entry], further: Sequen
             parameters = asdict(after.said) | {
                 "attempt_id": attempt_id,
                 "conflicts": after.conflicts,
-                "history": Jsonb([_as_json(said) for said in after.history]),
+                "history": Jsonb([_told(said) for said in after.history]),
+                "usage_details": Jsonb(dict(after.said.usage_details)),
             }
             await connection.execute(_UPDATE, parameters)
     return booked
+
+
+# What events did not say from the start, and what they then mean.
+_ADDED: Mapping[str, Any] = {"price_version": "", "error_code": None, "correction": "", "usage_details": {}}
 
 
 def _columns(entry: Entry) -> dict[str, Any]:
@@ -93,6 +98,11 @@ def _as_json(said: Said) -> dict[str, Any]:
         "avoided_cost_usd": f"{said.avoided_cost_usd:f}",
         "incurred_at": said.incurred_at.astimezone(UTC).isoformat(),
     }
+
+
+def _told(said: Said) -> dict[str, Any]:
+    """One event in a row's history. What was added to events later is there only where it says something."""
+    return {name: value for name, value in _as_json(said).items() if name not in _ADDED or value != _ADDED[name]}
 
 
 def _standing(row: Mapping[str, Any]) -> Standing:
@@ -117,6 +127,7 @@ _TYPES = {
     "amount_usd": "numeric",
     "avoided_cost_usd": "numeric",
     "incurred_at": "timestamptz",
+    "usage_details": "jsonb",
     **{name: "bigint" for name in _SAID if name.endswith("_tokens")},
     **dict.fromkeys(("usage_estimated", "estimated", "upper_bound"), "boolean"),
 }

@@ -1,8 +1,8 @@
 """The ledger's rule: what an attempt cost, from all that its events said, in whatever order they came.
 
 * An event counts once, however often it is delivered.
-* An attempt may have several events: one that closed it, and one that corrects it when its outcome came in late. Their
-  amounts are added: the correction is the difference to what was booked.
+* An attempt may have several events: one that closed it, one that corrects it when its outcome came in late, and one
+  for every change of its price. Their amounts are added: a correction is the difference to what was booked.
 * An event that says otherwise than an earlier one of the same id is a conflict. It should not happen. The one with the
   higher amount counts, because a book that is too low hides money that was spent; both are kept, and counted.
 """
@@ -15,6 +15,9 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from processors.account.entry import Booked, Said
+
+# The ``correction`` of an event that books a changed price.
+RERATE = "rerate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,13 @@ def fold(attempt_id: str, history: Sequence[Said]) -> Standing:
     # The event that closed the attempt bears its id; the last of the others knows best.
     ordered = sorted(counting, key=lambda said: (said.event_id != attempt_id, said.incurred_at, said.digest))
     first, last = ordered[0], ordered[-1]
+    # A change of price says nothing about the outcome: that may have come in since.
+    outcome = [said for said in ordered if said.correction != RERATE] or [last]
     shown = replace(
-        last,
+        outcome[-1],
+        price_source=last.price_source,
+        price_version=last.price_version,
+        correction=last.correction,
         event_id=first.event_id,
         digest=first.digest,
         amount_usd=sum((said.amount_usd for said in counting), Decimal(0)),

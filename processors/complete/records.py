@@ -16,8 +16,12 @@ from processors.event import Incoming
 from processors.journal import AttemptRow, CallFailure, CallKey, Ended, Settled
 from processors.journal.protocol import as_booked
 from processors.model.port import ModelReply
+from processors.prices.version import version_of
 from schemas.ids import derive_id
 from schemas.records import Answer, Attempt, Completion, Cost, Enrichment, Failure, Text, Usage
+
+# Why a cost event corrects an attempt: its outcome came in late.
+LATE = "late"
 
 
 def completion_of(
@@ -136,6 +140,8 @@ def _cost(incoming: Incoming[Enrichment], key: CallKey, row: AttemptRow, *, even
         estimated=row.estimated,
         upper_bound=row.upper_bound,
         price_source=target.price_source,
+        price_version=version_of(target.price_source),
+        error_code=row.error_code,
         response_id=row.response_id,
         account=target.account,
         prompt_version=incoming.record.grounding.prompt_version,
@@ -154,7 +160,7 @@ def _correction(incoming: Incoming[Enrichment], key: CallKey, row: AttemptRow) -
     event_id = derive_id(row.attempt_id, "late")
     truth = replace(row, ended_at=row.late_at)
     cost = _cost(incoming, key, truth, event_id=event_id)
-    return replace(cost, amount_usd=cost.amount_usd - row.target.bound.usd)
+    return replace(cost, amount_usd=cost.amount_usd - row.target.bound.usd, correction=LATE)
 
 
 def _text(value: str | None) -> Text | None:

@@ -11,6 +11,7 @@ from decimal import Decimal
 from processors.complete import STAGE
 from processors.event import Incoming
 from processors.journal import CallKey, Done
+from processors.prices.version import version_of
 from schemas.records import Completion, Cost, Enrichment, Meta, Usage
 
 SERVED_BY = "journal"
@@ -53,6 +54,7 @@ def cost_of_reuse(incoming: Incoming[Enrichment], key: CallKey, earlier: Done) -
         amount_usd=Decimal(0),
         avoided_cost_usd=sum((row.cost_usd for row in earlier.attempts if row.cost_usd is not None), Decimal(0)),
         price_source=last.target.price_source,
+        price_version=version_of(last.target.price_source),
         account=last.target.account,
         served_by=SERVED_BY,
         source_event_id=last.attempt_id,

@@ -16,6 +16,7 @@ from processors.evaluate.sampling import Choice
 from processors.evaluate.scoring import Scores, score
 from processors.evaluate.store import EvaluationStore, Received, Stored, Subject
 from processors.event import Incoming, Output, Recorded
+from processors.prices.version import version_of
 from schemas.codec import Codec
 from schemas.errors import UnknownSchemaError
 from schemas.ids import event_id
@@ -140,6 +141,7 @@ class Evaluate:
             amount_usd=policy.tariff.amount(usage, now),
             estimated=True,
             price_source=policy.tariff.source,
+            price_version=version_of(policy.tariff.source),
             prompt_version=answer.prompt_version,
             team=answer.team,
             user=answer.user,

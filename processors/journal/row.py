@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from psycopg.types.json import Jsonb
+
 from processors.journal.entry import AttemptRow, Bound, CallFailure, CallKey, CallRow, Lease, Target
 from schemas.records import Usage
 
@@ -82,6 +84,7 @@ def saving_parameters(attempt: AttemptRow) -> dict[str, Any]:
     return {
         "attempt_id": attempt.attempt_id,
         "usage_estimated": usage is not None and usage.estimated,
+        "usage_details": Jsonb(dict(usage.details)) if usage is not None and usage.details else None,
         **{name: None if usage is None else getattr(usage, name) for name in _USAGE},
         **{name: getattr(attempt, name) for name in _PLAIN},
     }
@@ -90,7 +93,8 @@ def saving_parameters(attempt: AttemptRow) -> dict[str, Any]:
 def _usage_from(row: Mapping[str, Any]) -> Usage | None:
     if row["prompt_tokens"] is None:
         return None
-    return Usage(estimated=row["usage_estimated"], **{name: row[name] for name in _USAGE})
+    counts = {name: row[name] for name in _USAGE}
+    return Usage(estimated=row["usage_estimated"], details=row["usage_details"] or {}, **counts)
 
 
 _TARGET = ("route", "deployment", "provider", "model", "price_source", "account", "stage_version", "control_offset")

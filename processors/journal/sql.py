@@ -60,8 +60,8 @@ ATTEMPT_COLUMNS = """
     attempt_id, ordinal, epoch, route, deployment, provider, model, price_source, account, stage_version,
     control_offset, bound_prompt_tokens, bound_completion_tokens, upper_bound_usd, state, started_at, ended_at,
     error_class, error_code, http_status, response_id, duration_ms, first_token_ms, prompt_tokens,
-    completion_tokens, cached_prompt_tokens, cache_write_tokens, reasoning_tokens, usage_estimated, cost_usd,
-    estimated, upper_bound, late_at, duplicate"""
+    completion_tokens, cached_prompt_tokens, cache_write_tokens, reasoning_tokens, usage_estimated, usage_details,
+    cost_usd, estimated, upper_bound, late_at, duplicate"""
 
 SELECT_ATTEMPTS = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE call_id = %s ORDER BY ordinal"
 
@@ -83,7 +83,8 @@ SET state = %(state)s, ended_at = %(ended_at)s, error_class = %(error_class)s, e
     first_token_ms = %(first_token_ms)s,
     prompt_tokens = %(prompt_tokens)s, completion_tokens = %(completion_tokens)s,
     cached_prompt_tokens = %(cached_prompt_tokens)s, cache_write_tokens = %(cache_write_tokens)s,
-    reasoning_tokens = %(reasoning_tokens)s, usage_estimated = %(usage_estimated)s, cost_usd = %(cost_usd)s,
+    reasoning_tokens = %(reasoning_tokens)s, usage_estimated = %(usage_estimated)s,
+    usage_details = %(usage_details)s, cost_usd = %(cost_usd)s,
     estimated = %(estimated)s, upper_bound = %(upper_bound)s, late_at = %(late_at)s, duplicate = %(duplicate)s
 WHERE attempt_id = %(attempt_id)s
 RETURNING set_config('synchronous_commit', 'on', true)

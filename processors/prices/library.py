@@ -11,6 +11,7 @@ from genai_prices.data_snapshot import DataSnapshot
 from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
 
 from processors.prices.tariff import consistent, money
+from processors.prices.tokens import DETAILS
 from schemas.records import Usage
 
 # OpenTelemetry's names for providers, where the library does not know them or takes them for another's.
@@ -43,7 +44,10 @@ class LibraryTariff:
         return money(self._price(consistent(usage), at))
 
     def most(self, prompt_tokens: int, completion_tokens: int, at: datetime) -> Decimal:
-        """The dearest way to use up to so many tokens: fresh, cached or written to the cache, in every tier."""
+        """The dearest way to use up to so many tokens: fresh, cached or written to the cache, in every tier.
+
+        What is sent is taken for text. What comes back may be sound or images where the model has a price for them.
+        """
         thresholds = {start for start in self._tier_starts(at) if start < prompt_tokens}
         usages = [
             Usage(
@@ -52,30 +56,43 @@ class LibraryTariff:
                 cached_prompt_tokens=prompt if kind == "cached" else 0,
                 cache_write_tokens=prompt if kind == "written" else 0,
                 reasoning_tokens=reasoning,
+                details=details,
             )
             for prompt in {prompt_tokens, *thresholds}
             for kind in ("fresh", "cached", "written")
-            for reasoning in (0, completion_tokens)
+            for reasoning, details in (
+                (0, {}),
+                (completion_tokens, {}),
+                *((0, {name: completion_tokens}) for name in self._generated(at)),
+            )
         ]
         return money(max(self._price(usage, moment) for usage in usages for moment in (at, at + _LONGEST_CALL)))
 
     def _price(self, usage: Usage, at: datetime) -> Decimal:
-        counts = genai_prices.Usage(
-            input_tokens=usage.prompt_tokens,
-            cache_read_tokens=usage.cached_prompt_tokens,
-            cache_write_tokens=usage.cache_write_tokens,
-            output_tokens=usage.completion_tokens,
-            output_reasoning_tokens=usage.reasoning_tokens,
-        )
-        try:
-            return self._total(counts, at)
-        except (ValueError, LookupError):
-            # The table can't split this model's tokens so: all of them at the common price.
-            whole = genai_prices.Usage(input_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens)
-            return self._total(whole, at)
+        whole = {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens}
+        split = whole | {
+            "cache_read_tokens": usage.cached_prompt_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
+            "output_reasoning_tokens": usage.reasoning_tokens,
+        }
+        details = {name: count for name, count in usage.details.items() if name in DETAILS}
+        # Where the table can't split this model's tokens so: by fewer kinds, and at last all at the common price.
+        for counts in ([split | details] if details else []) + [split]:
+            try:
+                return self._total(counts, at)
+            except (ValueError, LookupError):
+                continue
+        return self._total(whole, at)
 
-    def _total(self, counts: genai_prices.Usage, at: datetime) -> Decimal:
-        return self.model.calc_price(counts, self.provider, genai_request_timestamp=at).total_price
+    def _total(self, counts: dict[str, int], at: datetime) -> Decimal:
+        usage = genai_prices.Usage(**counts)
+        return self.model.calc_price(usage, self.provider, genai_request_timestamp=at).total_price
+
+    def _generated(self, at: datetime) -> list[str]:
+        """The kinds other than text that the model is paid for generating."""
+        prices = [self.model.get_prices(moment) for moment in (at, at + _LONGEST_CALL)]
+        names = [name for name in DETAILS if name.startswith("output_")]
+        return [name for name in names if any(getattr(p, name.replace("_tokens", "_mtok"), None) for p in prices)]
 
     def _tier_starts(self, at: datetime) -> set[int]:
         prices = [self.model.get_prices(moment) for moment in (at, at + _LONGEST_CALL)]

@@ -103,6 +103,7 @@ def consistent(usage: Usage) -> Usage:
         cached_prompt_tokens=cached,
         cache_write_tokens=min(max(0, usage.cache_write_tokens), prompt - cached),
         reasoning_tokens=min(max(0, usage.reasoning_tokens), completion),
+        details={name: count for name, count in usage.details.items() if count > 0},
     )
 
 

@@ -23,6 +23,20 @@ _COUNTS = {
     "cache_write_tokens": "cache_write_tokens",
     "reasoning_tokens": "output_reasoning_tokens",
 }
+# Kinds that may have a price of their own, under the library's names.
+DETAILS = (
+    "input_audio_tokens",
+    "input_image_tokens",
+    "input_video_tokens",
+    "cache_audio_read_tokens",
+    "cache_image_read_tokens",
+    "cache_video_read_tokens",
+    "cache_write_1h_tokens",
+    "output_audio_tokens",
+    "output_image_tokens",
+    "output_video_tokens",
+    "web_searches",
+)
 
 
 def counted(usage: Mapping[str, Any], provider: Provider | None) -> Usage | None:
@@ -47,20 +61,28 @@ def _extracted(usage: Mapping[str, Any], extractor: UsageExtractor) -> Usage | N
     try:
         _, counts = extractor.extract({"usage": usage})
         values: dict[str, Any] = {ours: counts.reported_value(theirs) for ours, theirs in _COUNTS.items()}
+        details = {name: counts.reported_value(name) for name in DETAILS}
     except ValueError:
         return None
     if not all(isinstance(value, int) for value in values.values()):
         return None
-    return replace(Usage(), **values)
+    return replace(
+        Usage(), **values, details={name: count for name, count in details.items() if _is_count(count) and count}
+    )
 
 
 def _plain(usage: Mapping[str, Any]) -> Usage:
+    audio = {
+        "input_audio_tokens": _detail(usage, "prompt_tokens_details", "audio_tokens"),
+        "output_audio_tokens": _detail(usage, "completion_tokens_details", "audio_tokens"),
+    }
     return Usage(
         prompt_tokens=usage["prompt_tokens"],
         completion_tokens=usage["completion_tokens"],
         cached_prompt_tokens=_detail(usage, "prompt_tokens_details", "cached_tokens"),
         cache_write_tokens=_detail(usage, "prompt_tokens_details", "cache_write_tokens"),
         reasoning_tokens=_detail(usage, "completion_tokens_details", "reasoning_tokens"),
+        details={name: count for name, count in audio.items() if count},
     )
 
 

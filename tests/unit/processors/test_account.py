@@ -49,6 +49,31 @@ async def test_a_late_settlement_corrects_what_was_booked() -> None:
     assert [one.amount_usd for one in standing.history] == [Decimal("0.90"), Decimal("-0.65")]
 
 
+async def test_a_changed_price_moves_the_amount_and_never_the_outcome() -> None:
+    rerate = replace(
+        UNKNOWN,
+        meta=replace(UNKNOWN.meta, event_id="a rerate"),
+        amount_usd=Decimal("0.10"),
+        price_source="new prices",
+        price_version="settings 1",
+        correction="rerate",
+        incurred_at=AT + timedelta(days=9),
+    )
+    for order in permutations((UNKNOWN, LATE, rerate)):
+        _, standing = (await book(*order)).rows["a1"]
+        said = standing.said
+        assert (said.amount_usd, said.state, said.prompt_tokens) == (Decimal("0.35"), "done", 7)
+        assert (said.price_source, said.price_version, said.correction) == ("new prices", "settings 1", "rerate")
+        assert said.incurred_at == AT
+
+
+async def test_what_events_told_before_still_counts_as_the_same() -> None:
+    told = replace(cost("a1"), price_version="settings 1", error_code="timeout")
+    assert [*await FakeLedger().record([entry(cost("a1")), entry(told)])] == ["new", "repeated"]
+    searched = replace(told, usage=replace(told.usage, details={"web_searches": 1}))
+    assert [*await FakeLedger().record([entry(told), entry(searched)])] == ["new", "conflict"]
+
+
 async def test_of_two_events_of_one_id_the_dearer_counts_and_both_are_kept() -> None:
     ledger = FakeLedger()
     await ledger.record([entry(cost("a1", "0.25"))])

@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import genai_prices
 import pytest
 from genai_prices.data import providers
 from genai_prices.types import ModelPrice, StartDateConstraint
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from processors.prices import UNPRICED, Price, PriceBook, PriceTable
 from processors.prices.library import Library, LibraryTariff
 from processors.prices.tokens import counted
+from processors.prices.version import version_of
 from schemas.records import Usage
 
 AT = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -176,3 +178,46 @@ def test_what_is_no_count_is_none(prompt: Any) -> None:
         assert counted({"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": details}, provider) in (
             Usage(prompt_tokens=9, completion_tokens=1),
         )
+
+
+def test_sound_images_and_searches_have_their_own_price() -> None:
+    image = LIBRARY.find("google", "gemini-2.5-flash-image")
+    assert image is not None
+    plain = Usage(prompt_tokens=9, completion_tokens=1290)
+    drawn = Usage(prompt_tokens=9, completion_tokens=1290, details={"output_image_tokens": 1290})
+    assert image.amount(plain, AT) == Decimal("0.0032277")
+    assert image.amount(drawn, AT) == Decimal("0.0387027")
+    assert image.amount(drawn, AT) <= image.most(9, 1290, AT)
+    searching = LIBRARY.find("anthropic", "claude-sonnet-4-5")
+    assert searching is not None
+    searched = Usage(prompt_tokens=9, details={"web_searches": 2})
+    assert searching.amount(searched, AT) - searching.amount(Usage(prompt_tokens=9), AT) == Decimal("0.02")
+
+
+def test_a_kind_that_the_table_does_not_know_costs_what_text_does() -> None:
+    tariff = LIBRARY.find("openai", "gpt-4o-mini")
+    assert tariff is not None
+    odd = Usage(prompt_tokens=100, completion_tokens=5, details={"smells": 4, "input_audio_tokens": 500})
+    assert tariff.amount(odd, AT) == tariff.amount(Usage(prompt_tokens=100, completion_tokens=5), AT)
+
+
+@pytest.mark.parametrize("provider", ["openai", "nobody"])
+def test_sound_is_read_from_usage(provider: str) -> None:
+    usage = {
+        "prompt_tokens": 10,
+        "completion_tokens": 5,
+        "prompt_tokens_details": {"audio_tokens": 4, "cached_tokens": 0},
+        "completion_tokens_details": {"audio_tokens": 0, "reasoning_tokens": 1},
+    }
+    found = counted(usage, LIBRARY.provider(provider))
+    assert found is not None
+    assert found.details == {"input_audio_tokens": 4}
+
+
+def test_a_version_changes_with_the_price_book() -> None:
+    library = LIBRARY.find("openai", "gpt-4o-mini")
+    assert library is not None
+    assert version_of(library.source) == f"genai-prices {genai_prices.__version__}"
+    first, second = (version_of(Price(prompt=Decimal(n), name="prices.x").source) for n in (1, 2))
+    assert first.startswith("settings ") and first != second
+    assert version_of(UNPRICED) == version_of("") == ""
