@@ -94,6 +94,11 @@ class Asking:
         # Makes its own call, whatever others do.
         self._alone = False
         self._taken_at: float | None = None
+        self._called = False
+
+    def called(self) -> None:
+        """Hear that the request's own call was made: what remains is to read the journal."""
+        self._called = True
 
     async def claim(self, latest: float) -> Claim | None:
         """What answers the request: ``Done`` as the journal has it now, ``Busy`` while another's call is open.
@@ -101,7 +106,7 @@ class Asking:
         ``None``: the call is the request's own to make. Blocks on one or two statements, none when it leads or is
         alone. ``latest``: the monotonic time until which waiting makes sense; raises ``DependencyDownError`` after it.
         """
-        if self._alone:
+        if self._alone or self._called:
             return None
         if self._taken_at is not None:
             return await self._confirm()

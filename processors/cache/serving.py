@@ -13,7 +13,7 @@ from processors.journal.entry import AttemptRow, CallKey, Done
 from schemas.ids import derive_id
 from schemas.records import Completion, Cost, Enrichment, Usage
 
-EXACT, SEMANTIC = "cache-exact", "cache-semantic"
+EXACT, SEMANTIC, JOURNAL = "cache-exact", "cache-semantic", "journal"
 CACHES = (EXACT, SEMANTIC)
 # Cut off, or withheld by the provider: the next call may do better.
 _NO_ANSWER = ("length", "content_filter")
@@ -58,6 +58,18 @@ def cached_completion(
         # No deltas were published for this request: the filter writes its chunks.
         streamed=False,
     )
+
+
+def hit_again(
+    incoming: Incoming[Enrichment], key: CallKey, earlier: Done, original: Completion
+) -> list[Cost | Completion]:
+    """The events of a further run of a request whose first run was answered from a cache: that answer is used again."""
+    completion = replace(
+        cached_completion(incoming, original, (), served_by=JOURNAL, input_hash=original.input_hash),
+        meta=replace(incoming.child(STAGE, original.meta.stage_version), control_offset=original.meta.control_offset),
+        avoided_cost_usd=original.avoided_cost_usd,
+    )
+    return [cost_of_hit(incoming, key, earlier, completion), completion]
 
 
 def cost_of_hit(incoming: Incoming[Enrichment], key: CallKey, done: Done, completion: Completion) -> Cost:

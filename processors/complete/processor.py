@@ -11,6 +11,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 from processors.age import too_old
+from processors.cache.caches import Asking, Caches
+from processors.cache.serving import CACHES, cost_of_hit, hit_again
 from processors.clock import Clock
 from processors.complete import STAGE, VERSION
 from processors.complete.call import Caller, Task
@@ -93,6 +95,7 @@ class Complete:
         backoff: Backoff | None = None,
         random_: random.Random | None = None,
         horizon: timedelta | None = None,
+        caches: Caches | None = None,
     ) -> None:
         """Raises ``ConfigurationError`` when T is shorter than a lease and a call."""
         for route in routes.values():
@@ -100,7 +103,7 @@ class Complete:
         self._journal, self._routes, self._codec, self._clock = journal, routes, codec, clock
         self._timeout_s = timeout_s
         self._control, self._can_stream = control, deltas is not None
-        self._horizon = horizon
+        self._horizon, self._caches = horizon, caches
         self._observer = observer or NullObserver()
         self._random = random_ or random.Random()
         self._unwritten = Unwritten(journal)
@@ -158,12 +161,15 @@ class Complete:
         earlier = await self._journal.earlier_result(key, offer.input_hash) if key.run else None
         if earlier is not None:
             # A dead letter that was sent once more: what it asks was paid for before.
-            original = self._codec.decode(earlier.result, Completion)
-            return [cost_of_reuse(incoming, key, earlier), reused_completion(incoming, earlier, original)]
+            return self._reused(incoming, key, earlier)
+        models = (self._routes[offer.target.route].deployment.model,)
+        asking = None if self._caches is None else self._caches.asking(incoming, offer, models)
         wait_s = _SHORTEST_WAIT_S
         cancellation = Cancellation(self._control, key.tenant, key.request_id)
         while True:
-            claim = await self._claim(incoming, offer, ends, cancellation)
+            claim = await self._claim(incoming, offer, ends, cancellation, asking)
+            if asking is not None:
+                await asking.settle(claim)
             if isinstance(claim, Done | Ended):
                 if claim.input_hash != offer.input_hash:
                     self._observer.on_input_drift()
@@ -179,7 +185,12 @@ class Complete:
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
     async def _claim(
-        self, incoming: Incoming[Enrichment], offer: Offer, ends: float, cancellation: Cancellation
+        self,
+        incoming: Incoming[Enrichment],
+        offer: Offer,
+        ends: float,
+        cancellation: Cancellation,
+        asking: Asking | None,
     ) -> Done | Ended | Busy | Expired | None:
         """What the journal says; ``None`` after a call of ours, when it has to be asked once more."""
         expires_at = incoming.record.admission.expires_at
@@ -190,15 +201,24 @@ class Complete:
             claim = await self._journal.claim(unwanted, owner=self.keeper.owner)
             return None if isinstance(claim, Granted) else claim
         latest = ends - self._routes[offer.target.route].deployment.total_timeout_s
+        # Outside the slot, too: who waits for another request's answer keeps nobody from calling.
+        served = None if asking is None else await asking.claim(latest)
+        if served is not None:
+            return None if isinstance(served, Granted) else served
         async with self._slot(offer.target.deployment, latest, cancellation) as free:
             if not free:
                 return None
+            served = None if asking is None else await asking.claim(latest)
+            if served is not None:
+                return None if isinstance(served, Granted) else served
             since = time.monotonic()
             claim = await self._journal.claim(offer, owner=self.keeper.owner)
             if not isinstance(claim, Granted):
                 return claim
             if claim.earlier and claim.earlier[-1].state == "unknown":
                 self._observer.on_unknown(offer.target.deployment, claim.earlier[-1].error_code or "unknown")
+            if asking is not None:
+                asking.called()
             try:
                 await self._caller.run(claim, self._task(incoming, claim, ends, cancellation), since=since)
             except FencedError:
@@ -256,11 +276,19 @@ class Complete:
             encode=encode,
         )
 
+    def _reused(self, incoming: Incoming[Enrichment], key: CallKey, earlier: Done) -> Sequence[Output]:
+        original = self._codec.decode(earlier.result, Completion)
+        if original.served_by in CACHES:
+            return hit_again(incoming, key, earlier, original)
+        return [cost_of_reuse(incoming, key, earlier), reused_completion(incoming, earlier, original)]
+
     def _outputs(self, incoming: Incoming[Enrichment], key: CallKey, claim: Done | Ended) -> Sequence[Output]:
         stored = self._as_stored(incoming, claim.input)
         costs = costs_of(stored, key, claim.attempts)
         if isinstance(claim, Done):
             completion = self._codec.decode(claim.result, Completion)
+            if completion.served_by in CACHES:
+                costs.append(cost_of_hit(stored, key, claim, completion))
             closing = [closing_delta(completion)] if completion.streamed else []
             return [*costs, *closing, Recorded(completion, claim.result)]
         failure = claim.failure
