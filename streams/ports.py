@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from decimal import Decimal
 
-import structlog
-
 from processors.account import Account
 from processors.account.entry import Booked, Entry
 from processors.account.postgres import PostgresLedger
@@ -42,18 +40,16 @@ from processors.release.stage import Release
 from schemas.codec import Codec
 from schemas.records import Usage
 from streams.deltas import ProducerDeltas
+from streams.deployed import routes, say_prices
 from streams.metrics import Metrics
 from streams.producer import Producer
 from streams.settings import Settings
 from streams.stages import STAGES
-from streams.deployed import routes, say_prices
 
 # The SDK wants a key even where the endpoint has none.
 NO_KEY = "none"
 # Vectors kept for the next answer: 6 MB at 384 dimensions.
 EVALUATE_VECTORS = 4_096
-
-log = structlog.get_logger(__name__)
 
 
 class Ports:
@@ -84,12 +80,12 @@ class Ports:
             lane=self._lane,
             routes=frozenset(settings.routes),
             default_route=settings.default_route,
+            aliases={alias: name for name, route in settings.routes.items() for alias in route.aliases},
+            overrides={name: tenant.routes for name, tenant in settings.tenants.items() if tenant.routes},
             tenants={name: tenant.tier for name, tenant in settings.tenants.items()},
             trust_producers=settings.trust_producers,
             horizon=settings.retention.resolved().horizon,
         )
-            aliases={alias: name for name, route in settings.routes.items() for alias in route.aliases},
-            overrides={name: tenant.routes for name, tenant in settings.tenants.items() if tenant.routes},
         return Admit(
             policy=policy,
             clock=self._clock,
@@ -100,16 +96,6 @@ class Ports:
 
     def enrich(self) -> Enrich:
         """The enrich stage's processor."""
-        )
-
-        settings = self._settings
-            settings.limits.policy(
-                {name: tenant.limits for name, tenant in settings.tenants.items()},
-                {name: policy.answer_tokens for name, policy in self._enrich_policies().items()},
-            ),
-            idempotency=PostgresIdempotency(self._database),
-            clock=self._clock,
-            lane=self._lane,
         return Enrich(
             PgPassages(self._database),
             CachedEmbedder(self._embeddings()),
@@ -236,12 +222,6 @@ class EvaluateMetrics:
 
     def on_done(self, outcome: str) -> None:
         self._metrics.evaluations_done.labels(self._lane, outcome).inc()
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-
-
 
     def on_feedback(self, outcome: str) -> None:
         self._metrics.feedback.labels(self._lane, outcome).inc()

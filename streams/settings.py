@@ -21,7 +21,6 @@ from schemas.errors import ConfigurationError
 from streams.credentials import PrincipalSettings, SaslSettings, Section, TlsSettings, one_secret, with_password
 from streams.evaluate_settings import EvaluateSettings
 from streams.retention import FOREVER, Retention
-
 from streams.route_settings import (
     DeploymentSettings,
     FieldError,
@@ -33,6 +32,7 @@ from streams.route_settings import (
     reached,
 )
 from streams.toml_lines import line_of
+
 CONFIG_VARIABLE = "HEADRACE_CONFIG"
 DEFAULT_CONFIG = "headrace.toml"
 
@@ -113,9 +113,9 @@ class TenantSettings(Section):
     """What is known of a tenant."""
 
     tier: str = "standard"
-
     # Routes that stand for others when this tenant asks, by the name of the other.
     routes: dict[str, str] = {}
+
 
 class FilterSettings(Section):
     """What the filter lets pass."""
@@ -224,12 +224,12 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     retention: RetentionSettings = RetentionSettings()
     partitions: int = Field(default=4, ge=1, le=1000)
+    # The file that they were read from.
+    _file: Path | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _cross_check(self) -> Settings:
         for name in self.prices:
-    # The file that they were read from.
-    _file: Path | None = PrivateAttr(default=None)
             if not all(name.partition("/")[::2]):
                 raise FieldError(("prices", name), "names no model; write provider/model, as in openai/gpt-4o*")
         check_routes(self.routes, self.deployments)
