@@ -134,7 +134,7 @@ def spoil(said: Said, fault: Fault) -> Said:
     changed = {
         "length": lambda: replace(said, text=half, finish="length", used=_shortened(said, half)),
         "filtered": lambda: replace(said, text=half, finish="content_filter", used=_shortened(said, half)),
-        "empty_text": lambda: replace(said, text=""),
+        "empty_text": lambda: replace(said, text="", used=_shortened(said, "")),
         "no_usage": lambda: replace(said, used=None),
         "wrong_usage": lambda: replace(said, spoilt=True),
     }
@@ -169,7 +169,7 @@ def cut(request: web.Request) -> None:
 
 
 def _shortened(said: Said, text: str) -> Used | None:
-    return None if said.used is None else replace(said.used, completion=tokens_of(text))
+    return None if said.used is None else replace(said.used, completion=tokens_of(text) if text else 0)
 
 
 async def _big(response: web.StreamResponse) -> None:
