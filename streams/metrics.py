@@ -91,6 +91,19 @@ class Metrics:
             [stage, lane, "cause"],
             registry=registry,
         )
+        # cache: exact, semantic, flight. outcome: hit, miss; semantic: down; flight: wait, hit, alone.
+        self.cache_lookups = Counter(
+            "headrace_cache_lookups_total",
+            "Requests by what a cache had for them",
+            ["route", "cache", "outcome"],
+            registry=registry,
+        )
+        self.cache_avoided = Counter(
+            "headrace_cache_avoided_usd_total",
+            "US dollars that cached answers would have cost",
+            ["route"],
+            registry=registry,
+        )
         self.dependency_up = Gauge(
             "headrace_dependency_up", "1 while the dependency answers", ["dependency"], registry=registry
         )

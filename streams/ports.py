@@ -39,6 +39,7 @@ from processors.release.policy import ReleasePolicy
 from processors.release.stage import Release
 from schemas.codec import Codec
 from schemas.records import Usage
+from streams.caching import build_caches
 from streams.deltas import ProducerDeltas
 from streams.deployed import routes, say_prices
 from streams.metrics import Metrics
@@ -112,8 +113,9 @@ class Ports:
         say_prices({one.name: one for route in by_name.values() for one in route.deployments}.values())
         client = OpenAIClient()
         self._stack.push_async_callback(client.close)
+        journal = PostgresJournal(self._database, lease_s=self._settings.worker.lease_s)
         processor = Complete(
-            PostgresJournal(self._database, lease_s=self._settings.worker.lease_s),
+            journal,
             client,
             routes=by_name,
             codec=self._codec,
@@ -129,6 +131,16 @@ class Ports:
             observer=CallMetrics(self._metrics),
             failpoints=self._failpoints,
             horizon=self._settings.retention.resolved().horizon,
+            caches=build_caches(
+                self._settings,
+                self._database,
+                journal,
+                codec=self._codec,
+                clock=self._clock,
+                metrics=self._metrics,
+                failpoints=self._failpoints,
+                embedder=lambda: CachedEmbedder(self._embeddings()),
+            ),
         )
         processor.start()
         self._stack.push_async_callback(processor.stop)

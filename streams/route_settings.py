@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from streams.cache_settings import CacheSettings
 from streams.credentials import Section
 
 Strategy = Literal["weighted", "least_busy", "lowest_latency", "cheapest"]
@@ -117,6 +118,7 @@ class RouteSettings(Section):
     stream: bool = True
     # When an attempt breaks off after some of its text became public: another one from the first character, or an end.
     on_break: Literal["restart", "failed"] = "restart"
+    cache: CacheSettings = CacheSettings()
 
     @model_validator(mode="after")
     def _one_way(self) -> RouteSettings:

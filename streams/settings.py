@@ -18,6 +18,7 @@ from pydantic import Field, PrivateAttr, SecretStr, ValidationError, model_valid
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from schemas.errors import ConfigurationError
+from streams.cache_settings import check_caches
 from streams.credentials import PrincipalSettings, SaslSettings, Section, TlsSettings, one_secret, with_password
 from streams.evaluate_settings import EvaluateSettings
 from streams.retention import FOREVER, Retention
@@ -241,6 +242,7 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"tenants.{name}: a tenant with topics of its own is named by letters, digits, _ and -"
                 )
+        check_caches({name: route.cache for name, route in self.routes.items()}, self.retention.resolved())
         for name in self.evaluate.routes:
             if name not in self.routes:
                 raise ValueError(f"evaluate.routes.{name} is no route")
@@ -262,9 +264,13 @@ class Settings(BaseSettings):
 
     @property
     def call_concurrency(self) -> int:
-        """How many calls a worker process makes at a time: as many as the deployments of its routes take."""
+        """How many events its ``complete`` stage has in hand: as many as the deployments of its routes take calls.
+
+        Twice as many where requests wait for each other's answers, so that others can be called meanwhile.
+        """
         used = frozenset().union(*(reached(name, self.routes, self.deployments) for name in self.routes))
-        return sum(self.deployments[name].max_concurrency for name in used)
+        waits = any(route.cache.waits for route in self.routes.values())
+        return sum(self.deployments[name].max_concurrency for name in used) * (2 if waits else 1)
 
     def at(self, *path: str) -> str:
         """A field's place, for a message: its file and line, where a file sets it, and its name."""
