@@ -32,7 +32,7 @@ from schemas.records import (
 # redelivery ends otherwise than the first delivery did, the two events must not share an id.
 FINAL_ORDINAL = 9_999
 # Refusals that depend on the moment.
-_WORTH_SENDING_AGAIN = frozenset({"duplicate_in_flight", "expired"})
+_WORTH_SENDING_AGAIN = frozenset({"duplicate_in_flight", "expired", "rate_limited", "budget_exceeded"})
 # A request that was refused may hold anything: what is longer than this is not carried into its answer, which has to
 # fit the topic's size limit together with the rest.
 _QUESTION_CHARS = 10_000
@@ -49,6 +49,7 @@ def failure_of(error: HeadraceError) -> Failure:
         message=str(error),
         field=error.field if isinstance(error, RefusedError) else None,
         retryable=error.retryable or code in _WORTH_SENDING_AGAIN,
+        retry_after_s=error.retry_after_s if isinstance(error, RefusedError) else None,
     )
 
 

@@ -27,6 +27,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import ClassVar
 
 from schemas.record import Record
@@ -95,28 +96,42 @@ class OversizedError(HeadraceError):
 class NotYetError(HeadraceError):
     """The event can't go on before ``wait_s`` seconds are over: it is set aside with its ``reason``, and put back then.
 
-    ``reason`` names what holds it, e.g. ``deployment/main``; it holds no text of an event.
+    ``reason`` names what holds it, e.g. ``deployment/main``; it holds no text of an event. ``expires_at``: when its
+    time to live ends, where the event itself does not say.
     """
 
     error_class = "transient-infrastructure"
     retryable = True
 
-    def __init__(self, wait_s: float, reason: str) -> None:
+    def __init__(self, wait_s: float, reason: str, *, expires_at: datetime | None = None) -> None:
         super().__init__(f"held back by {reason} for {wait_s:.0f} s")
         self.wait_s = wait_s
         self.reason = reason
+        self.expires_at = expires_at
 
 
 class RefusedError(HeadraceError):
-    """A policy refused the request. ``status`` is the answer's: rejected, blocked, expired or failed."""
+    """A policy refused the request. ``status`` is the answer's: rejected, blocked, expired or failed.
+
+    ``retry_after_s``: when another request may succeed, where a limit or budget refused this one.
+    """
 
     error_class = "policy"
 
-    def __init__(self, code: str, message: str, *, field: str | None = None, status: str = "rejected") -> None:
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        field: str | None = None,
+        status: str = "rejected",
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.field = field
         self.status = status
+        self.retry_after_s = retry_after_s
 
 
 class ProviderError(HeadraceError):

@@ -71,7 +71,7 @@ def stage_needs(settings: Settings, lane: str, stage: Stage) -> tuple[Need, ...]
     read = [name for source in stage.inputs for name in input_topics(settings, lane, source.kind)]
     kinds = {*_ALWAYS, *(kind for record in stage.outputs for kind in kinds_of(record))}
     written = [name for kind in kinds for name in output_topics(settings, lane, kind)]
-    if stage.defers:
+    if stage.defers or stage.puts_off:
         # What was set aside goes back to where it came from.
         written += read
     groups = [f"{prefix}{lane}.{stage.group_of(source)}" for source in stage.inputs]

@@ -13,11 +13,13 @@ from processors.control import cancelled_error
 from processors.deferred import Deferred
 from processors.event import Incoming
 from schemas.errors import NotYetError
+from schemas.ids import request_event_id
 from schemas.record import Record
-from schemas.records import Admitted, Answer, Enrichment, Request
+from schemas.records import Admission, Admitted, Answer, Enrichment, Request
 from streams.gate import Released
 from streams.services import Services
 from streams.stages import Effect, Input, Stage
+from streams.topics import topic_name
 
 Message = Any  # faust.types.ConsumerMessage, which is untyped
 
@@ -133,14 +135,16 @@ class Holding:
 
         Not stored is what has to end: a cancelled or expired event. Blocks on Postgres; raises ``DependencyDownError``.
         """
-        record = incoming.record
-        if not self._stage.defers or not isinstance(record, Admitted | Enrichment):
+        record, wait_s = incoming.record, error.wait_s
+        if isinstance(record, Request) and self._stage.puts_off:
+            put_off = self._put_off_request(incoming, record, message, error)
+        elif isinstance(record, Admitted | Enrichment) and self._stage.defers:
+            put_off = self._deferred(incoming, record, message, error.reason)
+        else:
             return False
-        expires_at, wait_s = record.admission.expires_at, error.wait_s
-        left_s = wait_s if expires_at is None else (expires_at - self._services.clock.now()).total_seconds()
-        if left_s <= 0 or self._cancelled(incoming):
+        over = put_off.expires_at is not None and put_off.expires_at <= self._services.clock.now()
+        if over or self._cancelled(incoming):
             return False
-        put_off = self._deferred(incoming, record, message, error.reason)
         await self._services.deferred.store(replace(put_off, wait_s=wait_s))
         self._services.failpoints.hit("after_deferral")
         return True
@@ -155,6 +159,20 @@ class Holding:
         meta = incoming.meta
         asked = _asked_here(incoming, self._services.lane)
         return asked and self._services.control.cancelled(meta.tenant, meta.request_id)
+
+    def _put_off_request(
+        self, incoming: Incoming[Record], request: Request, message: Message, error: NotYetError
+    ) -> Deferred:
+        """A request that is not admitted yet. Its own event id is whatever its producer made up: it is derived."""
+        admission = Admission(route=request.route or "", priority=request.priority, expires_at=error.expires_at)
+        put_off = self._deferred(
+            incoming, Admitted(meta=incoming.meta, request=request, admission=admission), message, error.reason
+        )
+        meta, services = incoming.meta, self._services
+        own_id = request_event_id(tenant=meta.tenant, lane=services.lane, request_id=meta.request_id)
+        # A tenant's request goes back to the tenant's own topic.
+        kind = message.topic.removeprefix(topic_name(services.prefix, services.lane, ""))
+        return replace(put_off, event_id=own_id, topic_kind=kind)
 
     def _deferred(
         self, incoming: Incoming[Record], record: Admitted | Enrichment, message: Message, reason: str

@@ -91,6 +91,13 @@ class Metrics:
             [stage, lane, "cause"],
             registry=registry,
         )
+        # verdict: admitted, queued, rejected; limit: which one was reached, empty where none was. No tenant is a label.
+        self.rulings = Counter(
+            "headrace_limit_rulings_total",
+            "Requests by what the rate limits said",
+            ["tier", "verdict", "limit"],
+            registry=registry,
+        )
         # cache: exact, semantic, flight. outcome: hit, miss; semantic: down; flight: wait, hit, alone.
         self.cache_lookups = Counter(
             "headrace_cache_lookups_total",

@@ -14,6 +14,9 @@ from processors.account.postgres import PostgresLedger
 from processors.admit import Admit
 from processors.admit.policy import AdmitPolicy
 from processors.clock import Clock
+from processors.admit.buckets_pg import PostgresBuckets
+from processors.admit.limiter import Limiter
+from processors.admit.limiting import Limiting
 from processors.complete.live import Pace
 from processors.complete.processor import Complete
 from processors.control import ControlView
@@ -39,6 +42,7 @@ from processors.release.policy import ReleasePolicy
 from processors.release.stage import Release
 from schemas.codec import Codec
 from schemas.records import Usage
+from processors.ruling import Ruling
 from streams.caching import build_caches
 from streams.deltas import ProducerDeltas
 from streams.deployed import routes, say_prices
@@ -97,6 +101,23 @@ class Ports:
 
     def enrich(self) -> Enrich:
         """The enrich stage's processor."""
+            limiting=self._limiting(),
+        )
+
+    def _limiting(self) -> Limiting:
+        settings = self._settings
+        limiter = Limiter(PostgresBuckets(self._database))
+        self._stack.push_async_callback(limiter.close)
+        return Limiting(
+            settings.limits.policy(
+                {name: tenant.limits for name, tenant in settings.tenants.items()},
+                {name: policy.answer_tokens for name, policy in self._enrich_policies().items()},
+            ),
+            limiter,
+            idempotency=PostgresIdempotency(self._database),
+            clock=self._clock,
+            lane=self._lane,
+            observer=LimitMetrics(self._metrics),
         return Enrich(
             PgPassages(self._database),
             CachedEmbedder(self._embeddings()),
@@ -227,6 +248,16 @@ class EvaluateMetrics:
     """An ``EvaluateObserver`` that counts."""
 
     def __init__(self, metrics: Metrics, lane: str) -> None:
+class LimitMetrics:
+    """A ``LimitObserver`` that counts."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def on_ruling(self, tier: str, ruling: Ruling) -> None:
+        self._metrics.rulings.labels(tier, ruling.verdict, ruling.by).inc()
+
+
         self._metrics, self._lane = metrics, lane
 
     def on_expected(self) -> None:

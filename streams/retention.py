@@ -94,6 +94,17 @@ TABLES = (
         why="texts that are too large for a topic",
     ),
     Table("worker_reports", "updated_at", 7, why="reports of workers that ended without a farewell"),
+    Table("in_flight", "until", 1, why="requests of capped tenants; a row counts until its request has expired"),
+    # As long as the ledger.
+    Table("budgets", "period_start", 400, why="what each budget's period has spent"),
+    Table(
+        "budget_reservations",
+        "changed_at",
+        45,
+        where="state = 'settled'",
+        outlives=REQUEST_PATH,
+        why="what each call reserved and spent of budgets; open ones stay",
+    ),
     Table("rate_buckets", "at", 1, why="levels of rate limits; a bucket that is gone is full"),
     Table("pending_vectors", "created_at", 7, why="vectors of documents whose indexing was never finished"),
     Table(
@@ -116,6 +127,7 @@ GO_WITH = {
 # Nothing purges these, and why.
 KEPT_FOREVER = {
     "deferred": "every row is an event that waits; it goes when the event is put back on its topic",
+    "in_flight_tenants": "one row a tenant with a cap",
     "prompts": "small, and every answer names a version of one",
     "schema_migrations": "what this database has been through",
 }

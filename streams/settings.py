@@ -21,6 +21,7 @@ from schemas.errors import ConfigurationError
 from streams.cache_settings import check_caches
 from streams.credentials import PrincipalSettings, SaslSettings, Section, TlsSettings, one_secret, with_password
 from streams.evaluate_settings import EvaluateSettings
+from streams.limit_settings import LimitSettings, RateSettings
 from streams.retention import FOREVER, Retention
 from streams.route_settings import (
     DeploymentSettings,
@@ -114,6 +115,8 @@ class TenantSettings(Section):
     """What is known of a tenant."""
 
     tier: str = "standard"
+    # In place of the tier's rates for a tenant.
+    limits: RateSettings | None = None
     # Routes that stand for others when this tenant asks, by the name of the other.
     routes: dict[str, str] = {}
 
@@ -217,6 +220,7 @@ class Settings(BaseSettings):
     routes: dict[str, RouteSettings]
     default_route: str = "default"
     tenants: dict[str, TenantSettings] = {"default": TenantSettings()}
+    limits: LimitSettings = LimitSettings()
     filter: FilterSettings = FilterSettings()
     release: ReleaseSettings = ReleaseSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

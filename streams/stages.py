@@ -68,6 +68,8 @@ class Stage:
     sometimes: tuple[str, ...] = ()
     # Events of a paused tenant or route are set aside here. Only after admission: they have to know when they expire.
     defers: bool = False
+    # Sets events aside that its processor can't take yet, though not those of a paused tenant or route.
+    puts_off: bool = False
     # Holds state from event to event: one event at a time whatever the settings say, and acknowledged by its state.
     stateful: bool = False
     # Events that are read ahead; None: twice the concurrency.
@@ -107,6 +109,7 @@ _DECLARED = (
         effect=Effect.READS,
         dependencies=("postgres",),
         build=methodcaller("admit"),
+        puts_off=True,
     ),
     Stage(
         name="enrich",

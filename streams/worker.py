@@ -121,7 +121,7 @@ class Worker:
             self._health.units = units
             self._report(services, port, stack)
             hold_s = self._settings.worker.lease_s
-            deferring = [name for name in self._plan.stages if STAGES[name].defers]
+            deferring = [name for name in self._plan.stages if STAGES[name].defers or STAGES[name].puts_off]
             self._background(*(PutBack(name, services, hold_s=hold_s).run() for name in deferring))
             started = await self._unless_stopped(self._start(units))
             if started is not None:

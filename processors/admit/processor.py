@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 import structlog
 
 from processors.admit.body import body_hash
+from processors.admit.limiting import Limiting
 from processors.admit.policy import AdmitPolicy
 from processors.admit.rules import admission, check_origin, check_request
 from processors.age import too_old
@@ -18,6 +19,7 @@ from processors.clock import Clock
 from processors.event import Incoming, Output
 from processors.finality import Finality
 from processors.idempotency import Claimant, Idempotency, Reservation
+from processors.ruling import UNASKED, Ruling
 from schemas.errors import PoisonError, RefusedError, UnknownSchemaError
 from schemas.ids import request_event_id
 from schemas.record import Record, RecordT
@@ -63,7 +65,9 @@ class Admit:
         idempotency: Idempotency,
         finality: Finality,
         codec: AnswerDecoder,
+        limiting: Limiting,
     ) -> None:
+        self._limiting = limiting
         self._policy = policy
         self._clock = clock
         self._idempotency = idempotency
@@ -73,8 +77,9 @@ class Admit:
     async def __call__(self, incoming: Incoming[Request]) -> Sequence[Output]:
         """One ``Admitted``, or the ``Answer`` that refuses or repeats; nothing for a second body under one id.
 
-        Waits for one round trip to Postgres, two with an idempotency key. Raises ``DependencyDownError``, and
-        ``PoisonError`` for a request whose id can't be a key.
+        Waits for one round trip to Postgres, two with an idempotency key, and for its limits where it has some. Raises
+        ``DependencyDownError``, ``NotYetError`` for a request that its limits let in later, and ``PoisonError`` for
+        one whose id can't be a key.
         """
         incoming = self._trusted(incoming)
         stranger = self._stranger(incoming)
@@ -83,7 +88,8 @@ class Admit:
             # Before anything is reserved: the rows that would know this request may be gone.
             return [self._refusal(incoming, late)]
         claimant = _claimant(incoming, self._policy.lane, stranger=stranger is not None)
-        reservation = await self._idempotency.reserve(claimant, claimant.request_id, scope="request")
+        opening = UNASKED if stranger is not None else self._opening(incoming)
+        reservation = await self._idempotency.reserve(claimant, claimant.request_id, scope="request", ruling=opening)
         if reservation.outcome == "conflict":
             log.warning("refused duplicate", request_id=claimant.request_id, tenant=claimant.tenant, code="id_reused")
             return []
@@ -93,11 +99,21 @@ class Admit:
         try:
             check_request(incoming.record, self._policy)
             admitted = self._admitted(incoming, claimant.body_hash)
-            if reservation.new:
+            # Whoever was not let in before can be too late, and is charged nothing then.
+            if reservation.new or reservation.ruling.verdict in ("open", "queued"):
                 self._check_age(admitted)
+            paid = await self._limiting.enter(admitted, claimant, reservation.ruling)
         except RefusedError as refusal:
             return [self._refusal(incoming, refusal)]
-        return [await self._once(incoming, admitted, claimant)]
+        output = await self._once(incoming, admitted, claimant)
+        if output is not admitted:
+            self._limiting.give_back(paid)
+        return [output]
+
+    def _opening(self, incoming: Incoming[Request]) -> Ruling:
+        policy, request = self._policy, replace(incoming.record, meta=incoming.meta)
+        tier = policy.tenants.get(incoming.meta.tenant, policy.default_tier)
+        return self._limiting.opening(request, tier=tier, route=request.route or policy.default_route)
 
     def _stranger(self, incoming: Incoming[Request]) -> RefusedError | None:
         """Why the request may not come this way, if it may not."""

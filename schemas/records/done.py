@@ -239,6 +239,9 @@ class Failure(Record):
     field: str | None = None
     # Whether sending the same request again may succeed
     retryable: bool = False
+    # Seconds after which another request may succeed, where a limit or budget refused
+    # this one
+    retry_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from processors.admit import Admit, AdmitPolicy
+from processors.admit.limiter import Charger, FakeCharger
+from processors.admit.limiting import Limiting
+from processors.admit.limits import LimitPolicy
 from processors.clock import FakeClock
 from processors.event import Incoming
 from processors.finality import FakeFinality
@@ -32,12 +35,19 @@ class Bench:
     clock: FakeClock = field(default_factory=FakeClock)
     idempotency: FakeIdempotency = field(default_factory=FakeIdempotency)
     finality: FakeFinality = field(default_factory=FakeFinality)
+    limits: LimitPolicy = field(default_factory=LimitPolicy)
+    charger: Charger = field(default_factory=FakeCharger)
 
     async def admit(self, request: Request, *, control_offset: int = 5, late_s: float = 0, run: str = "") -> list[Any]:
         appended_at = self.clock.now()
         self.clock.advance(late_s)
         admit = Admit(
-            policy=self.policy, clock=self.clock, idempotency=self.idempotency, finality=self.finality, codec=CODEC
+            policy=self.policy,
+            clock=self.clock,
+            idempotency=self.idempotency,
+            finality=self.finality,
+            codec=CODEC,
+            limiting=self._limiting(),
         )
         incoming = Incoming(
             record=request,
@@ -55,6 +65,11 @@ class Bench:
         for output in outputs:
             CODEC.encode(output)  # type: ignore[arg-type]
         return outputs
+
+    def _limiting(self) -> Limiting:
+        return Limiting(
+            self.limits, self.charger, idempotency=self.idempotency, clock=self.clock, lane=self.policy.lane
+        )
 
     async def refusal(self, request: Request, **options: Any) -> Answer:
         (answer,) = await self.admit(request, **options)

@@ -25,7 +25,7 @@ def test_a_stage_reads_its_inputs_and_writes_its_outputs_and_no_more(name: str) 
     outputs = {f"live.{kind}" for record in stage.outputs for kind in kinds_of(record)}
     assert topics(needs, "READ") == inputs | {"live.control"}
     assert topics(needs, "WRITE") - {"live.answers", "live.dead-letters"} == (
-        outputs - {"live.answers"} | (inputs if stage.defers else set())
+        outputs - {"live.answers"} | (inputs if stage.defers or stage.puts_off else set())
     )
     assert {"live.answers", "live.dead-letters"} <= topics(needs, "WRITE")
     groups = {need.name for need in needs if need.resource == "group"}

@@ -1,0 +1,118 @@
+"""What a request's limits mean to it: it goes on, waits outside the log, or is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Protocol
+
+from processors.admit.limiter import Charge, Charged, Charger
+from processors.admit.limits import LimitPolicy, Step
+from processors.clock import Clock
+from processors.idempotency import Claimant, Idempotency
+from processors.ruling import ADMITTED, OPEN, UNASKED, Ruling
+from schemas.errors import NotYetError, RefusedError
+from schemas.records import Admitted, Request
+
+RATE_LIMITED = "rate_limited"
+TOO_LARGE = "rate_limit_too_small"
+
+
+class LimitObserver(Protocol):
+    """Hears of every decision. Must not block or raise."""
+
+    def on_ruling(self, tier: str, ruling: Ruling) -> None:
+        """A request of this tier was admitted, queued or rejected."""
+        ...
+
+
+class NullLimitObserver:
+    """Counts nothing."""
+
+    def on_ruling(self, tier: str, ruling: Ruling) -> None:
+        """Nothing."""
+
+
+class Limiting:
+    """Decides once for each request, and keeps the decision with its reservation.
+
+    A decision is kept after the charge and before anything is published. So a redelivery finds it and is charged
+    nothing; of two deliveries at once the first to keep its decision wins, and the other one's charge is given back.
+    A worker that dies between the two steps has charged a request that is charged again: the limit is kept, by one
+    request too strictly.
+    """
+
+    def __init__(
+        self,
+        policy: LimitPolicy,
+        charger: Charger,
+        *,
+        idempotency: Idempotency,
+        clock: Clock,
+        lane: str,
+        observer: LimitObserver | None = None,
+    ) -> None:
+        self._policy, self._charger, self._idempotency = policy, charger, idempotency
+        self._clock, self._lane = clock, lane
+        self._observer = observer or NullLimitObserver()
+
+    def opening(self, request: Request, *, tier: str, route: str) -> Ruling:
+        """What to keep with a new reservation of this request."""
+        return OPEN if self._policy.steps(request, lane=self._lane, tier=tier, route=route) else UNASKED
+
+    async def enter(self, admitted: Admitted, claimant: Claimant, kept: Ruling) -> Sequence[Step]:
+        """Let a request in; what was charged for it now, to be given back if it does not go on after all.
+
+        ``kept`` is what its reservation says. Blocks for the charge and for one more round trip, for neither where it
+        was decided before. Raises ``RefusedError`` where it is over a limit, ``NotYetError`` where its tier queues,
+        and ``DependencyDownError``.
+        """
+        expires_at, tier = admitted.admission.expires_at, admitted.admission.tier
+        assert expires_at is not None
+        if kept.verdict in ("", "admitted"):
+            return ()
+        steps = self._policy.steps(admitted.request, lane=self._lane, tier=tier, route=admitted.admission.route)
+        now = self._clock.now()
+        if kept.verdict == "queued":
+            if kept.until is not None and kept.until > now:
+                raise NotYetError((kept.until - now).total_seconds(), f"limit/{kept.by}", expires_at=expires_at)
+            # The steps up to the one that it waited for are paid.
+            names = [step.name for step in steps]
+            steps = steps[names.index(kept.by) + 1 :] if kept.by in names else steps
+            if not steps:
+                return ()
+        paid: Sequence[Step] = ()
+        if kept.verdict != "rejected":
+            longest_s = (expires_at - now).total_seconds() if self._policy.of(tier).queue else 0.0
+            charged = await self._charger.charge(Charge(steps=steps, longest_wait_s=longest_s))
+            ours = self._ruling(charged)
+            first = kept = await self._idempotency.rule(claimant, ours, was=kept)
+            if first is ours:
+                paid = charged.paid
+                self._observer.on_ruling(tier, ours)
+            else:
+                self._charger.give_back(charged.paid)
+        if kept.verdict == "rejected":
+            raise self._refusal(kept)
+        if kept.verdict == "queued":
+            wait_s = 0.0 if kept.until is None else max(0.0, (kept.until - self._clock.now()).total_seconds())
+            raise NotYetError(wait_s, f"limit/{kept.by}", expires_at=expires_at)
+        return paid
+
+    def give_back(self, steps: Sequence[Step]) -> None:
+        """Put back what ``enter`` charged for a request that costs nothing after all. Does not block."""
+        if steps:
+            self._charger.give_back(steps)
+
+    def _ruling(self, charged: Charged) -> Ruling:
+        if charged.verdict == "admitted":
+            return ADMITTED
+        until = None if charged.wait_s is None else self._clock.now() + timedelta(seconds=charged.wait_s)
+        return Ruling(verdict=charged.verdict, by=charged.by, until=until)
+
+    def _refusal(self, ruling: Ruling) -> RefusedError:
+        if ruling.until is None:
+            return RefusedError(TOO_LARGE, f"the request alone is larger than the limit {ruling.by} ever lets through")
+        wait_s = max(0.0, (ruling.until - self._clock.now()).total_seconds())
+        message = f"the limit {ruling.by} is reached; send it again under a new id after retry_after_s"
+        return RefusedError(RATE_LIMITED, message, retry_after_s=round(wait_s, 3))
