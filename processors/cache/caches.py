@@ -18,6 +18,7 @@ from processors.cache.policy import CachePolicy
 from processors.cache.port import CacheStore, Failed, Found, Free, Own, Taken, Waiting, Wish
 from processors.cache.serving import EXACT, SEMANTIC, cacheable, cached_completion
 from processors.clock import Clock
+from processors.complete.routes import Deployment
 from processors.embeddings import Embedder
 from processors.event import Incoming
 from processors.failpoints import Failpoints, Unarmed
@@ -57,14 +58,15 @@ class Caches:
         self.local = local if local is not None else LocalCache()
         self._policies = policies
 
-    def asking(self, incoming: Incoming[Enrichment], offer: Offer, models: Sequence[str]) -> Asking | None:
-        """The request's way; ``None`` for one that no cache may answer. ``models``: those its route may ask."""
+    def asking(self, incoming: Incoming[Enrichment], offer: Offer, own: Sequence[Deployment]) -> Asking | None:
+        """The request's way; ``None`` for one that no cache may answer. ``own``: its route's own deployments."""
         route, request = incoming.record.admission.route, incoming.record.request
         policy = self._policies.get(route)
         if policy is None or not policy.used or request.cache == "off":
             return None
-        key = cache_key(incoming, models, policy.scope)
-        return None if key is None else Asking(self, incoming, offer, policy, key, route)
+        key = cache_key(incoming, sorted({one.model for one in own}), policy.scope)
+        names = frozenset(one.name for one in own)
+        return None if key is None else Asking(self, incoming, offer, policy, key, route, names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,10 @@ class Asking:
         policy: CachePolicy,
         key: CacheKey,
         route: str,
+        own: frozenset[str],
     ) -> None:
+        # A fallback's answer is for those who waited for it, and for nobody later.
+        self._own = own
         self._caches, self._incoming, self._offer = caches, incoming, offer
         self._policy, self._key, self._route = policy, key, route
         self._awaited: str | None = None
@@ -136,7 +141,7 @@ class Asking:
             return
         if isinstance(claim, Done):
             original = self._decoded(claim.result)
-            if original is not None and cacheable(original) and claim.ended_at is not None:
+            if original is not None and self._keeps(original) and claim.ended_at is not None:
                 self._caches.local.put(self._key.exact, Found(result=claim.result, at=claim.ended_at))
         elif not isinstance(claim, Ended):
             # It came too late, or was cancelled: whoever waits makes the call.
@@ -203,7 +208,7 @@ class Asking:
     async def _serve(self, found: Found, served_by: str) -> Claim | None:
         """Book the result as this request's own. ``None`` for one that can't be given to others."""
         original = self._decoded(found.result)
-        if original is None or not cacheable(original):
+        if original is None or not (self._keeps(original) or (self._awaited is not None and cacheable(original))):
             self._alone = True
             return None
         hit = _Hit(found, original, served_by)
@@ -211,13 +216,17 @@ class Asking:
         claim = await self._caches.journal.serve(self._offer, lambda lost: self._encoded(hit, lost))
         self._caches.failpoints.hit("after_serve")
         if isinstance(claim, Done):
-            if served_by == EXACT:
+            if served_by == EXACT and self._keeps(original):
                 self._caches.local.put(self._key.exact, found)
             self._tell("exact" if served_by == EXACT else "semantic", "hit")
             if self._awaited is not None:
                 self._tell("flight", "hit")
             self._caches.observer.on_avoided(self._route, original.cost_usd)
         return claim
+
+    def _keeps(self, original: Completion) -> bool:
+        """Whether later requests may have it."""
+        return cacheable(original) and original.deployment in self._own
 
     def _encoded(self, hit: _Hit, lost: tuple[AttemptRow, ...]) -> bytes:
         completion = cached_completion(

@@ -162,8 +162,8 @@ class Complete:
         if earlier is not None:
             # A dead letter that was sent once more: what it asks was paid for before.
             return self._reused(incoming, key, earlier)
-        models = (self._routes[offer.target.route].deployment.model,)
-        asking = None if self._caches is None else self._caches.asking(incoming, offer, models)
+        own = self._routes[offer.target.route].own.deployments
+        asking = None if self._caches is None else self._caches.asking(incoming, offer, own)
         wait_s = _SHORTEST_WAIT_S
         cancellation = Cancellation(self._control, key.tenant, key.request_id)
         while True:
