@@ -18,6 +18,7 @@ from processors.complete import STAGE, VERSION
 from processors.complete.call import Caller, Task
 from processors.complete.cancellation import Cancellation
 from processors.complete.deltas import DeltaSink, closing_delta, failed_delta
+from processors.complete.judging import accept_all
 from processors.complete.live import Pace
 from processors.complete.observer import CallObserver, NullObserver
 from processors.complete.payload import build_payload, payload_hash, token_limit
@@ -47,6 +48,7 @@ from processors.journal import (
 )
 from processors.journal.protocol import EXPIRED
 from processors.model.port import ModelClient, ModelReply
+from processors.structured.judge import judge_of
 from schemas.codec import Codec
 from schemas.errors import (
     ConfigurationError,
@@ -261,10 +263,12 @@ class Complete:
         payload = build_payload(stored.record, route.deployment)
         input_hash = payload_hash(payload, route.deployment)
         streamed = self._streams(stored.record, route)
+        judge = judge_of(stored.record.request, route, payload)
 
         def encode(reply: ModelReply, attempts: tuple[AttemptRow, ...], settled: Settled) -> bytes:
             completion = completion_of(stored, reply, attempts, settled, input_hash=input_hash)
-            return self._codec.encode(replace(completion, streamed=streamed))
+            checked = None if judge is None else judge.record(attempts)
+            return self._codec.encode(replace(completion, streamed=streamed, structured=checked))
 
         return Task(
             route=route,
@@ -274,6 +278,7 @@ class Complete:
             cancellation=cancellation,
             ends=ends,
             encode=encode,
+            judge=judge or accept_all,
         )
 
     def _reused(self, incoming: Incoming[Enrichment], key: CallKey, earlier: Done) -> Sequence[Output]:

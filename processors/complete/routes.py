@@ -69,6 +69,9 @@ class Route:
 
     ``stream``: whether texts are published while the model writes them. ``on_break``: what follows when an attempt
     breaks off after some of its text became public: another attempt from the first character, or a failure.
+
+    ``repair_attempts``: how often a reply is asked for once more that is not the JSON that was wanted, beside
+    ``max_attempts``. ``repair``: whether JSON that is almost right is mended before that.
     """
 
     name: str
@@ -79,6 +82,8 @@ class Route:
     patience_s: float = 5.0
     last_resort: str | None = None
     max_attempts: int = 3
+    repair_attempts: int = 1
+    repair: bool = True
     unknown_policy: UnknownPolicy = "repeat"
     stream: bool = True
     on_break: OnBreak = "restart"

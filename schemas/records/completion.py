@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from schemas.record import Record
 from schemas.records.asked import Meta, Text
-from schemas.records.done import Admission, Attempt, Grounding, Usage
+from schemas.records.done import Admission, Attempt, Grounding, Structured, Usage
 from schemas.records.request import Request
 
 
@@ -69,3 +69,5 @@ class Completion(Record):
     # Its text went to deltas too; false for a request that wants a stream: the filter
     # writes its chunks
     streamed: bool = False
+    # Checks of a reply that had to be JSON; null where none was made
+    structured: Structured | None = None

@@ -279,6 +279,38 @@ class Grounding(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StructuredStep(Record):
+    """What was found about one reply."""
+
+    AVRO_NAME: ClassVar[str] = "headrace.StructuredStep"
+
+    # Number of the attempt that brought it, from 0
+    attempt: int = 0
+    # valid, repaired, or wrong
+    outcome: str = ""
+    # What was wrong with it as the model wrote it: invalid_json or schema_mismatch;
+    # invalid_output where that is no longer known
+    code: str | None = None
+    # The place and the rule, without text of the model
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Structured(Record):
+    """How replies were checked that had to be JSON."""
+
+    AVRO_NAME: ClassVar[str] = "headrace.Structured"
+
+    # Form that was asked for: json_object or json_schema
+    wanted: str = ""
+    # Of the text as it stands here: valid as the model wrote it, or repaired; wrong where
+    # a later reply was not checked
+    outcome: str = ""
+    # Every reply that was checked, in order
+    steps: tuple[StructuredStep, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Header(Record):
     """A Kafka header; a key may come several times."""
 

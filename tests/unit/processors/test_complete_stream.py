@@ -84,7 +84,7 @@ async def test_a_redelivery_gives_the_same_closing_bytes_and_no_live_delta() -> 
 
 @pytest.mark.parametrize("kind", ["json_object", "json_schema"])
 async def test_json_is_buffered(kind: str) -> None:
-    await _is_buffered(Bench(), response_format=ResponseFormat(type=kind))
+    await _is_buffered(Bench(), text='{"a": 1}', response_format=ResponseFormat(type=kind))
 
 
 async def test_a_request_with_tools_is_buffered() -> None:
