@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import openai
@@ -109,7 +110,7 @@ class OpenAIEmbedder:
         try:
             # A server that leaves the index out keeps the order.
             rows = sorted(reply.data, key=lambda row: row.index or 0)
-            vectors = [np.asarray(list(row.embedding), dtype=np.float32) for row in rows]
+            vectors = [_numbers(row.embedding) for row in rows]
         except (AttributeError, TypeError, ValueError):
             raise TransientProviderError("embedding_reply", "the embedding endpoint's reply holds no vectors") from None
         if len(vectors) != expected:
@@ -129,6 +130,13 @@ class OpenAIEmbedder:
             )
         if not np.isfinite(vector).all() or not vector.any():
             raise PermanentProviderError("embedding_reply", f"{self.model} gave a vector that is zero or not finite")
+
+
+def _numbers(embedding: Any) -> Vector:
+    """A vector from numbers, or from their bytes in base64, which some endpoints send whatever they are asked for."""
+    if isinstance(embedding, str):
+        return np.frombuffer(base64.b64decode(embedding, validate=True), dtype="<f4").astype(np.float32)
+    return np.asarray(list(embedding), dtype=np.float32)
 
 
 def _translated(error: openai.APIError) -> ProviderError | DependencyDownError:
