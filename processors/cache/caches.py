@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from processors.cache.key import CacheKey, cache_key
 from processors.cache.local import LocalCache
@@ -100,6 +100,7 @@ class Asking:
         self._alone = False
         self._taken_at: float | None = None
         self._called = False
+        self._newer_than: datetime | None = None
 
     def called(self) -> None:
         """Hear that the request's own call was made: what remains is to read the journal."""
@@ -120,6 +121,10 @@ class Asking:
             return await self._serve(known, EXACT)
         waited = self._awaited is not None
         answer = await self._ask()
+        if isinstance(answer, Found) and not waited and not self._serves(answer):
+            # One that later requests can't have: this request's takes its place.
+            self._newer_than = answer.at
+            answer = await self._ask()
         if isinstance(answer, Found):
             return await self._serve(answer, EXACT)
         if isinstance(answer, Waiting):
@@ -224,6 +229,10 @@ class Asking:
             self._caches.observer.on_avoided(self._route, original.cost_usd)
         return claim
 
+    def _serves(self, found: Found) -> bool:
+        original = self._decoded(found.result)
+        return original is not None and self._keeps(original)
+
     def _keeps(self, original: Completion) -> bool:
         """Whether later requests may have it."""
         return cacheable(original) and original.deployment in self._own
@@ -250,6 +259,8 @@ class Asking:
         fresh_after = incoming.appended_at
         if policy.exact:
             fresh_after = min(fresh_after, self._caches.clock.now() - timedelta(seconds=policy.ttl_s))
+        if self._newer_than is not None:
+            fresh_after = max(fresh_after, self._newer_than + timedelta(microseconds=1))
         return Wish(
             key=self._key.exact,
             call=self._offer.key,

@@ -236,6 +236,33 @@ async def test_an_answer_that_was_cut_off_serves_nobody_else() -> None:
     await stage(ask("r1"))
     await stage(ask("r2"))
     assert bench.paid() == 2
+    bench.model.script = None
+    bench.clock.advance(1)
+    await stage(ask("r3"))
+    assert bench.paid() == 3
+    # Its place was taken: a whole answer is there for the next.
+    await bench.worker()(ask("r4"))
+    assert bench.paid() == 3
+
+
+async def test_another_deployments_answer_is_for_those_who_waited_and_for_nobody_later() -> None:
+    bench = CacheBench()
+    release = asyncio.Event()
+    bench.model.hold = release
+    # The same route and model; what answers the first request is none of the second worker's own deployments.
+    fallen = bench.worker("w1")
+    stage = bench.worker("w2", route=replace(bench.route, deployment=replace(bench.route.deployment, name="d2")))
+    first = asyncio.create_task(fallen(ask("r1")))
+    while not bench.paid():
+        await asyncio.sleep(0)
+    second = asyncio.create_task(stage(ask("r2")))
+    while not bench.seen.counts["flight", "wait"]:
+        await asyncio.sleep(0)
+    release.set()
+    assert [split(await each)[1].served_by for each in (first, second)] == ["model", "cache-exact"]
+    assert bench.paid() == 1
+    await stage(ask("r3"))
+    assert bench.paid() == 2
 
 
 async def test_single_flight_alone_serves_what_was_asked_before_the_answer_and_nothing_later() -> None:
