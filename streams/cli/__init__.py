@@ -27,7 +27,6 @@ COMMANDS = {
     "submit": ("streams.cli.submit", "submit"),
     "tail": ("streams.cli.tail", "tail"),
     "audit": ("streams.cli.audit", "audit"),
-    "costs": ("streams.cli.costs", "costs"),
     "pause": ("streams.cli.pause", "pause"),
     "resume": ("streams.cli.pause", "resume"),
     "drain": ("streams.cli.pause", "drain"),
@@ -40,6 +39,7 @@ GROUPS = {
     "schemas": ("streams.cli.schemas", "app"),
     "prompt": ("streams.cli.prompt", "app"),
     "dlq": ("streams.cli.dlq", "app"),
+    "costs": ("streams.cli.costs", "app"),
 }
 
 

@@ -17,6 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.errors import ConfigurationError
+from streams.cli.costs_amounts import plain_amount
+from streams.cli.costs_rerate import rerate
 from streams.cli.lines import clean
 from streams.cli.output import print_json, say
 from streams.costs import DIMENSIONS, Costs, Selection, Spent, look_up
@@ -30,7 +32,13 @@ _AMOUNTS = ("done_usd", "failed_usd", "unknown_usd", "total_usd", "avoided_usd")
 _HEADS = ("requests", "attempts", "prompt", "completion", "done", "failed", "unknown", "total", "avoided")
 
 
+app = typer.Typer(help="What was spent, by whom and on what. See docs/costs.md.")
+app.command("rerate")(rerate)
+
+
+@app.callback(invoke_without_command=True)
 def costs(
+    context: typer.Context,
     by: Annotated[
         list[str] | None,
         typer.Option(help=f"Break down by: {', '.join(DIMENSIONS)}. May be given several times, or as a,b."),
@@ -49,6 +57,8 @@ def costs(
 
     Tokens are those of attempts that were done. An attempt of unknown outcome counts with the most it can have cost.
     """
+    if context.invoked_subcommand is not None:
+        return
     now = datetime.now(UTC)
     selection = Selection(
         since=None if since is None else moment(since, now=now),
@@ -112,12 +122,6 @@ def notes(found: Costs) -> Iterable[str]:
     if found.conflicts:
         yield f"{found.conflicts} cost events said otherwise than an earlier one; the dearer counts"
     yield f"the ledger was last written {iso(found.latest)}"
-
-
-def plain_amount(amount: Decimal) -> str:
-    """The amount without an exponent and without zeros at its end; at least cents."""
-    whole, _, cents = f"{amount:f}".partition(".")
-    return f"{whole}.{cents.rstrip('0').ljust(2, '0')}"
 
 
 def _plain(one: Spent) -> dict[str, Any]:
