@@ -217,9 +217,8 @@ class Asking:
             self._alone = True
             return None
         hit = _Hit(found, original, served_by)
-        self._caches.failpoints.hit("before_serve")
         claim = await self._caches.journal.serve(self._offer, lambda lost: self._encoded(hit, lost))
-        self._caches.failpoints.hit("after_serve")
+        self._caches.failpoints.hit("after_finish")
         if isinstance(claim, Done):
             if served_by == EXACT and self._keeps(original):
                 self._caches.local.put(self._key.exact, found)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from processors.cache import CachePolicy, Caches, PostgresCacheStore
 from processors.clock import DatabaseClock
 from processors.complete.processor import Complete
 from processors.complete.retry import Backoff
@@ -36,8 +37,17 @@ async def run(plan: dict[str, Any]) -> list[str]:
     clock = DatabaseClock()
     clock.set(await database.now())
     deployment = Deployment(name="d1", model="fake", base_url=plan["base_url"], total_timeout_s=10.0)
+    journal = PostgresJournal(database, lease_s=plan["lease_s"])
+    caches = Caches(
+        PostgresCacheStore(database),
+        journal,
+        policies={"default": CachePolicy(exact=plan.get("cache", False), single_flight=plan.get("cache", False))},
+        codec=CODEC,
+        clock=clock,
+        failpoints=failpoints(plan.get("failpoint")),
+    )
     stage = Complete(
-        PostgresJournal(database, lease_s=plan["lease_s"]),
+        journal,
         client,
         routes={"default": Route(name="default", deployment=deployment, max_attempts=4)},
         codec=CODEC,
@@ -47,9 +57,10 @@ async def run(plan: dict[str, Any]) -> list[str]:
         timeout_s=60.0,
         failpoints=failpoints(plan.get("failpoint")),
         backoff=Backoff(first_s=0.01, longest_s=0.02),
+        caches=caches,
     )
     stage.start()
-    record = enrichment(plan["lane"], plan["text"], lane=plan["lane"], expires_at=None)
+    record = enrichment(plan.get("request_id", plan["lane"]), plan["text"], lane=plan["lane"], expires_at=None)
     try:
         return digests(await stage(incoming(record, CODEC)))
     finally:
