@@ -60,7 +60,7 @@ def _additional_properties(
         if name in known or any(matches(name) for matches in patterns):
             continue
         if subschema is False:
-            yield ValidationError("a property is not allowed")
+            yield ValidationError(f"the property {name!r} is not allowed")
         else:
             yield from validator.descend(value, subschema, path=name)
 

@@ -54,6 +54,8 @@ def _route(name: str, settings: Settings, deployments: Mapping[str, Deployment])
         patience_s=route.patience_s,
         last_resort=route.last_resort,
         max_attempts=route.max_attempts,
+        repair_attempts=route.repair_attempts,
+        repair=route.repair,
         unknown_policy="repeat" if route.unknown_policy == "repeat" else "fail",
         stream=route.stream,
         on_break=route.on_break,

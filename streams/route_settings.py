@@ -113,6 +113,10 @@ class RouteSettings(Section):
     minimum_score: float = Field(default=0.2, ge=-1, le=1)
     # At the route's own deployments; every fallback is tried once more.
     max_attempts: int = Field(default=3, ge=1, le=20)
+    # How often a reply is asked for once more that is not the JSON that the request wanted, beside max_attempts.
+    repair_attempts: int = Field(default=1, ge=0, le=5)
+    # Whether JSON that is almost right is mended before that.
+    repair: bool = True
     unknown_policy: Literal["repeat", "fail", "never-repeat"] = "repeat"
     # Whether texts are published while the model writes them, for requests that want a stream.
     stream: bool = True

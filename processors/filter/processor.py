@@ -101,7 +101,7 @@ class Filter:
             calls, found = self._calls(inline(completion.tool_calls_json, "tool_calls_json"))
             findings += found
         if json and text is not None:
-            verdicts.append(_verdict("format", "pass", category=wanted.type))
+            verdicts.append(_form(completion))
         verdicts += _found(findings)
         if completion.streamed:
             verdicts.append(self._agreement(completion, text))
@@ -188,6 +188,18 @@ def _check_allowed(completion: Completion) -> None:
         raise RefusedError("content_filter", "the provider's content filter held the text back", status="blocked")
     if completion.refusal is not None:
         raise RefusedError("model_refused", "the model declined to answer", status="blocked")
+
+
+def _form(completion: Completion) -> Verdict:
+    """That the text has the form that was wanted, and what it took until it had."""
+    wanted, done = completion.request.response_format.type, completion.structured
+    if done is None or done.outcome == "wrong":
+        return _verdict("format", "pass", category=wanted)
+    wrong = sum(step.outcome == "wrong" for step in done.steps)
+    said = ["repaired"] if done.outcome == "repaired" else []
+    said += [f"after {wrong} that did not have it"] if wrong else []
+    outcome = "changed" if done.outcome == "repaired" else "pass"
+    return _verdict("format", outcome, category=wanted, count=wrong, detail=", ".join(said) or None)
 
 
 def _found(findings: Sequence[Finding]) -> list[Verdict]:
