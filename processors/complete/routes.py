@@ -14,13 +14,15 @@ from processors.prices.tariff import Price, Tariff
 
 OnBreak = Literal["restart", "failed"]
 Strategy = Literal["weighted", "least_busy", "lowest_latency", "cheapest"]
+# OpenAI's chat completions, Azure's form of them, Anthropic's messages.
+Api = Literal["openai", "azure", "anthropic"]
 # Why a request goes to a fallback.
 Cause = Literal["rate_limit", "outage", "context_too_long", "content_refused", "malformed_output"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """One OpenAI-compatible endpoint with one model.
+    """One endpoint with one model. ``api`` is what it speaks, in ``api_version`` where that has versions.
 
     ``account`` names who is billed, never a key. ``max_tokens_parameter`` is what the endpoint calls the limit on
     generated tokens: newer OpenAI models want ``max_completion_tokens``. Of several ``api_keys`` each call uses one:
@@ -31,6 +33,8 @@ class Deployment:
     base_url: str
     model: str
     provider: str = "openai"
+    api: Api = "openai"
+    api_version: str | None = None
     account: str = ""
     api_key: SecretStr | None = None
     api_keys: tuple[SecretStr, ...] = field(default=(), compare=False)

@@ -26,12 +26,14 @@ class ReportedError(Exception):
         self.status = status
 
 
-class Assembly:
+class ChatAssembly:
     """A reply that grows by chunks. Of several choices only the first is kept. ``heard`` gets its text's pieces."""
 
     def __init__(self, heard: Callable[[str], None] | None = None) -> None:
         self._heard = heard
         self.began = False
+        # A stream of this API ends by a mark that is no event.
+        self.ended = False
         self.finish_reason: str | None = None
         self._text: list[str] = []
         self._refusal: list[str] = []

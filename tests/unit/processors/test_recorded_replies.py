@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from processors.model.assembly import Assembly
+from processors.model.assembly import ChatAssembly
 from processors.model.port import ModelReply
 from processors.model.sse import DONE, events
 
@@ -31,7 +31,7 @@ def chats(shared_data: Path) -> list[dict[str, Any]]:
 
 
 async def read(exchange: dict[str, Any], piece: int) -> ModelReply:
-    assembly = Assembly()
+    assembly = ChatAssembly()
     raw = exchange.get("response_raw")
     if raw is None:
         assembly.add_body(json.dumps(exchange["response_json"]).encode())

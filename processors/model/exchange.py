@@ -1,0 +1,187 @@
+"""One call while it runs, whatever API it goes to: its deadlines, its bounds, and the error that it ends with.
+
+A ``Wire`` sends the request and opens the reply; an ``Assembly`` puts the reply together. What is here holds for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import aiohttp
+import httpx2
+import openai
+
+from processors.complete.routes import Deployment
+from processors.model import cause
+from processors.model.assembly import MalformedError, ReportedError
+from processors.model.port import ModelReply
+from processors.model.sse import DONE, BodyTooLargeError, bounded, events
+from schemas.errors import OutcomeUnknownError, PermanentProviderError, ProviderError, TransientProviderError
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+
+
+class RefusedStatusError(Exception):
+    """The reply's status says no. ``body`` is its JSON, if it is any."""
+
+    def __init__(self, status: int, body: Any, headers: Mapping[str, str]) -> None:
+        super().__init__(f"status {status}")
+        self.status, self.body, self.headers = status, body, headers
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A reply with status 200 whose body is still to be read. ``kind`` is its content type, in small letters."""
+
+    kind: str
+    chunks: AsyncIterator[bytes]
+
+
+# A reply while it is open; entering sends the request. Raises what the transport raises.
+Wire = AbstractAsyncContextManager[Opened]
+
+
+class Assembly(Protocol):
+    """Puts a reply together. Its methods raise ``MalformedError`` and ``ReportedError``."""
+
+    began: bool
+    # The provider's reason to stop, as soon as it is told: nothing that matters comes behind it.
+    finish_reason: str | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stream itself said that this was all."""
+        ...
+
+    def add_event(self, data: str) -> bool:
+        """Take a stream's event; whether it brought output."""
+        ...
+
+    def add_body(self, body: bytes) -> None:
+        """Take a whole reply."""
+        ...
+
+    def end(self) -> None:
+        """The mark of the end came."""
+        ...
+
+    def reply(self, *, duration_ms: float, first_token_ms: float | None) -> ModelReply:
+        """The reply as it stands."""
+        ...
+
+
+class Call:
+    """One call."""
+
+    def __init__(self, deployment: Deployment, assembly: Assembly, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+        self._deployment = deployment
+        self._assembly = assembly
+        self._max_body_bytes = max_body_bytes
+        self._began = time.monotonic()
+        self._first_token_ms: float | None = None
+        self._duration_ms = 0.0
+        self._timer: asyncio.Timeout | None = None
+        self._waiting_for = "connect"
+
+    async def run(self, wire: Wire, *, deadline_s: float) -> ProviderError | None:
+        """Make the call; the error it ended with, if any.
+
+        To be raised outside any handler: an exception of a library, which may hold the provider's text, must not hang
+        on to it as its context.
+        """
+        deployment, name = self._deployment, self._deployment.name
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self._exchange(wire)
+        except TimeoutError:
+            return self._timed_out()
+        except BodyTooLargeError:
+            return PermanentProviderError(
+                "response_too_large", f"deployment {name} replied with too large a body", http_status=200
+            )
+        except MalformedError as error:
+            return self._malformed(error.reason)
+        except ReportedError as error:
+            return cause.from_reported(error.status, deployment)
+        except RefusedStatusError as error:
+            return cause.from_status(error.status, error.body, error.headers, deployment)
+        except openai.OpenAIError as error:
+            return cause.from_sdk(error, deployment)
+        except (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError) as error:
+            # What broke off behind the end of the output lost us nothing.
+            return None if self._assembly.finish_reason is not None else cause.from_connection(error, deployment)
+        finally:
+            self._duration_ms = (time.monotonic() - self._began) * 1000
+        return self._incomplete()
+
+    def finished(self) -> ModelReply:
+        """The reply; only after ``run`` gave no error."""
+        return self._assembly.reply(duration_ms=self._duration_ms, first_token_ms=self._first_token_ms)
+
+    async def _exchange(self, wire: Wire) -> None:
+        self._began = time.monotonic()
+        async with asyncio.timeout(self._deployment.first_token_timeout_s) as self._timer:
+            self._waiting_for = "first_token"
+            async with wire as opened:
+                chunks = bounded(opened.chunks, self._max_body_bytes)
+                if opened.kind == "application/json":
+                    await self._read_body(chunks)
+                elif opened.kind in ("text/event-stream", ""):
+                    await self._read_events(chunks)
+                else:
+                    raise MalformedError("content_type")
+
+    async def _read_body(self, chunks: AsyncIterator[bytes]) -> None:
+        # One body comes when everything is generated: only the deadline for all holds.
+        self._reschedule(None)
+        self._assembly.add_body(b"".join([chunk async for chunk in chunks]))
+
+    async def _read_events(self, chunks: AsyncIterator[bytes]) -> None:
+        async for data in events(chunks):
+            if data.strip() == DONE:
+                self._assembly.end()
+                return
+            if self._assembly.add_event(data) and self._first_token_ms is None:
+                self._first_token_ms = (time.monotonic() - self._began) * 1000
+            if self._assembly.ended:
+                return
+            if self._assembly.began:
+                self._waiting_for = "next_chunk"
+                self._reschedule(self._deployment.between_chunks_timeout_s)
+
+    def _reschedule(self, after_s: float | None) -> None:
+        assert self._timer is not None
+        self._timer.reschedule(None if after_s is None else asyncio.get_running_loop().time() + after_s)
+
+    def _timed_out(self) -> ProviderError | None:
+        if self._assembly.finish_reason is not None:
+            return None
+        waited = "total" if self._timer is None or not self._timer.expired() else self._waiting_for
+        return OutcomeUnknownError(
+            f"timeout_{waited}", f"deployment {self._deployment.name} did not reply in time ({waited})"
+        )
+
+    def _incomplete(self) -> ProviderError | None:
+        """A stream that ended without an end was cut off; one that ended without a choice was no answer."""
+        if not self._assembly.began and self._assembly.finish_reason is not None:
+            return self._malformed("no_choices")
+        if self._assembly.finish_reason is None:
+            return OutcomeUnknownError("cut_off", f"deployment {self._deployment.name} broke its reply off")
+        return None
+
+    def _malformed(self, reason: str) -> ProviderError:
+        return TransientProviderError(
+            "malformed_response",
+            f"deployment {self._deployment.name} replied with no chat completion ({reason})",
+            http_status=200,
+        )
+
+
+def content_type(headers: Mapping[str, str]) -> str:
+    """The type of a body, without its parameters."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
