@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("codec", "stages", "audit", "retrieval", "account", "release")
+BENCHES = ("codec", "stages", "audit", "retrieval", "account", "release", "caches")
 
 
 def main() -> int:

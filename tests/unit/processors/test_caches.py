@@ -6,17 +6,14 @@ import asyncio
 from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
-from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from processors.cache import CachePolicy, Caches, MemoryCacheStore, NullCacheObserver
+from processors.cache import CachePolicy
 from processors.cache.key import cache_key
 from processors.cache.local import LocalCache
 from processors.cache.port import Found
-from processors.complete.processor import Complete
-from processors.embeddings import HashingEmbedder
 from processors.event import Incoming, Recorded
 from processors.model.port import echo
 from schemas.errors import DependencyDownError, PermanentProviderError, RefusedError
@@ -32,48 +29,11 @@ from schemas.records import (
     Sampling,
     Text,
 )
-from tests.support.completing import CODEC, Bench, as_bytes, event
+from tests.support.caching import ON, CacheBench
+from tests.support.completing import CODEC, as_bytes, event
 from tests.support.enrichments import ACCEPTED, enrichment, incoming
 
-ON = CachePolicy(exact=True, single_flight=True, ttl_s=60.0)
 SEMANTIC = replace(ON, semantic=True, similarity=0.8)
-
-
-class Seen(NullCacheObserver):
-    def __init__(self) -> None:
-        self.counts: Counter[tuple[str, str]] = Counter()
-        self.avoided = Decimal(0)
-
-    def on_cache(self, route: str, cache: str, outcome: str) -> None:
-        self.counts[cache, outcome] += 1
-
-    def on_avoided(self, route: str, usd: Decimal) -> None:
-        self.avoided += usd
-
-
-class CacheBench(Bench):
-    """The stage with caches; each worker has a process level of its own."""
-
-    def __init__(self, policy: CachePolicy = ON, **route: Any) -> None:
-        super().__init__(**route)
-        self.policy, self.store, self.seen = policy, MemoryCacheStore(self.journal), Seen()
-        self.embedder = HashingEmbedder()
-
-    def worker(self, owner: str = "w1", **options: Any) -> Complete:
-        caches = Caches(
-            self.store,
-            self.journal,
-            policies={"default": options.pop("policy", self.policy)},
-            codec=CODEC,
-            clock=self.clock,
-            embedder=self.embedder,
-            observer=self.seen,
-            local=options.pop("local", None),
-        )
-        return super().worker(owner, caches=caches, **options)
-
-    def paid(self) -> int:
-        return len(self.model.calls)
 
 
 def ask(request_id: str, **changes: Any) -> Incoming[Enrichment]:
@@ -305,7 +265,7 @@ async def test_a_question_that_is_near_is_served_and_one_that_is_not_is_called()
 
 async def test_without_embeddings_the_semantic_cache_misses_and_nothing_waits() -> None:
     bench = CacheBench(SEMANTIC)
-    bench.embedder.failure = DependencyDownError("embeddings", "away")
+    bench.hashing.failure = DependencyDownError("embeddings", "away")
     _, completion = split(await bench.worker()(ask("r1")))
     assert completion.served_by == "model" and bench.seen.counts["semantic", "down"] == 1
 
