@@ -1,4 +1,4 @@
-"""JSON schemas of draft 2020-12 whose patterns are matched in linear time, whoever wrote them."""
+"""JSON schemas of drafts 2020-12 and 7 whose patterns are matched in linear time, whoever wrote them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import re2
-from jsonschema import Draft202012Validator
+from jsonschema import Draft7Validator, Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
@@ -67,11 +67,32 @@ def _additional_properties(
 
 # The library's ``unevaluatedProperties`` matches ``patternProperties`` with a backtracking engine: admission refuses
 # schemas that hold both. Formats are not asserted.
-LinearValidator: Any = extend(  # type: ignore[no-untyped-call]
-    Draft202012Validator,
-    {
-        "pattern": _pattern,
-        "patternProperties": _pattern_properties,
-        "additionalProperties": _additional_properties,
-    },
-)
+_LINEAR = {
+    "pattern": _pattern,
+    "patternProperties": _pattern_properties,
+    "additionalProperties": _additional_properties,
+}
+_LATEST: Any = extend(Draft202012Validator, _LINEAR)  # type: ignore[no-untyped-call]
+_BY_DIALECT: dict[str, Any] = {
+    "https://json-schema.org/draft/2020-12/schema": _LATEST,
+    "http://json-schema.org/draft-07/schema": extend(Draft7Validator, _LINEAR),  # type: ignore[no-untyped-call]
+}
+DIALECTS = tuple(_BY_DIALECT)
+
+
+class UnknownDialectError(ValueError):
+    """A schema names a dialect in ``$schema`` that is none of ``DIALECTS``."""
+
+
+def validator_class(schema: Any) -> Any:
+    """The validator of the schema's dialect: what its ``$schema`` names, draft 2020-12 where it names none.
+
+    Raises ``UnknownDialectError``.
+    """
+    named = schema.get("$schema") if isinstance(schema, dict) else None
+    if named is None:
+        return _LATEST
+    found = _BY_DIALECT.get(named.removesuffix("#")) if isinstance(named, str) else None
+    if found is None:
+        raise UnknownDialectError("$schema names another dialect")
+    return found

@@ -5,39 +5,45 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema import FormatChecker
 from jsonschema.exceptions import SchemaError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
-from referencing.jsonschema import DRAFT202012
+from referencing.jsonschema import specification_with
 
 from processors.admit.forms import refused
-from processors.json_schema import UnusablePatternError, matcher
+from processors.json_schema import DIALECTS, UnknownDialectError, UnusablePatternError, matcher, validator_class
 
 _REFERENCES = ("$ref", "$dynamicRef")
-# Draft 2020-12 only: another dialect, or an id that moves what a reference means, would be checked otherwise than the
-# producer thinks.
-_UNSUPPORTED = ("$id", "$anchor", "$dynamicAnchor", "$vocabulary")
+# An id that moves what a reference means would be checked otherwise than the producer thinks.
+_UNSUPPORTED = ("$id", "$vocabulary")
 _MAX_DEPTH = 64
 _MAX_PATTERN_CHARS = 256
 
 
 def check_schema(schema: Any, field: str) -> None:
-    """A JSON schema of draft 2020-12 with references inside itself only, and patterns that RE2 takes."""
+    """A JSON schema of a dialect we know, with references inside itself only, and patterns that RE2 takes."""
     if not isinstance(schema, dict):
         raise refused(field, "must be a JSON object")
     _check_depth(schema, field)
     try:
+        validator = validator_class(schema)
         # Without formats: they would hold patterns to Python's syntax.
-        Draft202012Validator.check_schema(schema, format_checker=FormatChecker(formats=()))
+        validator.check_schema(schema, format_checker=FormatChecker(formats=()))
+    except UnknownDialectError:
+        raise refused(field, f"$schema must be one of {', '.join(DIALECTS)}, or left out for the first") from None
     except SchemaError as error:
         place = "/".join(str(part) for part in error.absolute_path) or "its root"
+        draft = "7" if "definitions" in validator.META_SCHEMA else "2020-12"
         raise refused(
-            field, f"is no JSON schema of draft 2020-12: {str(error.validator)!r} is broken at {place}"
+            field, f"is no JSON schema of draft {draft}: {str(error.validator)!r} is broken at {place}"
         ) from None
-    resolver = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver()
+    dialect = specification_with(validator.META_SCHEMA["$schema"])
+    # The root may have an id: what begins with # is inside the schema all the same.
+    inside = {name: value for name, value in schema.items() if name != "$id"}
+    resolver = Registry().with_resource("", dialect.create_resource(inside)).resolver()
     keys = set()
-    for key, value in _walk(schema):
+    for key, value in _walk(inside):
         keys.add(key)
         if key in _UNSUPPORTED and not isinstance(value, dict):  # a dict: a property of that name
             raise refused(field, f"{key} is not supported; refer to definitions by #/$defs/…")

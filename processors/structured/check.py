@@ -15,7 +15,7 @@ from referencing.exceptions import Unresolvable
 
 from processors.filter.json_text import parse
 from processors.filter.tokens import strip_tokens
-from processors.json_schema import LinearValidator, UnusablePatternError
+from processors.json_schema import UnknownDialectError, UnusablePatternError, validator_class
 from processors.text import inline
 from schemas.records import ResponseFormat
 
@@ -69,7 +69,7 @@ def fault_of_value(value: Any, wanted: ResponseFormat) -> Fault | None:
         return None
     try:
         errors = list(islice(_errors(value, inline(wanted.schema_json, _SCHEMA)), _FAULTS_TOLD))
-    except (Unresolvable, RecursionError, UnusablePatternError):
+    except (Unresolvable, RecursionError, UnusablePatternError, UnknownDialectError):
         return _UNUSABLE
     if not errors:
         return None
@@ -102,8 +102,9 @@ def _errors(value: Any, schema: str) -> Iterator[ValidationError]:
 
 @functools.lru_cache(maxsize=256)
 def _validator(schema: str) -> Any:
+    read = orjson.loads(schema)
     # An empty registry fetches nothing.
-    return LinearValidator(orjson.loads(schema), registry=Registry())
+    return validator_class(read)(read, registry=Registry())
 
 
 def _place(error: ValidationError) -> str:

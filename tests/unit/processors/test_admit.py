@@ -236,6 +236,19 @@ async def test_an_id_that_can_not_be_a_key_is_poison(request_id: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "schema",
+    [
+        '{"$id":"https://example.com/a.json","$ref":"#/$defs/b","$defs":{"b":{"type":"object"}}}',
+        '{"$schema":"http://json-schema.org/draft-07/schema#","definitions":{"b":{}},"$ref":"#/definitions/b"}',
+        '{"$schema":"https://json-schema.org/draft/2020-12/schema","$ref":"#b","$defs":{"b":{"$anchor":"b"}}}',
+    ],
+)
+async def test_a_schema_may_say_its_draft_its_name_and_refer_to_its_parts(schema: str) -> None:
+    wanted = ResponseFormat(type="json_schema", schema_json=Text(inline=schema))
+    assert await Bench().admitted(request(response_format=wanted))
+
+
+@pytest.mark.parametrize(
     ("schema", "why"),
     [
         ("[]", "JSON object"),
@@ -244,7 +257,9 @@ async def test_an_id_that_can_not_be_a_key_is_poison(request_id: str) -> None:
         ('{"properties":{"a":{"minimum":"x"}}}', "no JSON schema"),
         ('{"$ref":"https://example.com/s.json"}', "inside the schema"),
         ('{"properties":{"a":{"$ref":"#/$defs/gone"}}}', "leads nowhere"),
-        ('{"$id":"https://example.com/","type":"object"}', "not supported"),
+        ('{"properties":{"a":{"allOf":[{"$id":"https://example.com/"}]}}}', "not supported"),
+        ('{"$schema":"http://json-schema.org/draft-04/schema#"}', "$schema must be one of"),
+        ('{"$schema":"http://json-schema.org/draft-07/schema#","items":[7]}', "no JSON schema of draft 7"),
         ('{"properties":{"a":{"pattern":"(?=a)b"}}}', "RE2"),
         ('{"patternProperties":{"(a)\\\\1":{}}}', "RE2"),
         ('{"pattern":"(\\\\p{L}|a){0,500}"}', "too large"),

@@ -1,0 +1,115 @@
+"""The cases of the shared data that do not hold, by reason. What is not listed here holds.
+
+Keys of the schema suite are ``group`` where the schema is refused at admission, ``group/n`` for the n-th instance.
+"""
+
+from __future__ import annotations
+
+REFUSED: dict[str, list[str]] = {
+    "$id moves what references mean": [
+        "draft2020-12/anchor.json#1",
+        "draft2020-12/anchor.json#2",
+        "draft2020-12/dynamicRef.json#3",
+        "draft2020-12/dynamicRef.json#7",
+        "draft2020-12/dynamicRef.json#8",
+        "draft2020-12/ref.json#16",
+        "draft2020-12/ref.json#17",
+        "draft2020-12/ref.json#19",
+        "draft2020-12/ref.json#30",
+        "draft2020-12/ref.json#32",
+        "draft2020-12/unevaluatedItems.json#18",
+        "draft7/optional/id.json#0",
+        "draft7/optional/id.json#1",
+        "draft7/optional/id.json#2",
+        "draft7/ref.json#14",
+    ],
+    "refers to another document, and nothing is fetched": [
+        "draft2020-12/defs.json#0",
+        "draft2020-12/dynamicRef.json#4",
+        "draft2020-12/dynamicRef.json#9",
+        "draft2020-12/dynamicRef.json#10",
+        "draft2020-12/dynamicRef.json#11",
+        "draft2020-12/dynamicRef.json#14",
+        "draft2020-12/optional/cross-draft.json#0",
+        "draft2020-12/ref.json#11",
+        "draft2020-12/ref.json#26",
+        "draft2020-12/refRemote.json#5",
+        "draft2020-12/refRemote.json#6",
+        "draft2020-12/refRemote.json#7",
+        "draft2020-12/refRemote.json#8",
+        "draft2020-12/refRemote.json#9",
+        "draft2020-12/refRemote.json#10",
+        "draft2020-12/refRemote.json#11",
+        "draft2020-12/refRemote.json#12",
+        "draft2020-12/refRemote.json#13",
+        "draft2020-12/refRemote.json#14",
+        "draft7/definitions.json#0",
+        "draft7/ref.json#7",
+        "draft7/ref.json#12",
+        "draft7/ref.json#18",
+        "draft7/ref.json#19",
+        "draft7/ref.json#21",
+        "draft7/ref.json#26",
+        "draft7/refRemote.json#5",
+        "draft7/refRemote.json#7",
+        "draft7/refRemote.json#9",
+    ],
+    "a pattern with look-around or a property class that RE2 does not take": [
+        "draft2020-12/optional/ecmascript-regex.json#3",
+        "draft2020-12/optional/ecmascript-regex.json#15",
+        "draft2020-12/optional/ecmascript-regex.json#19",
+        "draft2020-12/pattern.json#2",
+        "draft7/optional/ecmascript-regex.json#14",
+    ],
+    "a dialect of its own in $schema": [
+        "draft2020-12/optional/format-assertion.json#0",
+        "draft2020-12/optional/format-assertion.json#1",
+        "draft2020-12/vocabulary.json#0",
+        "draft2020-12/vocabulary.json#1",
+    ],
+    "patternProperties beside unevaluatedProperties": [
+        "draft2020-12/unevaluatedProperties.json#4",
+        "draft2020-12/unevaluatedProperties.json#39",
+    ],
+}
+WRONG: dict[str, list[str]] = {
+    "white space in RE2's patterns is that of ASCII": [
+        "draft2020-12/optional/ecmascript-regex.json#8/2",
+        "draft2020-12/optional/ecmascript-regex.json#8/4",
+        "draft2020-12/optional/ecmascript-regex.json#8/5",
+        "draft2020-12/optional/ecmascript-regex.json#8/7",
+        "draft2020-12/optional/ecmascript-regex.json#8/8",
+        "draft7/optional/ecmascript-regex.json#9/2",
+        "draft7/optional/ecmascript-regex.json#9/4",
+        "draft7/optional/ecmascript-regex.json#9/5",
+        "draft7/optional/ecmascript-regex.json#9/7",
+        "draft7/optional/ecmascript-regex.json#9/8",
+    ],
+    "contentEncoding and contentMediaType are notes, as in draft 2020-12": [
+        "draft7/optional/content.json#1/1",
+        "draft7/optional/content.json#2/1",
+        "draft7/optional/content.json#2/2",
+    ],
+}
+REPAIRS: dict[str, list[str]] = {
+    "an empty value or a single one: made up, not found": [
+        "test_json_repair.py:78",
+        "test_parse_array.py:8",
+        "test_parse_array.py:13",
+        "test_parse_array.py:14",
+        "test_parse_array.py:15",
+        "test_parse_array.py:61",
+        "test_parse_comment.py:5",
+        "test_parse_number.py:24",
+        "test_parse_object.py:11",
+        "test_parse_object.py:20",
+        "test_parse_string.py:37",
+        "test_parse_string.py:39",
+        "test_parse_string.py:381",
+    ],
+    "options of the library that are not used: a log of the repairs, a schema that steers them": [
+        "test_json_repair.py:304",
+        "test_json_repair.py:305",
+        "test_schema_guided_parse.py:96",
+    ],
+}
