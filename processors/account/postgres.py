@@ -68,7 +68,7 @@ async def _add(connection: Connection, entries: Sequence[Entry], further: Sequen
     booked: dict[int, Booked] = {}
     for row in rows:
         attempt_id = row["attempt_id"]
-        before = after = _standing(row)
+        before = after = standing_of(row)
         for number in by_attempt[attempt_id]:
             after, booked[number] = add(attempt_id, after, entries[number].said)
         if after is not before:
@@ -105,7 +105,8 @@ def _told(said: Said) -> dict[str, Any]:
     return {name: value for name, value in _as_json(said).items() if name not in _ADDED or value != _ADDED[name]}
 
 
-def _standing(row: Mapping[str, Any]) -> Standing:
+def standing_of(row: Mapping[str, Any]) -> Standing:
+    """How the attempt of a row stands: its history, or what it shows where it has one event."""
     shown = Said(**{name: row[name] for name in _SAID})
     history = tuple(_from_json(values) for values in row["history"])
     return Standing(shown, row["conflicts"], history or (shown,))

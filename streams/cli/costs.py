@@ -18,6 +18,7 @@ from rich.text import Text
 
 from schemas.errors import ConfigurationError
 from streams.cli.costs_amounts import plain_amount
+from streams.cli.costs_reconcile import reconcile_books
 from streams.cli.costs_rerate import rerate
 from streams.cli.lines import clean
 from streams.cli.output import print_json, say
@@ -34,6 +35,7 @@ _HEADS = ("requests", "attempts", "prompt", "completion", "done", "failed", "unk
 
 app = typer.Typer(help="What was spent, by whom and on what. See docs/costs.md.")
 app.command("rerate")(rerate)
+app.command("reconcile")(reconcile_books)
 
 
 @app.callback(invoke_without_command=True)
