@@ -256,7 +256,7 @@ def _offered(offer: Offer) -> dict[str, Any]:
         **key_parameters(offer.key),
         "input_hash": offer.input_hash,
         "input": offer.input,
-        "expired": offer.expired or offer.cancelled,
+        "expired": offer.expired or offer.cancelled or offer.refused is not None,
         "expires_at": offer.expires_at,
     }
 

@@ -50,8 +50,9 @@ Decision = Done | Ended | Busy | Take | End
 
 
 def is_expired(offer: Offer, now: datetime) -> bool:
-    """Whether no call may be begun any more: the request's ttl is over, by either clock, or it was cancelled."""
-    return offer.expired or offer.cancelled or (offer.expires_at is not None and offer.expires_at <= now)
+    """Whether no call may be begun any more: the ttl is over, by either clock, or it was cancelled or refused."""
+    unwanted = offer.expired or offer.cancelled or offer.refused is not None
+    return unwanted or (offer.expires_at is not None and offer.expires_at <= now)
 
 
 def open_attempt(attempts: Sequence[AttemptRow]) -> AttemptRow | None:
@@ -66,8 +67,8 @@ def decide(call: CallRow, attempts: Sequence[AttemptRow], offer: Offer, now: dat
         return settled
     if call.state == "calling" and call.lease_until is not None and call.lease_until > now:
         return Busy((call.lease_until - now).total_seconds())
-    if offer.cancelled:
-        return End(CANCELLED)
+    if offer.cancelled or offer.refused is not None:
+        return End(offer.refused or CANCELLED)
     lost = open_attempt(attempts) is not None
     if lost and offer.unknown_policy == "fail":
         return End(INDETERMINATE)

@@ -1,0 +1,146 @@
+"""Budgets on a real Postgres: parallel workers never overspend, and nothing leaks when one of them is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from processors.budgets.postgres import PostgresBudgets
+from processors.budgets.rule import Budget, Full, Held, Over, Part
+from processors.journal import CallKey, Offer
+from processors.journal.entry import Bound, Target
+from processors.journal.postgres import PostgresJournal
+from processors.postgres import Database
+from tests.support.stack import TestStack
+
+pytestmark = pytest.mark.stack
+
+WORST = Decimal("0.03")
+HARD = Decimal("0.30")
+
+
+@pytest.fixture
+async def database(stack: TestStack) -> AsyncIterator[Database]:
+    opened = await Database.open(stack.postgres_dsn, max_size=10)
+    yield opened
+    await opened.close()
+
+
+def rules(lane: str) -> tuple[Budget, Budget]:
+    return (
+        Budget(name=f"{lane}-all", period="month", only={}, hard_usd=HARD),
+        Budget(name=f"{lane}-user", period="day", only={"user": "*"}, hard_usd=Decimal(100), soft_usd=Decimal("0.1")),
+    )
+
+
+def parts(budgets: tuple[Budget, Budget]) -> tuple[Part, Part]:
+    return Part(budgets[0], ""), Part(budgets[1], "user=u1")
+
+
+async def standing(database: Database, budget: str) -> tuple[Decimal, Decimal]:
+    [row] = await database.execute("SELECT spent, reserved FROM budgets WHERE budget = %s", (budget,))
+    return row[0], row[1]
+
+
+async def test_eight_workers_spend_no_more_than_the_budget_and_nearly_all_of_it(database: Database, lane: str) -> None:
+    budgets = rules(lane)
+    workers = [PostgresBudgets(database, budgets) for _ in range(8)]
+    spent, most, refused = Decimal(0), Decimal(0), 0
+    told: list[str] = []
+
+    async def work(worker: PostgresBudgets, chance: random.Random) -> None:
+        nonlocal spent, most, refused
+        while True:
+            call = str(uuid.UUID(int=chance.getrandbits(128)))
+            outcome = await worker.reserve(call, parts(budgets), WORST, hold_s=60)
+            if isinstance(outcome, Over):
+                refused += 1
+                return
+            if isinstance(outcome, Full):
+                await asyncio.sleep(0.005)
+                continue
+            cost = Decimal(chance.randrange(1, 31)) / 1000
+            spent += cost
+            told.extend(one.threshold for one in await worker.settle(call, cost))
+            held = await standing(database, budgets[0].name)
+            most = max(most, held[0] + held[1])
+
+    await asyncio.gather(*(work(worker, random.Random(n)) for n, worker in enumerate(workers)))
+    assert refused == 8 and most <= HARD
+    assert HARD - WORST < spent <= HARD
+    assert await standing(database, budgets[0].name) == (spent, 0)
+    assert await standing(database, budgets[1].name) == (spent, 0)
+    assert sorted(told) == ["80%", "soft limit"]
+
+
+async def test_a_call_that_comes_again_reserves_and_is_settled_once(database: Database, lane: str) -> None:
+    budgets = rules(lane)
+    worker, call = PostgresBudgets(database, budgets), str(uuid.uuid4())
+    outcomes = await asyncio.gather(*(worker.reserve(call, parts(budgets), WORST, hold_s=60) for _ in range(6)))
+    assert outcomes == [Held()] * 6
+    assert await standing(database, budgets[0].name) == (0, WORST)
+    cost = Decimal("0.26")
+    told = await asyncio.gather(*(worker.settle(call, cost) for _ in range(6)))
+    assert await standing(database, budgets[0].name) == (cost, 0)
+    assert all(each == told[0] for each in told) and [one.threshold for one in told[0]] == ["80%", "soft limit"]
+    assert isinstance(told[0][0].limit_usd, Decimal) and told[0][0].at.tzinfo is not None
+    await worker.settle(call, Decimal("0.2"))
+    assert await standing(database, budgets[0].name) == (Decimal("0.2"), 0)
+    assert await worker.reserve(call, parts(budgets), WORST, hold_s=60) == Held()
+    assert await standing(database, budgets[0].name) == (0, WORST), "it is open again, in place of what it was"
+
+
+async def test_nothing_is_reserved_where_one_of_several_budgets_has_no_room(database: Database, lane: str) -> None:
+    budgets = rules(lane)
+    worker = PostgresBudgets(database, budgets)
+    over = await worker.reserve(str(uuid.uuid4()), parts(budgets), Decimal(1), hold_s=60)
+    assert isinstance(over, Over) and over.until > datetime.now(UTC)
+    assert await standing(database, budgets[1].name) == (0, 0)
+
+
+async def test_what_a_killed_worker_reserved_is_settled_from_the_journal(database: Database, lane: str) -> None:
+    budgets = rules(lane)
+    worker = PostgresBudgets(database, budgets)
+    never = str(uuid.uuid4())
+    await worker.reserve(never, parts(budgets), WORST, hold_s=0)
+    lost = await claimed(database, lane, "r1", lease_s=0.0)
+    alive = await claimed(database, lane, "r2", lease_s=60.0)
+    for call in (lost, alive):
+        await worker.reserve(call, parts(budgets), WORST, hold_s=0)
+    kept = str(uuid.uuid4())
+    await worker.reserve(kept, parts(budgets), WORST, hold_s=60)
+    # Another test's may be among them.
+    while await PostgresBudgets(database, budgets).sweep():
+        pass
+    rows = await database.execute(
+        "SELECT call_id::text, state, amount FROM budget_reservations WHERE budget = %s", (budgets[0].name,)
+    )
+    assert {call: (state, amount) for call, state, amount in rows} == {
+        never: ("settled", Decimal(0)),
+        lost: ("settled", Decimal("0.02")),
+        alive: ("open", WORST),
+        kept: ("open", WORST),
+    }
+    assert await standing(database, budgets[0].name) == (Decimal("0.02"), 2 * WORST)
+    # Its event comes again, and the call is made after all.
+    assert await worker.reserve(lost, parts(budgets), WORST, hold_s=60) == Held()
+    await worker.settle(lost, Decimal("0.025"))
+    assert await standing(database, budgets[0].name) == (Decimal("0.025"), 2 * WORST)
+
+
+async def claimed(database: Database, lane: str, request_id: str, *, lease_s: float) -> str:
+    """A call with an open attempt of at most 2 cents."""
+    key = CallKey(tenant="acme", lane=lane, run="", request_id=request_id)
+    target: dict[str, Any] = {"stage_version": "1", "control_offset": 0, "account": "", "price_source": "settings"}
+    bound = Bound(prompt_tokens=1, completion_tokens=1, usd=Decimal("0.02"))
+    where = Target(route="default", deployment="d", provider="p", model="m", bound=bound, **target)
+    offer = Offer(key=key, input_hash="h", input=b"i", target=where, max_attempts=3)
+    await PostgresJournal(database, lease_s=lease_s).claim(offer, owner="w")
+    return key.call_id
