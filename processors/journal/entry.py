@@ -71,8 +71,8 @@ class Target:
 class Offer:
     """A wish to make a call. ``expired`` is the caller's own finding; the journal checks ``expires_at`` again.
 
-    ``cancelled``: the request was; the call is never granted then. ``refused``: nor is it then, because no money is left
-    for it, and a call that was begun ends with that. ``if_lost``: what the call ends with when a worker
+    ``cancelled``: the request was; the call is never granted then. ``refused``: nor is it then, because no money is
+    left for it, and a call that was begun ends with that. ``if_lost``: what the call ends with when a worker
     was lost in the middle of it; ``None`` to make it again.
     """
 

@@ -1,0 +1,30 @@
+"""The most that a call can cost, with all of its attempts: what its budgets have to hold while it is open."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+
+from processors.complete.payload import build_payload, token_limit
+from processors.complete.pricing import upper_bound
+from processors.complete.routes import Deployment, Route
+from schemas.records import Enrichment
+
+
+def worst_case(enrichment: Enrichment, route: Route, *, at: datetime) -> Decimal:
+    """US dollars, at the dearest deployment that the route may come to.
+
+    Every attempt counts with its upper bound, because each may be paid without an outcome. A reply that is asked for
+    once more is asked with a longer prompt: as long as its deployment's context.
+    """
+    return max(_most(enrichment, route, deployment, at) for deployment in route.deployments)
+
+
+def _most(enrichment: Enrichment, route: Route, deployment: Deployment, at: datetime) -> Decimal:
+    request = enrichment.request
+    limit = token_limit(request.sampling, deployment)
+    plain = upper_bound(build_payload(enrichment, deployment), deployment, limit, at=at).usd
+    if request.response_format.type == "text":
+        return plain * route.most_attempts
+    again = deployment.price.most(deployment.context_tokens, limit, at)
+    return plain * route.most_attempts + again * route.repair_attempts
