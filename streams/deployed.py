@@ -65,13 +65,20 @@ def _route(name: str, settings: Settings, deployments: Mapping[str, Deployment])
 def _deployment(
     whole: Settings, name: str, settings: DeploymentSettings, book: PriceBook, library: Library
 ) -> Deployment:
-    values = settings.model_dump(exclude={"api_key_env", "api_keys_env", "price"})
+    values = settings.model_dump(exclude={"api", "api_key_env", "api_keys_env", "price"})
     own = None if settings.price is None else _price(settings.price, name=f"deployments.{name}.price")
     price = book.tariff(settings.provider, settings.model, own=own)
-    counting = library.provider(settings.provider)
+    # What Anthropic counts comes from its client as a chat completion's usage, whatever the library knows of it.
+    counting = None if settings.spoken == "anthropic" else library.provider(settings.provider)
     keys = _keys(whole, name, settings)
     return Deployment(
-        name=name, api_key=keys[0] if keys else None, api_keys=keys, price=price, counting=counting, **values
+        name=name,
+        api=settings.spoken,
+        api_key=keys[0] if keys else None,
+        api_keys=keys,
+        price=price,
+        counting=counting,
+        **values,
     )
 
 

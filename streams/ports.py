@@ -8,15 +8,17 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from decimal import Decimal
 
+import structlog
+
 from processors.account import Account
 from processors.account.entry import Booked, Entry
 from processors.account.postgres import PostgresLedger
 from processors.admit import Admit
-from processors.admit.policy import AdmitPolicy
-from processors.clock import Clock
 from processors.admit.buckets_pg import PostgresBuckets
 from processors.admit.limiter import Limiter
 from processors.admit.limiting import Limiting
+from processors.admit.policy import AdmitPolicy
+from processors.clock import Clock
 from processors.complete.live import Pace
 from processors.complete.processor import Complete
 from processors.control import ControlView
@@ -32,7 +34,7 @@ from processors.idempotency import PostgresIdempotency
 from processors.index.policy import IndexPolicy
 from processors.index.stage import Index, IndexOutcome
 from processors.journal.postgres import PostgresJournal
-from processors.model.client import OpenAIClient
+from processors.model import ModelClients
 from processors.passages_pg import PgPassages
 from processors.postgres import Database
 from processors.prices import UNPRICED, Price
@@ -40,9 +42,9 @@ from processors.prompts import PgPrompts
 from processors.release.calls import JournalCalls
 from processors.release.policy import ReleasePolicy
 from processors.release.stage import Release
+from processors.ruling import Ruling
 from schemas.codec import Codec
 from schemas.records import Usage
-from processors.ruling import Ruling
 from streams.caching import build_caches
 from streams.deltas import ProducerDeltas
 from streams.deployed import routes, say_prices
@@ -55,6 +57,8 @@ from streams.stages import STAGES
 NO_KEY = "none"
 # Vectors kept for the next answer: 6 MB at 384 dimensions.
 EVALUATE_VECTORS = 4_096
+
+log = structlog.get_logger(__name__)
 
 
 class Ports:
@@ -97,10 +101,6 @@ class Ports:
             idempotency=PostgresIdempotency(self._database),
             finality=PostgresFinality(self._database),
             codec=self._codec,
-        )
-
-    def enrich(self) -> Enrich:
-        """The enrich stage's processor."""
             limiting=self._limiting(),
         )
 
@@ -118,6 +118,10 @@ class Ports:
             clock=self._clock,
             lane=self._lane,
             observer=LimitMetrics(self._metrics),
+        )
+
+    def enrich(self) -> Enrich:
+        """The enrich stage's processor."""
         return Enrich(
             PgPassages(self._database),
             CachedEmbedder(self._embeddings()),
@@ -132,7 +136,7 @@ class Ports:
         """The complete stage's processor, with its leases being kept."""
         by_name = routes(self._settings)
         say_prices({one.name: one for route in by_name.values() for one in route.deployments}.values())
-        client = OpenAIClient()
+        client = ModelClients()
         self._stack.push_async_callback(client.close)
         journal = PostgresJournal(self._database, lease_s=self._settings.worker.lease_s)
         processor = Complete(
@@ -244,10 +248,6 @@ class Ports:
         return policies
 
 
-class EvaluateMetrics:
-    """An ``EvaluateObserver`` that counts."""
-
-    def __init__(self, metrics: Metrics, lane: str) -> None:
 class LimitMetrics:
     """A ``LimitObserver`` that counts."""
 
@@ -258,6 +258,10 @@ class LimitMetrics:
         self._metrics.rulings.labels(tier, ruling.verdict, ruling.by).inc()
 
 
+class EvaluateMetrics:
+    """An ``EvaluateObserver`` that counts."""
+
+    def __init__(self, metrics: Metrics, lane: str) -> None:
         self._metrics, self._lane = metrics, lane
 
     def on_expected(self) -> None:

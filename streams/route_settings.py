@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from streams.cache_settings import CacheSettings
 from streams.credentials import Section
 
+Api = Literal["openai", "azure", "anthropic"]
 Strategy = Literal["weighted", "least_busy", "lowest_latency", "cheapest"]
 # What a fallback's name begins with where it is a route; else it is a deployment.
 ROUTE_PREFIX = "route/"
@@ -38,7 +39,13 @@ class DeploymentSettings(Section):
 
     base_url: str
     model: str = Field(min_length=1)
+    # Who is behind it: prices go by it, and so does what it speaks where ``api`` is left out.
     provider: str = "openai"
+    api: Api | None = None
+    # Azure's api-version, Anthropic's anthropic-version; each has a default.
+    api_version: str | None = Field(default=None, min_length=1)
+    # Newer models of OpenAI take no ``max_tokens``.
+    max_tokens_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     api_key_env: str | None = None
     api_keys_env: tuple[str, ...] = ()
     # Who is billed: an organisation or project, never a key.
@@ -66,6 +73,18 @@ class DeploymentSettings(Section):
         if len(set(self.api_keys_env)) < len(self.api_keys_env):
             raise FieldError(("api_keys_env",), "names a variable twice")
         return self
+
+    @property
+    def spoken(self) -> Api:
+        """What the endpoint speaks: as ``api`` says, else Azure's or Anthropic's own where they are the provider.
+
+        Azure's later addresses, which end in ``/v1``, are OpenAI's own API.
+        """
+        if self.api is not None:
+            return self.api
+        if self.provider == "azure":
+            return "openai" if self.base_url.rstrip("/").endswith("/v1") else "azure"
+        return "anthropic" if self.provider == "anthropic" else "openai"
 
     @property
     def key_variables(self) -> tuple[str, ...]:

@@ -98,8 +98,9 @@ class Call:
         try:
             async with asyncio.timeout(deadline_s):
                 await self._exchange(wire)
-        except TimeoutError:
-            return self._timed_out()
+        except TimeoutError as error:
+            # aiohttp's own, for connecting, is a TimeoutError too.
+            return cause.from_connection(error, deployment) if cause.never_sent(error) else self._timed_out()
         except BodyTooLargeError:
             return PermanentProviderError(
                 "response_too_large", f"deployment {name} replied with too large a body", http_status=200

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 
+from streams.doctor.apis import probe
 from streams.doctor.checkup import NotCheckedError, ProblemError
 from streams.doctor.postgres import table_dimension
 from streams.doctor.redact import shown_url
@@ -21,9 +23,9 @@ CALL_TIMEOUT_S = 20.0
 async def look_embeddings(settings: Settings) -> str:
     """Embeds one word, whose vector must have the length that settings and the table of passages have."""
     wanted = settings.embeddings
-    key = wanted.api_key.get_secret_value() if wanted.api_key else None
+    headers = {"Authorization": f"Bearer {wanted.api_key.get_secret_value()}"} if wanted.api_key else {}
     body = {"model": wanted.model, "input": ["headrace"], "encoding_format": "float"}
-    reply = await _ask("POST", f"{wanted.base_url.rstrip('/')}/embeddings", key, body)
+    reply = await _ask("POST", f"{wanted.base_url.rstrip('/')}/embeddings", headers, body)
     try:
         length = len(reply["data"][0]["embedding"])
     except (KeyError, IndexError, TypeError):
@@ -51,25 +53,25 @@ async def look_dimension(settings: Settings) -> str:
 
 async def look_deployment(deployment: DeploymentSettings) -> str:
     """Whether the endpoint answers, takes the key and serves the model. Costs nothing."""
-    where = shown_url(deployment.base_url)
-    reply = await _ask("GET", f"{deployment.base_url.rstrip('/')}/models", _key(deployment), None, missing_is_fine=True)
-    listed = _models(reply)
+    where, way = shown_url(deployment.base_url), probe(deployment, _key(deployment))
+    reply = await _ask("GET", way.models_url, way.headers, None, missing_is_fine=True)
+    if way.by_name and reply is None:
+        raise ProblemError(f"{where} knows no {deployment.model}", "correct the deployment's model or base_url")
+    listed = _models(reply) if way.lists else set()
     if listed and deployment.model not in listed:
         names = ", ".join(sorted(listed)[:5])
         raise ProblemError(f"{where} serves {names}; not {deployment.model}", "correct the deployment's model")
-    return f"{deployment.model} at {where}" + ("" if listed else " (it lists no models)")
+    return f"{deployment.model} at {where}" + ("" if listed or way.by_name else " (it lists no models)")
 
 
 async def look_call(deployment: DeploymentSettings, *, allowed: bool) -> str:
     """Asks the model for one token."""
     if not allowed and not is_local(deployment):
         raise NotCheckedError("a call to this endpoint may cost money; add --call to make it")
-    body = {"model": deployment.model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
-    url = f"{deployment.base_url.rstrip('/')}/chat/completions"
-    reply = await _ask("POST", url, _key(deployment), body, timeout_s=CALL_TIMEOUT_S)
-    if not isinstance(reply, dict) or not reply.get("choices"):
+    way = probe(deployment, _key(deployment))
+    used = way.used(await _ask("POST", way.call_url, way.headers, way.body, timeout_s=CALL_TIMEOUT_S))
+    if used is None:
         raise ProblemError("the reply holds no choice", "check the deployment's base_url and model")
-    used = reply.get("usage") or {}
     return f"answered; {used.get('prompt_tokens', '?')} tokens in, {used.get('completion_tokens', '?')} out"
 
 
@@ -99,14 +101,13 @@ def _models(reply: Any) -> set[str]:
 async def _ask(
     method: str,
     url: str,
-    key: str | None,
-    body: dict[str, Any] | None,
+    headers: Mapping[str, str],
+    body: Mapping[str, Any] | None,
     *,
     timeout_s: float = 5.0,
     missing_is_fine: bool = False,
 ) -> Any:
     """The JSON of a reply, None for what is no JSON. Nothing of the endpoint's error text is passed on."""
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     try:
         async with (

@@ -51,6 +51,7 @@ class Provider:
                 web.post("/v1/chat/completions", self.chat),
                 web.post("/v1/embeddings", self.embed),
                 web.get("/v1/models", self.models),
+                web.get("/v1/models/{model}", self.model),
                 web.post("/openai/deployments/{model}/chat/completions", self.azure_chat),
                 web.post("/openai/deployments/{model}/embeddings", self.embed),
                 web.get("/openai/models", self.models),
@@ -63,6 +64,12 @@ class Provider:
 
     async def models(self, request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": "fake", "object": "model"}]})
+
+    async def model(self, request: web.Request) -> web.Response:
+        name = request.match_info["model"]
+        if name != "fake":
+            return refusal(ANTHROPIC, Fault("404"))
+        return web.json_response({"type": "model", "id": name})
 
     async def calls(self, request: web.Request) -> web.Response:
         return web.json_response({**self.log.bill.shown(), "calls": self.log.recent()})

@@ -1,0 +1,41 @@
+"""What a transport raises before or after it sent is told apart, whichever transport it is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+
+from processors.complete.routes import Deployment
+from processors.model.anthropic_assembly import MessageAssembly
+from processors.model.assembly import ChatAssembly
+from processors.model.exchange import Assembly, Call, Opened
+from schemas.errors import OutcomeUnknownError, ProviderError, TransientProviderError
+
+HERE = Deployment(name="d1", base_url="http://x", model="m")
+
+
+@asynccontextmanager
+async def failing(error: Exception) -> AsyncIterator[Opened]:
+    raise error
+    yield  # type: ignore[unreachable]
+
+
+@pytest.mark.parametrize("assembly", [ChatAssembly, MessageAssembly])
+@pytest.mark.parametrize(
+    ("raised", "kind", "code"),
+    [
+        (aiohttp.ConnectionTimeoutError("slow to connect"), TransientProviderError, "connect_error"),
+        (aiohttp.SocketTimeoutError("slow to read"), OutcomeUnknownError, "timeout_total"),
+        (aiohttp.ServerDisconnectedError(), OutcomeUnknownError, "connection_lost"),
+        (aiohttp.ClientPayloadError("half"), OutcomeUnknownError, "connection_lost"),
+        (ConnectionResetError(), OutcomeUnknownError, "connection_lost"),
+    ],
+)
+async def test_only_what_was_never_sent_is_booked_at_nothing(
+    assembly: type[Assembly], raised: Exception, kind: type[ProviderError], code: str
+) -> None:
+    error = await Call(HERE, assembly()).run(failing(raised), deadline_s=60)
+    assert (type(error), error and error.code) == (kind, code)
