@@ -35,17 +35,36 @@ class Form(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
 
-class PartForm(Form):
-    type: Literal["text"]
-    text: str
+class ImageForm(Form):
+    url: Filled
+    detail: str | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _handled(cls, value: Any) -> Any:
-        kind = value.get("type") if isinstance(value, dict) else None
-        if isinstance(kind, str) and kind != "text":
-            raise ValueError("set type to text; parts of other types are not handled yet")
-        return value
+
+class AudioForm(Form):
+    data: Filled
+    format: Literal["wav", "mp3"]
+
+
+class FileForm(Form):
+    file_data: Filled
+    filename: str | None = None
+
+
+class PartForm(Form):
+    """A part as OpenAI writes it. What it holds stands under the name of its type."""
+
+    type: Literal["text", "image_url", "input_audio", "file"]
+    text: str | None = None
+    image_url: ImageForm | None = None
+    input_audio: AudioForm | None = None
+    file: FileForm | None = None
+
+    @model_validator(mode="after")
+    def _holds_its_type(self) -> Self:
+        given = [name for name in ("text", "image_url", "input_audio", "file") if getattr(self, name) is not None]
+        if given != [self.type]:
+            raise ValueError(f"set {self.type} and nothing else beside type")
+        return self
 
 
 def _parts(value: Any) -> Any:
@@ -84,6 +103,7 @@ class SamplingForm(Form):
     seed: Large | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
+    logprobs: bool | None = None
     top_logprobs: Small | None = None
     reasoning_effort: str | None = None
     samples: Small | None = None

@@ -7,7 +7,8 @@ from typing import Any
 from uuid import uuid4
 
 from schemas.ids import derive_id, request_event_id
-from schemas.records import ContentPart, Message, Meta, PromptRef, Request, ResponseFormat, Retrieval, Sampling, Text
+from schemas.records import Message, Meta, PromptRef, Request, ResponseFormat, Retrieval, Sampling, Text
+from streams.request_content import content_part
 from streams.request_form import (
     BadRequestLineError,
     FormatForm,
@@ -84,7 +85,7 @@ def _request(read: RequestForm, request_id: str, tenant: str, lane: str) -> Requ
 def _message(read: MessageForm) -> Message:
     return Message(
         role=read.role,
-        content=tuple(ContentPart(type="text", text=Text(inline=part.text)) for part in read.content or ()),
+        content=tuple(content_part(part) for part in read.content or ()),
         name=read.name,
         tool_call_id=read.tool_call_id,
         tool_calls_json=None if read.tool_calls is None else Text(inline=_json(read.tool_calls)),
@@ -107,7 +108,8 @@ def _sampling(read: SamplingForm) -> Sampling:
         seed=read.seed,
         presence_penalty=read.presence_penalty,
         frequency_penalty=read.frequency_penalty,
-        top_logprobs=read.top_logprobs,
+        # OpenAI's switch: the token that was chosen, without alternatives.
+        top_logprobs=0 if read.logprobs and read.top_logprobs is None else read.top_logprobs,
         reasoning_effort=read.reasoning_effort,
         samples=1 if read.samples is None else read.samples,
     )

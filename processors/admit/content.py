@@ -6,6 +6,7 @@ import re
 
 from processors.admit.forms import check_name, check_no_controls, check_text, parse_json, refused
 from processors.admit.policy import Limits
+from processors.content import check_parts, only_text
 from processors.text import inline, message_text
 from schemas.records import Message, PromptRef, Request
 
@@ -15,7 +16,7 @@ _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
 def check_content(request: Request, limits: Limits) -> None:
-    """Either a query or a conversation, each message within bounds, and text parts only."""
+    """Either a query or a conversation, each message within bounds, with parts that can be sent."""
     if request.query is not None and request.messages:
         raise refused("query", "set either query or messages, not both")
     if request.query is not None:
@@ -31,11 +32,14 @@ def check_content(request: Request, limits: Limits) -> None:
 def _check_messages(messages: tuple[Message, ...], limits: Limits) -> None:
     if len(messages) > limits.messages:
         raise refused("messages", f"must be at most {limits.messages} messages")
-    total = 0
+    total = data = 0
     for number, message in enumerate(messages):
         total += _check_message(message, f"messages[{number}]", limits)
         if total > limits.total_chars:
             raise refused("messages", f"must be at most {limits.total_chars} characters together")
+        data += check_parts(message, f"messages[{number}]")
+        if data > limits.data_chars:
+            raise refused("messages", f"must hold at most {limits.data_chars} characters of data; send an address")
     if not any(message.role == "user" for message in messages):
         raise refused("messages", "must hold a message of role user: there is no question to answer")
 
@@ -46,7 +50,7 @@ def _check_message(message: Message, field: str, limits: Limits) -> int:
         raise refused(f"{field}.role", f"must be one of {', '.join(ROLES)}")
     text = message_text(message, field)
     calls = message.tool_calls_json
-    least = 0 if message.role == "assistant" and calls is not None else 1
+    least = 0 if (message.role == "assistant" and calls is not None) or not only_text(message) else 1
     check_text(text, f"{field}.content", least=least, most=limits.message_chars)
     if message.name is not None:
         check_name(message.name, f"{field}.name", 64)

@@ -17,7 +17,7 @@ from processors.admit.schema import check_schema
 from processors.text import inline
 from schemas.records import Request, ResponseFormat, Retrieval, Sampling
 
-EFFORTS = ("minimal", "low", "medium", "high")
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 FORMATS = ("text", "json_object", "json_schema")
 CHOICES = ("none", "auto", "required")
 _SEED = 2**63 - 1

@@ -49,8 +49,13 @@ def cache_key(incoming: Incoming[Enrichment], models: Sequence[str], scope: Scop
 
 
 def personal(request: Request) -> bool:
-    """Whether identifiers of a person are in what was asked: e-mail, phone, card or social security numbers."""
-    return any(find_identifiers(text, _REGIONS) for text in _texts(request))
+    """Whether identifiers of a person are in what was asked: e-mail, phone, card or social security numbers.
+
+    Pictures, sound and files may show anything.
+    """
+    return any(part.type != "text" for message in request.messages for part in message.content) or any(
+        find_identifiers(text, _REGIONS) for text in _texts(request)
+    )
 
 
 def _texts(request: Request) -> Iterator[str]:

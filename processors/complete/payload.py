@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from processors.complete.routes import Deployment
+from processors.content import only_text, sent_parts
 from processors.text import inline, message_text
 from schemas.errors import RefusedError
 from schemas.records import Enrichment, Message, ResponseFormat, Sampling, Text
@@ -54,8 +55,7 @@ def payload_hash(payload: Payload, deployment: Deployment) -> str:
 def _message(message: Message, field: str) -> dict[str, Any]:
     calls = message.tool_calls_json
     # An assistant's turn that only called tools has no content.
-    content = None if calls is not None and not message.content else message_text(message, field)
-    body: dict[str, Any] = {"role": message.role, "content": content}
+    body: dict[str, Any] = {"role": message.role, "content": _content(message, field)}
     if message.name is not None:
         body["name"] = message.name
     if message.tool_call_id is not None:
@@ -63,6 +63,13 @@ def _message(message: Message, field: str) -> dict[str, Any]:
     if calls is not None:
         body["tool_calls"] = _json(calls, f"{field}.tool_calls_json")
     return body
+
+
+def _content(message: Message, field: str) -> str | list[dict[str, Any]] | None:
+    if message.tool_calls_json is not None and not message.content:
+        return None
+    # Not every endpoint takes parts: texts go as one.
+    return message_text(message, field) if only_text(message) else sent_parts(message, field)
 
 
 def _sampling(sampling: Sampling) -> dict[str, Any]:

@@ -24,9 +24,10 @@ def upper_bound(payload: Payload, deployment: Deployment, max_tokens: int, *, at
 
     Assumes that no context is longer than the deployment's. The price is that of the book, at its dearest.
     """
-    prompt = min(
-        deployment.context_tokens, _prompt_bytes(payload) + _TOKENS_PER_MESSAGE * (len(payload["messages"]) + 1)
-    )
+    prompt = deployment.context_tokens
+    if all(isinstance(message.get("content"), str | None) for message in payload["messages"]):
+        # A picture's address says nothing of its tokens.
+        prompt = min(prompt, _prompt_bytes(payload) + _TOKENS_PER_MESSAGE * (len(payload["messages"]) + 1))
     usd = deployment.price.most(prompt, max_tokens, at)
     return Bound(prompt_tokens=prompt, completion_tokens=max_tokens, usd=usd)
 

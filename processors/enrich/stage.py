@@ -63,7 +63,8 @@ class Enrich:
         policy = self._routes.get(admission.route, self._policy)
         conversation = _conversation(request)
         prompt = await self._prompt(request, policy)
-        k = _passages_wanted(request, policy)
+        # A picture alone asks nothing that could be searched for.
+        k = _passages_wanted(request, policy) if conversation.question.strip() else 0
         hits = await self._retrieve(incoming.meta.tenant, request, conversation.question, policy, k)
         fitted = self._fit(request, conversation, prompt, hits, policy, k)
         enrichment = Enrichment(

@@ -12,6 +12,9 @@ from processors.text import inline, message_text
 from schemas.errors import RefusedError
 from schemas.records import Message
 
+# What a picture, a sound or a file is taken to be: about what providers count for a picture in full detail.
+_PART_TOKENS = 1_100
+
 Count = Callable[[str], int]
 Render = Callable[[Sequence[ShownPassage]], str]
 
@@ -156,7 +159,8 @@ class Window:
     def _cost(self, message: Message) -> int:
         calls = "" if message.tool_calls_json is None else inline(message.tool_calls_json, "tool_calls_json")
         text = "\n".join(part for part in (message_text(message), calls, message.name) if part)
-        return self._count(text) + self._policy.message_tokens
+        others = sum(part.type != "text" for part in message.content)
+        return self._count(text) + self._policy.message_tokens + others * _PART_TOKENS
 
     def _too_long(self) -> RefusedError:
         question, system = self._count(self._conversation.question), self._count(self._system([]))

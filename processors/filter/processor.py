@@ -15,6 +15,8 @@ from processors.filter.cleaning import MASKS, SPECIAL, clean
 from processors.filter.finding import Finding
 from processors.filter.formats import check_format
 from processors.filter.json_text import clean_json, parse
+from processors.filter.logprobs import shown
+from processors.filter.logprobs import verdict as held_back
 from processors.filter.policy import FilterPolicy
 from processors.filter.stream import buffered_chunks, public_text
 from processors.filter.tokens import strip_tokens
@@ -102,6 +104,8 @@ class Filter:
             findings += found
         if json and text is not None:
             verdicts.append(_form(completion))
+        logprobs = shown(completion.logprobs_json, (text.inline or "") if text is not None else "", regions)
+        verdicts += held_back(completion.logprobs_json, logprobs, version=VERSION, stage=STAGE)
         verdicts += _found(findings)
         if completion.streamed:
             verdicts.append(self._agreement(completion, text))
@@ -114,6 +118,7 @@ class Filter:
             status="answered",
             text=text,
             tool_calls_json=calls,
+            logprobs_json=logprobs,
             citations=citations,
             decided_at=self._clock.now(),
             **known,

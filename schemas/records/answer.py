@@ -61,6 +61,9 @@ class Answer(Record):
     citations: tuple[Citation, ...] = ()
     # All passages that the model was shown
     passages: tuple[Passage, ...] = ()
+    # Log probabilities of the text's tokens, as the provider's JSON; null where none were
+    # asked for, and where the text is not as the model wrote it
+    logprobs_json: Text | None = None
     # Why generation ended
     finish_reason: str = ""
     # text, json_object or json_schema

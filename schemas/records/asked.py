@@ -62,8 +62,7 @@ class ContentPart(Record):
 
     AVRO_NAME: ClassVar[str] = "headrace.ContentPart"
 
-    # Kind of part: text (others are refused until they are handled: image_url,
-    # input_audio, file)
+    # Kind of part: text, image_url, input_audio, file
     type: str
     # The text of a part of type text
     text: Text | None = None
@@ -134,7 +133,7 @@ class Sampling(Record):
     frequency_penalty: float | None = None
     # How many alternatives' log probabilities to return; null for none
     top_logprobs: int | None = None
-    # Provider's reasoning effort: minimal, low, medium, high
+    # Provider's reasoning effort: none, minimal, low, medium, high, xhigh
     reasoning_effort: str | None = None
     # How many answers to draw
     samples: int = 1
@@ -150,7 +149,7 @@ class ResponseFormat(Record):
     type: str = "text"
     # Name of the JSON schema
     schema_name: str | None = None
-    # The JSON schema (draft 2020-12), as JSON
+    # The JSON schema (draft 2020-12, or the one that its $schema names), as JSON
     schema_json: Text | None = None
     # Ask the provider to hold to the schema
     strict: bool = False

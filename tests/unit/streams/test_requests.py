@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from processors.content import sent_parts
 from schemas.codec import Codec
 from schemas.ids import request_event_id
-from schemas.records import PromptRef, Request, Text
+from schemas.records import ContentPart, PromptRef, Request, Text
 from streams.requests import BadRequestLineError, parse_request
 
 
@@ -126,10 +127,45 @@ def test_bytes_that_are_no_utf8_are_refused() -> None:
         parse_request(b'{"query": "\xff"}', tenant="acme", lane="live")
 
 
-def test_content_that_is_not_handled_is_refused_and_not_ignored() -> None:
-    image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
-    found = faults({"messages": [{"role": "user", "content": [image]}]})
-    assert found == ["messages.0.content.0: set type to text; parts of other types are not handled yet"]
+def test_parts_that_are_no_text_are_read_as_openai_writes_them() -> None:
+    parts = [
+        {"type": "text", "text": "Compare."},
+        {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+        {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "mp3"}},
+        {"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA", "filename": "a.pdf"}},
+    ]
+    (message,) = parse({"messages": [{"role": "user", "content": parts}]}).messages
+    assert message.content == (
+        ContentPart(type="text", text=Text(inline="Compare.")),
+        ContentPart(type="image_url", url="https://example.com/a.png", detail="low"),
+        ContentPart(type="image_url", data=Text(inline="AAAA"), media_type="image/png"),
+        ContentPart(type="input_audio", data=Text(inline="AAAA"), media_type="audio/mpeg"),
+        ContentPart(type="file", data=Text(inline="AAAA"), media_type="application/pdf", file_name="a.pdf"),
+    )
+    # And back, as they are sent.
+    assert sent_parts(message, "m") == parts
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"type": "smell", "text": "x"}, "type: must be 'text', 'image_url', 'input_audio' or 'file'"),
+        ({"type": "image_url", "text": "x"}, "set image_url and nothing else"),
+        ({"type": "text"}, "set text and nothing else"),
+        ({"type": "image_url", "image_url": {"url": "data:image/png,AAAA"}}, "data:<media type>;base64,<data>"),
+        ({"type": "file", "file": {"file_data": "AAAA"}}, "data:<media type>;base64,<data>"),
+    ],
+)
+def test_a_part_that_can_not_be_read_is_refused_and_not_ignored(part: dict[str, Any], said: str) -> None:
+    (found,) = faults({"messages": [{"role": "user", "content": [part]}]})
+    assert said in found
+
+
+def test_logprobs_without_alternatives_can_be_asked_for() -> None:
+    assert parse({"query": "x", "logprobs": True}).sampling.top_logprobs == 0
+    assert parse({"query": "x", "logprobs": True, "top_logprobs": 2}).sampling.top_logprobs == 2
+    assert parse({"query": "x", "logprobs": False}).sampling.top_logprobs is None
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
