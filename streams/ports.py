@@ -23,6 +23,7 @@ from processors.complete.live import Pace
 from processors.complete.processor import Complete
 from processors.control import ControlView
 from processors.embeddings import CachedEmbedder, EmbeddingPolicy, OpenAIEmbedder
+from processors.embeddings_batch import BatchingEmbedder
 from processors.enrich.policy import EnrichPolicy
 from processors.enrich.stage import Enrich
 from processors.evaluate import Evaluate, EvaluatePolicy, PostgresEvaluations, SamplingPolicy
@@ -80,7 +81,7 @@ class Ports:
         self._settings, self._lane, self._database, self._codec = settings, lane, database, codec
         self._clock, self._control, self._metrics, self._failpoints = clock, control, metrics, failpoints
         self._stack, self._producer = stack, producer
-        self._embedder: OpenAIEmbedder | None = None
+        self._embedder: BatchingEmbedder | None = None
 
     def admit(self) -> Admit:
         """The admit stage's processor."""
@@ -220,12 +221,21 @@ class Ports:
 
         return Index(PgPassages(self._database), self._embeddings(), observe=observe)
 
-    def _embeddings(self) -> OpenAIEmbedder:
+    def _embeddings(self) -> BatchingEmbedder:
         if self._embedder is None:
             settings = self._settings.embeddings
-            policy = EmbeddingPolicy(model=settings.model, dimension=settings.dimension, deadline_s=settings.timeout_s)
+            policy = EmbeddingPolicy(
+                model=settings.model,
+                dimension=settings.dimension,
+                deadline_s=settings.timeout_s,
+                batch=settings.batch,
+            )
             key = settings.api_key.get_secret_value() if settings.api_key else NO_KEY
-            self._embedder = OpenAIEmbedder(policy, base_url=settings.base_url, api_key=key)
+            endpoint = OpenAIEmbedder(policy, base_url=settings.base_url, api_key=key)
+            self._stack.push_async_callback(endpoint.close)
+            # One for all stages of the process: their texts go in the same calls.
+            wait_s = settings.batch_wait_ms / 1000
+            self._embedder = BatchingEmbedder(endpoint, most=settings.batch, wait_s=wait_s)
             self._stack.push_async_callback(self._embedder.close)
         return self._embedder
 

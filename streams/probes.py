@@ -9,8 +9,9 @@ import aiohttp
 
 from schemas.errors import DependencyDownError
 from streams import security
+from streams.embedding_settings import EmbeddingSettings
 from streams.gate import Probe
-from streams.settings import EmbeddingSettings, RegistrySettings
+from streams.settings import RegistrySettings
 
 TIMEOUT = aiohttp.ClientTimeout(total=3)
 

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import tomllib
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from schemas.errors import ConfigurationError
 from streams.cache_settings import check_caches
 from streams.credentials import PrincipalSettings, SaslSettings, Section, TlsSettings, one_secret, with_password
+from streams.embedding_settings import EmbeddingSettings
 from streams.evaluate_settings import EvaluateSettings
 from streams.limit_settings import LimitSettings, RateSettings
 from streams.retention import FOREVER, Retention
@@ -89,19 +89,6 @@ class PostgresSettings(Section):
     @classmethod
     def _with_password(cls, values: Any) -> Any:
         return with_password(values)
-
-
-class EmbeddingSettings(Section):
-    """An OpenAI-compatible embeddings endpoint."""
-
-    base_url: str
-    model: str
-    dimension: int = Field(default=384, ge=1)
-    # US dollars per million tokens. Only the evaluate stage books it: retrieval's and indexing's calls are not booked.
-    price: Decimal = Field(default=Decimal(0), ge=0)
-    provider: str = ""
-    api_key: SecretStr | None = None
-    timeout_s: float = Field(default=20.0, gt=0)
 
 
 class DeltaSettings(Section):
