@@ -11,10 +11,15 @@ HANDLED_PART = "text"
 def inline(text: Text, field: str = "text") -> str:
     """The text itself; ``field`` is its path in the event, for the message.
 
-    Raises ``RefusedError`` naming the field for a claim check, an encrypted text, and one with none or several forms.
+    Raises ``RefusedError`` naming the field for a reference to what is not stored, an encrypted text, and one with none
+    or several forms.
     """
     if text.ref is not None:
-        raise RefusedError("unsupported_text", f"{field}.ref: claim checks are not handled yet", field=f"{field}.ref")
+        raise RefusedError(
+            "unknown_body",
+            f"{field}.ref: no such text is stored for the tenant, or the event would be too large with it",
+            field=f"{field}.ref",
+        )
     if text.sealed is not None:
         raise RefusedError("unsupported_text", f"{field}.sealed: not handled yet", field=f"{field}.sealed")
     if text.inline is None:

@@ -12,6 +12,7 @@ from schemas.errors import PoisonError, UnknownSchemaError
 from schemas.json_view import to_json
 from schemas.record import Record
 from schemas.records import Answer
+from streams.claims import BlockingClaims
 from streams.reading import POLL_S, Entry, TopicReader
 from streams.settings import Settings
 from streams.topics import consumer_topic
@@ -28,7 +29,7 @@ class AnswerStream:
 
         Raises ``DependencyDownError``, and ``ConfigurationError`` for a lane that has no topics.
         """
-        self._codec = codec
+        self._codec, self._claims = codec, BlockingClaims(settings, codec)
         self._seen: set[str] = set()
         self._reader = TopicReader(settings)
         try:
@@ -55,7 +56,8 @@ class AnswerStream:
     ) -> Iterator[Answer]:
         """The answers to these requests in order of arrival; an event that comes again is left out.
 
-        Ends when every request has one, or after ``timeout_s``. ``wanted`` may refuse an answer, e.g. another
+        Blocks on Postgres for an answer that was too large for its topic; raises ``DependencyDownError`` where that is
+        away. Ends when every request has one, or after ``timeout_s``. ``wanted`` may refuse an answer, e.g. another
         tenant's under the same request id. What comes while nobody collects is kept by the broker.
         """
         missing = {request_id.encode() for request_id in request_ids}
@@ -75,8 +77,9 @@ class AnswerStream:
             record = decoded(self._codec, entry.value)
         except PoisonError:
             return None
-        same = isinstance(record, Answer) and record.meta.request_id.encode() == entry.key
-        return record if isinstance(record, Answer) and same else None
+        if not isinstance(record, Answer) or record.meta.request_id.encode() != entry.key:
+            return None
+        return self._claims.whole(record, entry.value or b"")
 
 
 def decoded(codec: Codec, value: bytes | None) -> Record:

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from schemas.errors import ConfigurationError, DependencyDownError
 from streams import security
 from streams.causes import Event, causal_order
+from streams.claims import BlockingClaims
 from streams.known import Known, look_up
 from streams.opened import DEAD_LETTERS, Opened, Opener
 from streams.reading import Place, Stretch, TopicReader, partition_for
@@ -70,7 +71,8 @@ class Auditor:
         settings = self._settings
         known = self._look_up(request_id, [tenant] if tenant else {*settings.tenants, "default"})
         codec = asyncio.run(security.codec(settings.registry))
-        opener = Opener(codec, prefix=settings.prefix, lane=self._lane)
+        claims = BlockingClaims(settings, codec)
+        opener = Opener(codec, prefix=settings.prefix, lane=self._lane, claims=claims)
         since = known.since - BEFORE if known.since else None
         until = known.until + after if known.until else None
         if since is None:

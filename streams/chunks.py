@@ -10,6 +10,7 @@ from schemas.codec import Codec
 from schemas.errors import PoisonError
 from schemas.records import Answer, Chunk, Failure
 from streams.answers import decoded
+from streams.claims import BlockingClaims
 from streams.reading import POLL_S, Entry, TopicReader
 from streams.settings import Settings
 from streams.topics import consumer_topic
@@ -91,7 +92,7 @@ class ChunkReader:
 
         Raises ``DependencyDownError``, and ``ConfigurationError`` for a lane that has no topics.
         """
-        self._codec = codec
+        self._codec, self._claims = codec, BlockingClaims(settings, codec)
         self._reader = TopicReader(settings)
         kinds = ("chunks", "answers") if answers else ("chunks",)
         topics = [consumer_topic(settings, lane, kind, tenant) for kind in kinds]
@@ -128,4 +129,6 @@ class ChunkReader:
             record = decoded(self._codec, entry.value)
         except PoisonError:
             return None
-        return record if isinstance(record, Chunk | Answer) else None
+        if isinstance(record, Answer):
+            return self._claims.whole(record, entry.value or b"")
+        return record if isinstance(record, Chunk) else None

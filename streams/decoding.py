@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from processors.claimcheck import MARK
 from processors.event import Incoming
 from schemas.errors import DependencyDownError, UndecodableError, UnknownSchemaError
 from schemas.ids import derive_id
@@ -23,6 +24,8 @@ Message = Any  # faust.types.ConsumerMessage, which is untyped
 
 # A schema id that the registry denied is asked for once more after this long: its registration may be under way.
 DENIAL_PATIENCE_S = 30.0
+# Postgres is asked again after this long where it has no probe.
+UNPROBED_PAUSE_S = 1.0
 # Ids that anybody may make up are not remembered without bound.
 MOST_DENIED = 1_000
 TENANT_HEADER = "headrace-tenant"
@@ -42,8 +45,8 @@ class Decoder:
     async def decode(self, message: Message) -> Incoming[Record]:
         """The event of a message.
 
-        Blocks only for an unknown schema id, on the registry, and for a dead letter sent once more, on Postgres: for as
-        long as they are away.
+        Blocks only for an unknown schema id, on the registry, and on Postgres for a dead letter sent once more and for
+        texts that were too large for the topic: for as long as they are away. ``raw`` has these texts too.
         Raises ``PoisonError`` for what can't be decoded.
         """
         redrive = await redrive_of(message, self._services)
@@ -61,6 +64,7 @@ class Decoder:
             # A producer has no say in it. Who may write to a tenant's topic asks for that tenant, whatever he says.
             owner = tenant_of(message.topic, self._services.prefix, self._services.lane)
             meta = replace(meta, run="", tenant=owner or meta.tenant)
+        record, value = await self._whole(record, value, meta.tenant)
         incoming = Incoming(
             record=record,
             meta=meta,
@@ -79,6 +83,20 @@ class Decoder:
                 return self._services.codec.decode(value, self._source.record)
             except UnknownSchemaError as error:
                 await self._fetch(error)
+
+    async def _whole(self, record: Record, value: bytes, tenant: str) -> tuple[Record, bytes]:
+        """The event with the texts that it refers to, and its bytes with them."""
+        claims = self._services.claims
+        while claims is not None and MARK in value:
+            await self._services.gate.wait(("postgres",))
+            try:
+                whole = await claims.whole(record, value, tenant)
+            except DependencyDownError as error:
+                if not self._services.gate.report(error):
+                    await asyncio.sleep(UNPROBED_PAUSE_S)
+            else:
+                return whole, value if whole is record else self._services.codec.encode(whole)
+        return record, value
 
     async def _fetch(self, unknown: UnknownSchemaError) -> None:
         """Return when the codec may hold the id. Raises ``UnknownSchemaError`` when it was denied twice."""

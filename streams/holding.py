@@ -185,7 +185,8 @@ class Holding:
             event_id=meta.event_id,
             topic_kind=self._source.kind,
             key=message.key,
-            value=incoming.raw,
+            # As it was delivered: texts that were too large for a topic are still elsewhere.
+            value=message.value or b"",
             headers=tuple(message.headers or ()),
             tenant=meta.tenant,
             route=admission.route,

@@ -13,6 +13,7 @@ from schemas.errors import DependencyDownError, PoisonError, UnknownSchemaError
 from schemas.json_view import to_json
 from schemas.record import Record
 from schemas.records import DeadLetter, Header, Meta
+from streams.claims import BlockingClaims
 from streams.dead_letters import CONNECT, OURS
 from streams.reading import Entry
 from streams.topics import kind_of
@@ -47,7 +48,9 @@ class Opened:
 class Opener:
     """Opens entries of one lane. Never raises for what is in them."""
 
-    def __init__(self, codec: Codec, *, prefix: str, lane: str) -> None:
+    def __init__(self, codec: Codec, *, prefix: str, lane: str, claims: BlockingClaims | None = None) -> None:
+        """With ``claims``, texts that were too large for a topic are shown; else the references to them."""
+        self._claims = claims
         self._codec, self._prefix, self._lane = codec, prefix, lane
         # Schema ids that the registry denied: it is not asked for every record again.
         self._denied: set[int] = set()
@@ -62,6 +65,15 @@ class Opener:
     def _decode(self, value: bytes | None) -> tuple[Record | None, str | None]:
         if value is None:
             return None, "the value is null"
+        record, fault = self._read(value)
+        if record is None or self._claims is None:
+            return record, fault
+        try:
+            return self._claims.whole(record, value), None
+        except DependencyDownError:
+            return record, None
+
+    def _read(self, value: bytes) -> tuple[Record | None, str | None]:
         try:
             try:
                 return self._codec.decode_any(value), None

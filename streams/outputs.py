@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from processors.event import Output, Recorded
 from schemas.errors import OversizedError
@@ -25,6 +25,7 @@ from schemas.records import (
     Request,
     Timing,
 )
+from streams.claims import DATAREF, Claims
 from streams.headers import Headers, event_headers
 from streams.producer import Outgoing
 from streams.services import Services
@@ -48,6 +49,8 @@ PRIORITIES = ("high", "normal", "low")
 ENRICHMENTS = tuple(f"enrichments.{priority}" for priority in PRIORITIES)
 # Room for the key, the headers and the batch's own fields.
 OVERHEAD_BYTES = 32_768
+# What is left for an event's own bytes.
+LARGEST_BYTES = MAX_EVENT_BYTES - OVERHEAD_BYTES
 
 
 def topic_kind(record: Record) -> str:
@@ -75,9 +78,8 @@ def key_of(record: Record) -> str:
 
 def check_size(value: bytes, what: str) -> None:
     """Raise ``OversizedError`` for an event that its topic would not take."""
-    if len(value) + OVERHEAD_BYTES > MAX_EVENT_BYTES:
-        limit = MAX_EVENT_BYTES - OVERHEAD_BYTES
-        raise OversizedError(f"{what} is {len(value)} bytes; an event may have {limit}: shorten it")
+    if len(value) > LARGEST_BYTES:
+        raise OversizedError(f"{what} is {len(value)} bytes; an event may have {LARGEST_BYTES}: shorten it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,16 @@ class Encoded:
 
     record: Record
     value: bytes
+    # Texts that are elsewhere because the event would be too large, by their references.
+    bodies: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def _fitting(item: Encoded, claims: Claims | None) -> Encoded:
+    """The output as its topic takes it. Raises ``OversizedError`` for one that can't be made so."""
+    if claims is not None:
+        item = Encoded(*claims.parted(item.record, item.value, LARGEST_BYTES))
+    check_size(item.value, type(item.record).__name__)
+    return item
 
 
 class Publisher:
@@ -95,7 +107,14 @@ class Publisher:
         self._services = services
 
     def encode(self, outputs: Sequence[Output], timings: tuple[Timing, ...]) -> list[Encoded]:
-        """The outputs' bytes. An answer takes the timings along. Raises ``OversizedError`` before anything is final."""
+        """The outputs' bytes. An answer takes the timings along. Raises ``OversizedError`` before anything is final.
+
+        What is too large for its topic has references in place of its largest texts.
+        """
+        claims = self._services.claims
+        return [_fitting(item, claims) for item in self._encoded(outputs, timings)]
+
+    def _encoded(self, outputs: Sequence[Output], timings: tuple[Timing, ...]) -> list[Encoded]:
         encoded = []
         for output in outputs:
             if isinstance(output, Recorded):
@@ -103,13 +122,12 @@ class Publisher:
                 continue
             record = replace(output, timings=timings) if isinstance(output, Answer) else output
             encoded.append(Encoded(record, self._services.codec.encode(record)))
-        for item in encoded:
-            check_size(item.value, type(item.record).__name__)
         return encoded
 
     def prepare(self, outputs: Sequence[Output], cause: Headers) -> list[Outgoing]:
         """What to send for outputs without an answer, for a stage that sends by itself. Raises ``OversizedError``."""
-        items = [(item.record, self._outgoing(item.record, item.value, cause, ())) for item in self.encode(outputs, ())]
+        encoded = [_fitting(item, None) for item in self._encoded(outputs, ())]
+        items = [(item.record, self._outgoing(item.record, item.value, cause, ())) for item in encoded]
         return [each for record, one in items for each in (one, *self._tenants_own(record, one))]
 
     async def publish(self, items: Sequence[Encoded], cause: Headers, timings: tuple[Timing, ...]) -> None:
@@ -119,6 +137,11 @@ class Publisher:
         Raises ``DependencyDownError`` when one of them is away.
         """
         services = self._services
+        if services.claims is not None:
+            # Before anything that refers to them can be read.
+            for item in items:
+                if item.bodies:
+                    await services.claims.store(item.record.meta.tenant, item.bodies)  # type: ignore[attr-defined]
         # What was spent is told before what it bought.
         costs = [item for item in items if isinstance(item.record, Cost)]
         if costs:
@@ -139,6 +162,7 @@ class Publisher:
                     record = first
                 services.failpoints.hit("after_final_claim")
             one = self._outgoing(record, value, cause, timings)
+            one.headers.extend((DATAREF, ref.encode()) for ref in list(item.bodies)[:1])
             outgoing += [one, *self._tenants_own(record, one)]
         if void:
             chunks = topic_name(services.prefix, services.lane, KINDS[Chunk])

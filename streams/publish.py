@@ -17,8 +17,9 @@ from schemas.ids import derive_id
 from schemas.record import Record
 from schemas.records import Control, Meta
 from streams import login, security
+from streams.claims import DATAREF, BlockingClaims
 from streams.headers import event_headers
-from streams.outputs import check_size, key_of, topic_kind
+from streams.outputs import LARGEST_BYTES, check_size, key_of, topic_kind
 from streams.settings import Settings
 from streams.topics import MAX_EVENT_BYTES, producer_topic
 
@@ -40,6 +41,7 @@ class Publisher:
 
     def __init__(self, settings: Settings, codec: Codec, *, lane: str = "live") -> None:
         self._settings, self._lane, self._codec = settings, lane, codec
+        self._claims = BlockingClaims(settings, codec)
         self._failures: list[Undelivered] = []
         login.check_login(settings.kafka)
         self._producer = KafkaProducer(
@@ -60,15 +62,17 @@ class Publisher:
         )
 
     def publish(self, kind: str, record: Record, key: str, *, delivered: Delivered | None = None) -> None:
-        """Send one record. Blocks only while the local queue is full.
+        """Send one record. Blocks while the local queue is full, and on Postgres for one that is too large for a topic.
 
-        A tenant's request goes to the tenant's own topic, where it has one. Raises ``OversizedError`` for a record that
-        its topic would not take, and ``ConfigurationError`` for a tenant without a topic; nothing is sent then.
+        Such a record goes with references to its largest texts, which are stored first. A tenant's request goes to the
+        tenant's own topic, where it has one. Raises ``OversizedError`` for a record that its topic would not take even
+        so, and ``ConfigurationError`` for a tenant without a topic; nothing is sent then.
         """
-        value = self._codec.encode(record)
+        value, refs = self._claims.store(record, self._codec.encode(record), LARGEST_BYTES)
         check_size(value, type(record).__name__)
         meta: Meta = record.meta  # type: ignore[attr-defined]
         headers: list[tuple[str, Any]] = list(event_headers(record, meta, time=datetime.now(UTC), cause=(), timings=()))
+        headers += [(DATAREF, ref.encode()) for ref in refs[:1]]
 
         def report(error: KafkaError | None, _message: Any) -> None:
             reason = error.str() if error else None

@@ -13,7 +13,8 @@ from typing import BinaryIO
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError, OversizedError, UnencodableError
 from schemas.records import Request
-from streams.outputs import check_size
+from streams.claims import BlockingClaims
+from streams.outputs import LARGEST_BYTES, check_size
 from streams.request_form import MAX_LINE_BYTES, BadRequestLineError
 from streams.requests import parse_request
 
@@ -71,14 +72,18 @@ class RequestFile:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def check(self, codec: Codec, advance: Advance = lambda _: None) -> Checked:
-        """Check every line, and that each makes an event that its topic takes."""
+    def check(
+        self, codec: Codec, advance: Advance = lambda _: None, *, claims: BlockingClaims | None = None
+    ) -> Checked:
+        """Check every line, and that each makes an event that its topic takes, with ``claims`` by reference."""
         found, seen = Checked(), set[int]()
         for line in self._lines():
             advance(line.size)
             try:
                 request = self._request(line)
-                check_size(codec.encode(request), "the request")
+                value = codec.encode(request)
+                value = value if claims is None else claims.check(request, value, LARGEST_BYTES)
+                check_size(value, "the request")
                 _check_new(request, seen)
             except BadRequestLineError as error:
                 self._report(found, line, error.faults)

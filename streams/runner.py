@@ -269,7 +269,7 @@ class StageRunner:
         Raises the last error when the same outputs were refused ``MAX_FAILURES`` times.
         """
         needs = ["kafka", AUTHORIZATION]
-        needs += ["postgres"] if any(isinstance(item.record, Answer) for item in encoded) else []
+        needs += ["postgres"] if any(isinstance(item.record, Answer) or item.bodies for item in encoded) else []
         failures = 0
         while encoded:
             await self._wait(message, needs)

@@ -12,6 +12,7 @@ from processors.failpoints import Failpoints
 from processors.finality import Finality
 from processors.redrive import Redrives
 from schemas.codec import Codec
+from streams.claims import Claims
 from streams.gate import Gate
 from streams.metrics import Metrics
 from streams.producer import Producer
@@ -38,3 +39,5 @@ class Services:
     log_content: bool = False
     # Those with topics of their own: what is published for them goes there too.
     tenants: frozenset[str] = frozenset()
+    # Without it an event that is too large for its topic is refused, and references stay.
+    claims: Claims | None = None

@@ -126,6 +126,13 @@ class ReleaseSettings(Section):
     most_deltas: int = Field(default=250_000, ge=1)
 
 
+class BodySettings(Section):
+    """Events that are too large for a topic: their largest texts are stored in Postgres."""
+
+    # Of a whole event; a worker has several in hand. 0: what is over a topic's limit is refused.
+    max_bytes: int = Field(default=32_000_000, ge=0, le=500_000_000)
+
+
 class StageSettings(Section):
     """How a stage runs; ``None`` leaves the stage's declaration as it is."""
 
@@ -213,6 +220,7 @@ class Settings(BaseSettings):
     evaluate: EvaluateSettings = EvaluateSettings()
     stages: dict[str, StageSettings] = {}
     deltas: DeltaSettings = DeltaSettings()
+    bodies: BodySettings = BodySettings()
     worker: WorkerSettings = WorkerSettings()
     retention: RetentionSettings = RetentionSettings()
     partitions: int = Field(default=4, ge=1, le=1000)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import structlog
 import uvloop
 
+from processors.bodies import PostgresBodies
 from processors.clock import DatabaseClock
 from processors.deferred import PostgresDeferred
 from processors.failpoints import failpoints
@@ -26,6 +27,7 @@ from streams import security
 from streams.acls import stage_needs
 from streams.app import create_app, group_name
 from streams.authorization import Authorization
+from streams.claims import Claims
 from streams.control import ControlFollower
 from streams.dead_letters import safe_message, safe_trace
 from streams.deferring import PutBack
@@ -213,6 +215,7 @@ class Worker:
             crash=self._crash,
             log_content=settings.worker.log_content,
             tenants=frozenset(settings.tenant_topics),
+            claims=Claims(PostgresBodies(database), codec, most_bytes=settings.bodies.max_bytes),
         )
 
     def _units(self, stage: Stage, services: Services) -> list[Unit]:

@@ -18,6 +18,7 @@ from schemas.record import Record
 from schemas.records import Answer, Meta, Request
 from streams import security
 from streams.answers import AnswerStream, answer_view
+from streams.claims import BlockingClaims
 from streams.cli.output import console, print_json, say
 from streams.publish import Publisher
 from streams.reading import TopicReader
@@ -64,7 +65,7 @@ def submit(
     settings = load_settings(folder=folder)
     with RequestFile(file, tenant=tenant, lane=lane, batch=batch) as source:
         codec = asyncio.run(security.codec(settings.registry))
-        checked = _checked(source, codec)
+        checked = _checked(source, codec, BlockingClaims(settings, codec))
         check_topics(settings, lane, checked.tenants)
         with AnswerStream(settings, codec, lane=lane, tenants=checked.tenants) if wait else nullcontext() as stream:
             report = _report_json if json else _report_id
@@ -93,9 +94,9 @@ def connect(settings: Settings, lane: str, *, tenants: Collection[str] = ()) -> 
     return asyncio.run(security.codec(settings.registry))
 
 
-def _checked(source: RequestFile, codec: Codec) -> Checked:
+def _checked(source: RequestFile, codec: Codec, claims: BlockingClaims) -> Checked:
     with _bar("checking", source.size) as advance:
-        checked = source.check(codec, advance)
+        checked = source.check(codec, advance, claims=claims)
     if checked.bad_lines:
         for fault in checked.faults:
             say(fault)

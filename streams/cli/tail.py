@@ -13,6 +13,7 @@ import typer
 
 from schemas.errors import ConfigurationError
 from streams import security
+from streams.claims import BlockingClaims
 from streams.cli.lines import line
 from streams.cli.output import print_json, quiet_end
 from streams.moments import moment
@@ -45,7 +46,7 @@ def tail(
     with quiet_end(), TopicReader(settings) as reader:
         stretches = _stretches(reader, _topics(settings, lane, kind, tenant), start, since)
         codec = asyncio.run(security.codec(settings.registry))
-        opener = Opener(codec, prefix=settings.prefix, lane=lane)
+        opener = Opener(codec, prefix=settings.prefix, lane=lane, claims=BlockingClaims(settings, codec))
         opened = map(opener.open, _entries(reader, stretches, follow=follow))
         _print(opened, tenant=tenant, limit=limit, show=_show_json if json else _show_line)
 

@@ -34,7 +34,7 @@ BROKEN: list[tuple[str, str, Request]] = [
     ("query", "invalid_request", request(query=Text(inline="a\x85b"))),
     ("query", "invalid_request", request(messages=(said("hi"),))),
     ("query.inline", "invalid_request", request(query=Text())),
-    ("query.ref", "unsupported_text", request(query=Text(ref="sha256:00"))),
+    ("query.ref", "unknown_body", request(query=Text(ref="sha256:00"))),
     ("query.sealed", "unsupported_text", request(query=Text(sealed=b"x"))),
     ("messages", "invalid_request", conversation(said("hi", "assistant"))),
     ("messages", "invalid_request", conversation(*[said("hi")] * 257)),
