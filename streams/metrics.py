@@ -111,6 +111,24 @@ class Metrics:
             ["route"],
             registry=registry,
         )
+        # outcome: held, full (open calls may spend the rest: it waits), over (refused). budget is empty for held.
+        self.budget_reservations = Counter(
+            "headrace_budget_reservations_total",
+            "Calls by what their budgets said",
+            ["budget", "outcome"],
+            registry=registry,
+        )
+        self.budget_thresholds = Counter(
+            "headrace_budget_thresholds_total",
+            "Thresholds of budgets that were passed",
+            ["budget", "threshold"],
+            registry=registry,
+        )
+        self.budgets_swept = Counter(
+            "headrace_budget_reservations_swept_total",
+            "Reservations of workers that are gone, settled from the journal",
+            registry=registry,
+        )
         self.dependency_up = Gauge(
             "headrace_dependency_up", "1 while the dependency answers", ["dependency"], registry=registry
         )

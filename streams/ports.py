@@ -18,6 +18,7 @@ from processors.admit.buckets_pg import PostgresBuckets
 from processors.admit.limiter import Limiter
 from processors.admit.limiting import Limiting
 from processors.admit.policy import AdmitPolicy
+from processors.budgets.standings import PostgresExhausted, Standings
 from processors.clock import Clock
 from processors.complete.live import Pace
 from processors.complete.processor import Complete
@@ -46,6 +47,8 @@ from processors.release.stage import Release
 from processors.ruling import Ruling
 from schemas.codec import Codec
 from schemas.records import Usage
+from streams.budget_settings import budgets_of
+from streams.budgeting import Budgeting
 from streams.caching import build_caches
 from streams.deltas import ProducerDeltas
 from streams.deployed import routes, say_prices
@@ -118,6 +121,7 @@ class Ports:
             idempotency=PostgresIdempotency(self._database),
             clock=self._clock,
             lane=self._lane,
+            standings=Standings(PostgresExhausted(self._database), budgets_of(settings.budgets), clock=self._clock),
             observer=LimitMetrics(self._metrics),
         )
 
@@ -140,6 +144,9 @@ class Ports:
         client = ModelClients()
         self._stack.push_async_callback(client.close)
         journal = PostgresJournal(self._database, lease_s=self._settings.worker.lease_s)
+        budgeting = Budgeting(self._settings, self._database, clock=self._clock, metrics=self._metrics)
+        budgeting.start()
+        self._stack.push_async_callback(budgeting.stop)
         processor = Complete(
             journal,
             client,
@@ -157,6 +164,7 @@ class Ports:
             observer=CallMetrics(self._metrics),
             failpoints=self._failpoints,
             horizon=self._settings.retention.resolved().horizon,
+            guard=budgeting.guard,
             caches=build_caches(
                 self._settings,
                 self._database,

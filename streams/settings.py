@@ -17,6 +17,7 @@ from pydantic import Field, PrivateAttr, SecretStr, ValidationError, model_valid
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from schemas.errors import ConfigurationError
+from streams.budget_settings import BudgetSettings
 from streams.cache_settings import check_caches
 from streams.credentials import PrincipalSettings, SaslSettings, Section, TlsSettings, one_secret, with_password
 from streams.embedding_settings import EmbeddingSettings
@@ -215,6 +216,7 @@ class Settings(BaseSettings):
     default_route: str = "default"
     tenants: dict[str, TenantSettings] = {"default": TenantSettings()}
     limits: LimitSettings = LimitSettings()
+    budgets: dict[str, BudgetSettings] = {}
     filter: FilterSettings = FilterSettings()
     release: ReleaseSettings = ReleaseSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

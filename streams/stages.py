@@ -12,6 +12,7 @@ from processors.event import Processor
 from schemas.record import Record
 from schemas.records import (
     Admitted,
+    Alert,
     Answer,
     Chunk,
     Completion,
@@ -129,7 +130,7 @@ _DECLARED = (
             Input("enrichments.normal", Enrichment, share=3),
             Input("enrichments.low", Enrichment, share=1),
         ),
-        outputs=(Delta, Cost, Completion, Answer),
+        outputs=(Delta, Cost, Completion, Answer, Alert),
         concurrency=None,
         timeout_s=120.0,
         effect=Effect.PAYS,

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from processors.admit.limiter import Charge, Charged, Charger
 from processors.admit.limits import LimitPolicy, Step
+from processors.budgets.refusal import over_budget, who_pays
+from processors.budgets.standings import Standings
 from processors.clock import Clock
 from processors.idempotency import Claimant, Idempotency
 from processors.ruling import ADMITTED, OPEN, UNASKED, Ruling
@@ -16,6 +18,8 @@ from schemas.records import Admitted, Request
 
 RATE_LIMITED = "rate_limited"
 TOO_LARGE = "rate_limit_too_small"
+# How a ruling names the budget that is used up.
+_BUDGET = "budget/"
 
 
 class LimitObserver(Protocol):
@@ -50,15 +54,18 @@ class Limiting:
         idempotency: Idempotency,
         clock: Clock,
         lane: str,
+        standings: Standings | None = None,
         observer: LimitObserver | None = None,
     ) -> None:
+        self._standings = standings
         self._policy, self._charger, self._idempotency = policy, charger, idempotency
         self._clock, self._lane = clock, lane
         self._observer = observer or NullLimitObserver()
 
     def opening(self, request: Request, *, tier: str, route: str) -> Ruling:
         """What to keep with a new reservation of this request."""
-        return OPEN if self._policy.steps(request, lane=self._lane, tier=tier, route=route) else UNASKED
+        counted = self._standings is not None and self._standings.counts(who_pays(request, request.meta.tenant))
+        return OPEN if counted or self._policy.steps(request, lane=self._lane, tier=tier, route=route) else UNASKED
 
     async def enter(self, admitted: Admitted, claimant: Claimant, kept: Ruling) -> Sequence[Step]:
         """Let a request in; what was charged for it now, to be given back if it does not go on after all.
@@ -84,8 +91,7 @@ class Limiting:
         paid: Sequence[Step] = ()
         if kept.verdict != "rejected":
             longest_s = (expires_at - now).total_seconds() if self._policy.of(tier).queue else 0.0
-            charged = await self._charger.charge(Charge(steps=steps, longest_wait_s=longest_s))
-            ours = self._ruling(charged)
+            charged, ours = await self._decide(admitted.request, Charge(steps=steps, longest_wait_s=longest_s))
             first = kept = await self._idempotency.rule(claimant, ours, was=kept)
             if first is ours:
                 paid = charged.paid
@@ -104,6 +110,17 @@ class Limiting:
         if steps:
             self._charger.give_back(steps)
 
+    async def _decide(self, request: Request, charge: Charge) -> tuple[Charged, Ruling]:
+        """What is charged and decided. Nothing is charged where the request's budget is used up."""
+        who = who_pays(request, request.meta.tenant)
+        over = None if self._standings is None else await self._standings.over(who)
+        if over is not None:
+            by = f"{_BUDGET}{over.budget}"
+            return Charged(verdict="rejected", by=by), Ruling(verdict="rejected", by=by, until=over.until)
+        # A budget alone charges nothing.
+        charged = await self._charger.charge(charge) if charge.steps else Charged(verdict="admitted")
+        return charged, self._ruling(charged)
+
     def _ruling(self, charged: Charged) -> Ruling:
         if charged.verdict == "admitted":
             return ADMITTED
@@ -114,5 +131,7 @@ class Limiting:
         if ruling.until is None:
             return RefusedError(TOO_LARGE, f"the request alone is larger than the limit {ruling.by} ever lets through")
         wait_s = max(0.0, (ruling.until - self._clock.now()).total_seconds())
+        if ruling.by.startswith(_BUDGET):
+            return over_budget(ruling.by.removeprefix(_BUDGET), wait_s)
         message = f"the limit {ruling.by} is reached; send it again under a new id after retry_after_s"
         return RefusedError(RATE_LIMITED, message, retry_after_s=round(wait_s, 3))

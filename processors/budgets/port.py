@@ -87,8 +87,8 @@ class FakeBudgets:
             before = self.standings[part.budget.name, part.scope, start].spent
             if is_open:
                 self._move(part, start, reserved=-amount, spent=spent)
-                told = crossed(part, before, before + spent, self.clock.now())
-                self.crossed.setdefault(call_id, []).extend(told)
+                told = self.crossed.setdefault(call_id, [])
+                told += crossed(part, before, before + spent, self.clock.now(), told=told)
             else:
                 self._move(part, start, spent=spent - amount)
             self.reservations[key] = (start, False, spent)

@@ -73,7 +73,7 @@ class PostgresBudgets:
                 mine = [_from_json(one) for one in before]
                 if state == "open" and key[0] in self._by_name:
                     earlier = standings[*key, start][0]
-                    mine += crossed(Part(self._by_name[key[0]], key[1]), earlier, earlier + spent, now)
+                    mine += crossed(Part(self._by_name[key[0]], key[1]), earlier, earlier + spent, now, told=mine)
                 freed = amount if state == "open" else Decimal(0)
                 added = spent if state == "open" else spent - amount
                 await _settle(connection, call_id, key, start, spent=spent, freed=freed, added=added, told=mine)

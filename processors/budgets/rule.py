@@ -126,10 +126,13 @@ def decide(needs: Sequence[tuple[Part, Standing]], amount: Decimal) -> Reserved:
     return full or Held()
 
 
-def crossed(part: Part, before: Decimal, after: Decimal, at: datetime) -> list[Crossed]:
-    """The thresholds between what was spent before and after a settlement."""
+def crossed(
+    part: Part, before: Decimal, after: Decimal, at: datetime, *, told: Sequence[Crossed] = ()
+) -> list[Crossed]:
+    """The thresholds between what was spent before and after a settlement, less those that its call told before."""
+    known = {one.threshold for one in told if (one.budget, one.scope) == (part.budget.name, part.scope)}
     return [
         Crossed(budget=part.budget.name, scope=part.scope, threshold=name, limit_usd=limit, spent_usd=after, at=at)
         for name, limit in part.budget.thresholds()
-        if before < limit <= after
+        if before < limit <= after and name not in known
     ]

@@ -23,6 +23,7 @@ from processors.complete.live import Pace
 from processors.complete.observer import CallObserver, NullObserver
 from processors.complete.payload import build_payload, payload_hash, token_limit
 from processors.complete.pricing import upper_bound
+from processors.complete.purse import Guard, Purse
 from processors.complete.records import completion_of, costs_of, failed_answer
 from processors.complete.retry import STREAM_BROKEN, Backoff
 from processors.complete.reuse import cost_of_reuse, reused_completion
@@ -98,6 +99,7 @@ class Complete:
         random_: random.Random | None = None,
         horizon: timedelta | None = None,
         caches: Caches | None = None,
+        guard: Guard | None = None,
     ) -> None:
         """Raises ``ConfigurationError`` when T is shorter than a lease and a call."""
         for route in routes.values():
@@ -105,7 +107,7 @@ class Complete:
         self._journal, self._routes, self._codec, self._clock = journal, routes, codec, clock
         self._timeout_s = timeout_s
         self._control, self._can_stream = control, deltas is not None
-        self._horizon, self._caches = horizon, caches
+        self._horizon, self._caches, self._guard = horizon, caches, guard or Guard.none(clock)
         self._observer = observer or NullObserver()
         self._random = random_ or random.Random()
         self._unwritten = Unwritten(journal)
@@ -166,17 +168,19 @@ class Complete:
             return self._reused(incoming, key, earlier)
         own = self._routes[offer.target.route].own.deployments
         asking = None if self._caches is None else self._caches.asking(incoming, offer, own)
+        purse = self._guard.of(incoming, key)
         wait_s = _SHORTEST_WAIT_S
         cancellation = Cancellation(self._control, key.tenant, key.request_id)
         while True:
-            claim = await self._claim(incoming, offer, ends, cancellation, asking)
+            claim = await self._claim(incoming, offer, ends, cancellation, asking, purse)
             if asking is not None:
                 await asking.settle(claim)
             if isinstance(claim, Done | Ended):
                 if claim.input_hash != offer.input_hash:
                     self._observer.on_input_drift()
-                return self._outputs(incoming, offer.key, claim)
+                return await purse.settled(incoming, claim, self._outputs)
             if isinstance(claim, Expired):
+                await purse.refuse(incoming)
                 if cancellation.requested:
                     raise cancelled_error()
                 raise RefusedError(EXPIRED.code, EXPIRED.message, status="expired")
@@ -193,6 +197,7 @@ class Complete:
         ends: float,
         cancellation: Cancellation,
         asking: Asking | None,
+        purse: Purse,
     ) -> Done | Ended | Busy | Expired | None:
         """What the journal says; ``None`` after a call of ours, when it has to be asked once more."""
         expires_at = incoming.record.admission.expires_at
@@ -214,7 +219,10 @@ class Complete:
             if served is not None:
                 return None if isinstance(served, Granted) else served
             since = time.monotonic()
-            claim = await self._journal.claim(offer, owner=self.keeper.owner)
+            reserved = await purse.reserve(offer, incoming.record, self._route(incoming.record))
+            if isinstance(reserved, Busy):
+                return reserved
+            claim = await self._journal.claim(reserved, owner=self.keeper.owner)
             if not isinstance(claim, Granted):
                 return claim
             if claim.earlier and claim.earlier[-1].state == "unknown":

@@ -9,6 +9,7 @@ from processors.admit import Admit, AdmitPolicy
 from processors.admit.limiter import Charger, FakeCharger
 from processors.admit.limiting import Limiting
 from processors.admit.limits import LimitPolicy
+from processors.budgets.standings import Standings
 from processors.clock import FakeClock
 from processors.event import Incoming
 from processors.finality import FakeFinality
@@ -37,6 +38,7 @@ class Bench:
     finality: FakeFinality = field(default_factory=FakeFinality)
     limits: LimitPolicy = field(default_factory=LimitPolicy)
     charger: Charger = field(default_factory=FakeCharger)
+    standings: Standings | None = None
 
     async def admit(self, request: Request, *, control_offset: int = 5, late_s: float = 0, run: str = "") -> list[Any]:
         appended_at = self.clock.now()
@@ -68,7 +70,12 @@ class Bench:
 
     def _limiting(self) -> Limiting:
         return Limiting(
-            self.limits, self.charger, idempotency=self.idempotency, clock=self.clock, lane=self.policy.lane
+            self.limits,
+            self.charger,
+            idempotency=self.idempotency,
+            clock=self.clock,
+            lane=self.policy.lane,
+            standings=self.standings,
         )
 
     async def refusal(self, request: Request, **options: Any) -> Answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ from processors.admit.buckets import FakeBuckets
 from processors.admit.limiter import Charged, FakeCharger, Limiter
 from processors.admit.limits import LimitPolicy, Rates, TierLimits, per_minute
 from processors.admit.policy import AdmitPolicy
+from processors.budgets.port import FakeBudgets, period_of
+from processors.budgets.rule import Budget, Standing
+from processors.budgets.standings import FakeExhausted, Standings
 from processors.clock import FakeClock
 from processors.ruling import UNASKED
 from schemas.errors import NotYetError
@@ -149,3 +153,37 @@ async def test_of_two_deliveries_at_once_one_is_charged() -> None:
     door.idempotency.rule = late  # type: ignore[method-assign]
     [admitted] = await door.admit(asked(0))
     assert isinstance(admitted, Admitted) and len(charger.given_back) == 1
+
+
+def budgeted(spent: str) -> tuple[Bench, FakeExhausted]:
+    """A door to a tenant with a budget of 10 dollars."""
+    clock, budget = FakeClock(), Budget(name="daily", period="day", only={"tenant": "default"}, hard_usd=Decimal(10))
+    budgets = FakeBudgets(clock)
+    start, end = period_of("day", clock.now())
+    standing = Standing(period_start=start, period_end=end, spent=Decimal(spent))
+    budgets.standings["daily", "tenant=default", start] = standing
+    exhausted = FakeExhausted(budgets)
+    standings = Standings(exhausted, (budget,), clock=clock, monotonic=lambda: clock.now().timestamp())
+    return Bench(clock=clock, standings=standings), exhausted
+
+
+async def test_a_request_whose_budget_is_used_up_is_refused_at_the_door() -> None:
+    door, _ = budgeted("10")
+    door.clock.advance(3600)
+    answer = await door.refusal(asked(0))
+    assert answer.failure is not None and answer.status == "rejected"
+    assert (answer.failure.code, answer.failure.retryable) == ("budget_exceeded", True)
+    assert answer.failure.retry_after_s == 23 * 3600
+    door.clock.advance(23 * 3600)
+    assert (await door.refusal(asked(0))).failure is not None, "its decision stands"
+    await door.admitted(asked(1))
+
+
+async def test_budgets_are_read_now_and_then_and_what_is_not_used_up_goes_on() -> None:
+    door, exhausted = budgeted("9.99")
+    for number in range(20):
+        await door.admitted(asked(number))
+    assert exhausted.reads == 1
+    door.clock.advance(3)
+    await door.admitted(asked(20))
+    assert exhausted.reads == 2

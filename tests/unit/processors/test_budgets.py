@@ -102,7 +102,7 @@ async def test_spent_and_reserved_never_exceed_the_hard_limit(calls: list[tuple[
                 reserved[call] = Decimal(worst)
         elif move == "settle" and call in reserved:
             # A call costs at most what it reserved.
-            await budgets.settle(call, reserved[call] * share / 100)
+            await budgets.settle(call, reserved.pop(call) * share / 100)
         for standing in budgets.standings.values():
             assert standing.spent + standing.reserved <= 10 and standing.reserved >= 0
 

@@ -74,7 +74,7 @@ def test_commands_of_kafkas_own_tool_gather_the_operations_of_a_resource() -> No
     grants = wanted_grants(bare_settings(), LANE, prefix="User:x-", idempotent_write=True)
     lines = commands(grants, bootstrap="b:9092")
     start = "kafka-acls.sh --bootstrap-server b:9092 --command-config admin.properties --add --allow-principal"
-    assert f"{start} 'User:x-admit' --operation Read --topic 'live.requests'" in lines
+    assert f"{start} 'User:x-filter' --operation Read --topic 'live.completions'" in lines
     assert f"{start} 'User:x-producer' --operation IdempotentWrite --cluster" in lines
     (operator,) = [one for one in lines if "'User:x-operator'" in one and "--topic 'live.'" in one]
     assert operator.endswith("--topic 'live.' --resource-pattern-type prefixed")

@@ -1,20 +1,25 @@
-"""A call and its budgets, for the stage that pays: reserve before it is granted, settle when it has ended."""
+"""A call and its budgets: the worst case is reserved before it is granted, and settled when it has ended."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from decimal import ROUND_UP, Decimal
 from typing import Protocol
 
-from processors.budgets.port import Budgets
-from processors.budgets.rule import Budget, Crossed, Full, Held, Over, Part, Reserved, parts_of
+from processors.budgets.port import Budgets, FakeBudgets
+from processors.budgets.refusal import over_budget, who_pays
+from processors.budgets.rule import Budget, Crossed, Full, Over, Part, parts_of
 from processors.clock import Clock
-from processors.event import Incoming
-from processors.journal import AttemptRow, CallFailure
-from schemas.errors import NotYetError, RefusedError
-from schemas.records import Alert, Enrichment, Request
+from processors.complete import STAGE, VERSION
+from processors.complete.routes import Route
+from processors.complete.worst import worst_case
+from processors.event import Incoming, Output
+from processors.journal import AttemptRow, Busy, CallFailure, CallKey, Done, Ended, Offer
+from schemas.errors import CrashLoopError, IndeterminateError, NotYetError, RefusedError
+from schemas.records import Alert, Enrichment
 
-BUDGET_EXCEEDED = "budget_exceeded"
 # Alerts are numbered from here on: no other output of the stage has these numbers.
 ALERT_ORDINAL = 7_000
 # How long a call waits in its stage while others may spend what is left, and how long outside the log after that.
@@ -60,12 +65,16 @@ class Guard:
         self._budgets, self._rules, self._clock, self._hold_s = budgets, tuple(rules), clock, hold_s
         self._observer = observer or NullBudgetObserver()
 
-    def of(self, incoming: Incoming[Enrichment], call_id: str) -> Purse | None:
-        """The budgets of this request's call; ``None`` where none counts it."""
-        parts = parts_of(self._rules, who_pays(incoming.record.request, incoming.meta.tenant))
-        if not parts:
-            return None
-        return Purse(self._budgets, parts, call_id, clock=self._clock, hold_s=self._hold_s, observer=self._observer)
+    @classmethod
+    def none(cls, clock: Clock) -> Guard:
+        """A guard of no budgets."""
+        return cls(FakeBudgets(clock), (), clock=clock, hold_s=0.0)
+
+    def of(self, incoming: Incoming[Enrichment], key: CallKey) -> Purse:
+        """The budgets of this request's call; with none that counts it, nothing is reserved."""
+        parts = parts_of(self._rules, who_pays(incoming.record.request, incoming.meta.tenant)) if self._rules else ()
+        hold_s, observer = self._hold_s, self._observer
+        return Purse(self._budgets, parts, key, clock=self._clock, hold_s=hold_s, observer=observer)
 
 
 class Purse:
@@ -75,42 +84,59 @@ class Purse:
         self,
         budgets: Budgets,
         parts: Sequence[Part],
-        call_id: str,
+        key: CallKey,
         *,
         clock: Clock,
         hold_s: float,
         observer: BudgetObserver,
     ) -> None:
-        self._budgets, self._parts, self._call_id = budgets, parts, call_id
+        self._budgets, self._parts, self._key = budgets, parts, key
         self._clock, self._hold_s, self._observer = clock, hold_s, observer
         self._since: float | None = None
         self.refusal: RefusedError | None = None
 
-    async def reserve(self, worst_usd: Decimal, *, now_s: float) -> CallFailure | bool:
-        """True when the call may be made; False when it has to wait; else why it may not be made.
+    async def reserve(self, offer: Offer, enrichment: Enrichment, route: Route) -> Offer | Busy:
+        """The offer, to be claimed with; ``Busy`` while open calls may spend what is left.
 
-        ``now_s``: monotonic. Blocks for one transaction. Raises ``NotYetError`` after waiting for ``PATIENCE_S``, and
-        ``DependencyDownError``.
+        Where no money is left the offer says so, and is never granted. Blocks for one transaction, and for nothing
+        where no budget counts the call or the call costs nothing. Raises ``NotYetError`` after waiting for
+        ``PATIENCE_S``, and ``DependencyDownError``.
         """
         self.refusal = None
+        worst_usd = worst_case(enrichment, route, at=self._clock.now()) if self._parts else Decimal(0)
         if worst_usd <= 0:
-            return True
+            return offer
         amount = worst_usd.quantize(_SMALLEST, rounding=ROUND_UP)
-        outcome: Reserved = await self._budgets.reserve(self._call_id, self._parts, amount, hold_s=self._hold_s)
-        if isinstance(outcome, Held):
-            self._observer.on_reserved("", "held")
-            return True
+        outcome = await self._budgets.reserve(self._key.call_id, self._parts, amount, hold_s=self._hold_s)
+        if isinstance(outcome, Full):
+            return self._wait(outcome)
         if isinstance(outcome, Over):
             self._observer.on_reserved(outcome.budget, "over")
-            left_s = (outcome.until - self._clock.now()).total_seconds()
-            self.refusal = over_budget(outcome.budget, left_s)
-            return failure_of_budget(self.refusal)
-        return self._wait(outcome, now_s)
+            self.refusal = over_budget(outcome.budget, (outcome.until - self._clock.now()).total_seconds())
+            return replace(offer, refused=_failure(self.refusal))
+        self._observer.on_reserved("", "held")
+        return offer
+
+    async def settled(
+        self,
+        incoming: Incoming[Enrichment],
+        claim: Done | Ended,
+        outputs: Callable[[Incoming[Enrichment], CallKey, Done | Ended], Sequence[Output]],
+    ) -> Sequence[Output]:
+        """The outputs of a call that has ended, with the alerts of its budgets. Raises what ``outputs`` raises."""
+        alerts = await self.settle(incoming, claim.attempts)
+        try:
+            return [*outputs(incoming, self._key, claim), *alerts]
+        except (IndeterminateError, CrashLoopError) as error:
+            error.outputs = (*error.outputs, *alerts)
+            raise
 
     async def settle(self, incoming: Incoming[Enrichment], attempts: Sequence[AttemptRow]) -> Sequence[Alert]:
         """Replace the reservation by what the attempts cost; the alerts to publish. Blocks for one transaction."""
+        if not self._parts:
+            return ()
         spent = sum((row.cost_usd for row in attempts if row.cost_usd is not None), Decimal(0))
-        told = await self._budgets.settle(self._call_id, spent.quantize(_SMALLEST, rounding=ROUND_UP))
+        told = await self._budgets.settle(self._key.call_id, spent.quantize(_SMALLEST, rounding=ROUND_UP))
         for one in told:
             self._observer.on_crossed(one)
         return [_alert(incoming, one, number) for number, one in enumerate(told)]
@@ -121,27 +147,17 @@ class Purse:
         if self.refusal is not None:
             raise self.refusal
 
-    def _wait(self, outcome: Full, now_s: float) -> bool:
+    def _wait(self, outcome: Full) -> Busy:
         self._observer.on_reserved(outcome.budget, "full")
+        now = time.monotonic()
         if self._since is None:
-            self._since = now_s
-        if now_s - self._since >= PATIENCE_S:
+            self._since = now
+        if now - self._since >= PATIENCE_S:
             raise NotYetError(PUT_OFF_S, f"budget/{outcome.budget}")
-        return False
+        return Busy(PATIENCE_S / 4)
 
 
-def who_pays(request: Request, tenant: str) -> Mapping[str, str]:
-    """On whose behalf a request spends."""
-    return {"tenant": tenant, "team": request.team, "user": request.user, "feature": request.feature}
-
-
-def over_budget(budget: str, left_s: float) -> RefusedError:
-    """The refusal of a request whose budget is used up until its period ends."""
-    message = f"the budget {budget} has not enough left for this request; its period ends in retry_after_s"
-    return RefusedError(BUDGET_EXCEEDED, message, retry_after_s=round(max(0.0, left_s), 3))
-
-
-def failure_of_budget(refusal: RefusedError) -> CallFailure:
+def _failure(refusal: RefusedError) -> CallFailure:
     """What a call ends with that was begun before and may not go on."""
     return CallFailure(
         kind="failed", code=refusal.code, error_class=refusal.error_class, message=str(refusal), retryable=True
@@ -152,7 +168,7 @@ def _alert(incoming: Incoming[Enrichment], one: Crossed, number: int) -> Alert:
     """Its id is the same whenever it is told: the settlement keeps what it passed, and when."""
     where = f" ({one.scope})" if one.scope else ""
     return Alert(
-        meta=incoming.child("complete", "1", ALERT_ORDINAL + number),
+        meta=incoming.child(STAGE, VERSION, ALERT_ORDINAL + number),
         kind="budget",
         severity="warning",
         subject=one.budget,
