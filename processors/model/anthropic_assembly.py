@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from processors.model.assembly import MalformedError, ReportedError
+from processors.model.fields import MalformedError, ReportedError, identifier, is_count, mapping, object_of
 from processors.model.port import ModelReply
 
 _STOPS = {
@@ -55,19 +55,19 @@ class MessageAssembly:
 
     def add_event(self, data: str) -> bool:
         """Take a stream's event; whether it brought output. Unknown events are passed over, as the API asks."""
-        event = _object(data)
+        event = object_of(data)
         kind = event.get("type")
         if kind == "error":
             raise ReportedError(_status(event.get("error")))
         if kind == "message_start":
-            self._start(_mapping(event.get("message")))
+            self._start(mapping(event.get("message")))
         elif kind == "content_block_start":
-            self._block(_index(event), _mapping(event.get("content_block")))
+            self._block(_index(event), mapping(event.get("content_block")))
         elif kind == "content_block_delta":
-            return self._delta(_index(event), _mapping(event.get("delta")))
+            return self._delta(_index(event), mapping(event.get("delta")))
         elif kind == "message_delta":
-            self._usage |= _given(_mapping(event.get("usage")))
-            self._stop(_mapping(event.get("delta")).get("stop_reason"))
+            self._usage |= _given(mapping(event.get("usage")))
+            self._stop(mapping(event.get("delta")).get("stop_reason"))
         elif kind == "message_stop":
             self.end()
             self.ended = True
@@ -75,7 +75,7 @@ class MessageAssembly:
 
     def add_body(self, body: bytes) -> None:
         """Take a whole reply."""
-        whole = _object(body)
+        whole = object_of(body)
         if whole.get("type") == "error":
             raise ReportedError(_status(whole.get("error")))
         if whole.get("type") != "message":
@@ -85,7 +85,7 @@ class MessageAssembly:
         if not isinstance(content, list) or not (content or whole.get("stop_reason")):
             raise MalformedError("no_content")
         for n, block in enumerate(content):
-            self._block(n, _mapping(block))
+            self._block(n, mapping(block))
         self._stop(whole.get("stop_reason"))
         self.end()
 
@@ -110,17 +110,17 @@ class MessageAssembly:
 
     def _start(self, message: Mapping[str, Any]) -> None:
         self.began = True
-        self._model = _identifier(message.get("model")) or self._model
-        self._response_id = _identifier(message.get("id")) or self._response_id
-        self._usage |= _given(_mapping(message.get("usage")))
+        self._model = identifier(message.get("model")) or self._model
+        self._response_id = identifier(message.get("id")) or self._response_id
+        self._usage |= _given(mapping(message.get("usage")))
 
     def _block(self, index: int, block: Mapping[str, Any]) -> None:
         kind = block.get("type")
         if kind == "text":
             self._hear(block.get("text"))
         elif kind == "tool_use":
-            function = {"name": _identifier(block.get("name")) or "", "arguments": ""}
-            call = {"id": _identifier(block.get("id")), "type": "function", "function": function}
+            function = {"name": identifier(block.get("name")) or "", "arguments": ""}
+            call = {"id": identifier(block.get("id")), "type": "function", "function": function}
             self._tools[index], self._arguments[index] = call, []
             if block.get("input"):
                 self._arguments[index].append(orjson.dumps(block["input"]).decode())
@@ -148,7 +148,7 @@ class MessageAssembly:
 
     def _stop(self, reason: Any) -> None:
         if isinstance(reason, str):
-            self.finish_reason = _STOPS.get(reason, _identifier(reason))
+            self.finish_reason = _STOPS.get(reason, identifier(reason))
 
     def _tool(self, index: int) -> dict[str, Any]:
         call = self._tools[index]
@@ -161,8 +161,8 @@ def chat_usage(usage: Mapping[str, Any]) -> dict[str, Any] | None:
     if "input_tokens" not in usage or "output_tokens" not in usage:
         return None
     told = [usage.get(name) or 0 for name in _INPUT]
-    prompt = sum(told) if all(_is_count(count) for count in told) else usage["input_tokens"]
-    thinking = _mapping(usage.get("output_tokens_details")).get("thinking_tokens")
+    prompt = sum(told) if all(is_count(count) for count in told) else usage["input_tokens"]
+    thinking = mapping(usage.get("output_tokens_details")).get("thinking_tokens")
     return {
         "prompt_tokens": prompt,
         "completion_tokens": usage["output_tokens"],
@@ -176,16 +176,6 @@ def _given(usage: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in usage.items() if value is not None}
 
 
-def _object(data: str | bytes) -> dict[str, Any]:
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict):
-        raise MalformedError("no_json_object")
-    return value
-
-
 def _status(error: Any) -> int | None:
     kind = error.get("type") if isinstance(error, dict) else None
     return _STATUSES.get(kind) if isinstance(kind, str) else None
@@ -194,16 +184,3 @@ def _status(error: Any) -> int | None:
 def _index(event: Mapping[str, Any]) -> int:
     index = event.get("index")
     return index if isinstance(index, int) else 0
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _identifier(value: Any) -> str | None:
-    """A short text that can be stored: without the NUL that Postgres refuses, and of bounded length."""
-    return value.replace("\0", "")[:256] if isinstance(value, str) else None
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -7,23 +7,8 @@ from typing import Any
 
 import orjson
 
+from processors.model.fields import MalformedError, ReportedError, identifier, list_of, mapping, object_of, text_of
 from processors.model.port import ModelReply
-
-
-class MalformedError(Exception):
-    """What came is no chat completion. ``reason`` is a code of ours."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class ReportedError(Exception):
-    """The provider reported an error inside a stream that began well."""
-
-    def __init__(self, status: int | None) -> None:
-        super().__init__("error event")
-        self.status = status
 
 
 class ChatAssembly:
@@ -46,14 +31,14 @@ class ChatAssembly:
 
     def add_event(self, data: str) -> bool:
         """Take a stream's event; whether it brought output. Raises ``MalformedError`` and ``ReportedError``."""
-        chunk = _object(data)
+        chunk = object_of(data)
         if "error" in chunk and not chunk.get("choices"):
             raise ReportedError(_error_status(chunk["error"]))
         return self._add(chunk, "delta")
 
     def add_body(self, body: bytes) -> None:
         """Take a whole reply, from an endpoint that does not stream."""
-        whole = _object(body)
+        whole = object_of(body)
         if "error" in whole and not whole.get("choices"):
             raise ReportedError(_error_status(whole["error"]))
         self._add(whole, "message")
@@ -85,32 +70,32 @@ class ChatAssembly:
         )
 
     def _add(self, chunk: Mapping[str, Any], part: str) -> bool:
-        self._model = _identifier(chunk.get("model")) or self._model
-        self._response_id = _identifier(chunk.get("id")) or self._response_id
-        self._fingerprint = _identifier(chunk.get("system_fingerprint")) or self._fingerprint
-        self._usage = _mapping(chunk.get("usage")) or self._usage
+        self._model = identifier(chunk.get("model")) or self._model
+        self._response_id = identifier(chunk.get("id")) or self._response_id
+        self._fingerprint = identifier(chunk.get("system_fingerprint")) or self._fingerprint
+        self._usage = mapping(chunk.get("usage")) or self._usage
         choices = chunk.get("choices") or []
         if not isinstance(choices, list):
             raise MalformedError("choices_no_list")
         brought = False
         for choice in choices:
             if isinstance(choice, dict) and choice.get("index", 0) == 0:
-                brought = self._add_choice(choice, _mapping(choice.get(part)) or {}) or brought
+                brought = self._add_choice(choice, mapping(choice.get(part))) or brought
         return brought
 
     def _add_choice(self, choice: Mapping[str, Any], message: Mapping[str, Any]) -> bool:
         self.began = True
-        self.finish_reason = _identifier(choice.get("finish_reason")) or self.finish_reason
-        content, refusal = _content(message.get("content")), _text(message.get("refusal"))
+        self.finish_reason = identifier(choice.get("finish_reason")) or self.finish_reason
+        content, refusal = _content(message.get("content")), text_of(message.get("refusal"))
         if content is not None:
             self._text.append(content)
             if content and self._heard is not None:
                 self._heard(content)
         if refusal:
             self._refusal.append(refusal)
-        for position, tool in enumerate(_list(message.get("tool_calls"))):
+        for position, tool in enumerate(list_of(message.get("tool_calls"))):
             self._add_tool(tool, position)
-        for kind, tokens in (_mapping(choice.get("logprobs")) or {}).items():
+        for kind, tokens in mapping(choice.get("logprobs")).items():
             if isinstance(tokens, list):
                 self._logprobs.setdefault(kind, []).extend(tokens)
         # Models that reason aloud send their thoughts apart: they are output, though no part of the answer.
@@ -125,22 +110,12 @@ class ChatAssembly:
         for name, value in piece.items():
             if name == "function" and isinstance(value, dict):
                 function = tool.setdefault("function", {"name": "", "arguments": ""})
-                name_part = _text(value.get("name")) or ""
+                name_part = text_of(value.get("name")) or ""
                 # Some endpoints say the whole name with every piece of the arguments.
                 function["name"] += "" if name_part == function["name"] else name_part
                 function["arguments"] += _arguments(value.get("arguments"))
             elif name != "index" and value is not None:
                 tool[name] = value
-
-
-def _object(data: str | bytes) -> dict[str, Any]:
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict):
-        raise MalformedError("no_json_object")
-    return value
 
 
 def _error_status(error: Any) -> int | None:
@@ -155,27 +130,10 @@ def _content(value: Any) -> str | None:
     if isinstance(value, list):
         texts = [part.get("text") for part in value if isinstance(part, dict)]
         return "".join(text for text in texts if isinstance(text, str)) or None
-    return _text(value)
+    return text_of(value)
 
 
 def _arguments(value: Any) -> str:
     if isinstance(value, dict):
         return orjson.dumps(value).decode()
-    return _text(value) or ""
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _identifier(value: Any) -> str | None:
-    """A short text that can be stored: without the NUL that Postgres refuses, and of bounded length."""
-    return value.replace("\0", "")[:256] if isinstance(value, str) else None
-
-
-def _mapping(value: Any) -> dict[str, Any] | None:
-    return value if isinstance(value, dict) else None
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    return text_of(value) or ""

@@ -18,7 +18,7 @@ import openai
 
 from processors.complete.routes import Deployment
 from processors.model import cause
-from processors.model.assembly import MalformedError, ReportedError
+from processors.model.fields import MalformedError, ReportedError
 from processors.model.port import ModelReply
 from processors.model.sse import DONE, BodyTooLargeError, bounded, events
 from schemas.errors import OutcomeUnknownError, PermanentProviderError, ProviderError, TransientProviderError

@@ -9,7 +9,7 @@ import pytest
 
 from processors.model.anthropic_assembly import MessageAssembly, chat_usage
 from processors.model.anthropic_payload import to_messages
-from processors.model.assembly import MalformedError, ReportedError
+from processors.model.fields import MalformedError, ReportedError
 from processors.model.port import ModelReply
 from processors.prices.tokens import counted
 from schemas.errors import PermanentProviderError
