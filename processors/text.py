@@ -5,8 +5,6 @@ from __future__ import annotations
 from schemas.errors import RefusedError
 from schemas.records import Message, Request, Text
 
-HANDLED_PART = "text"
-
 
 def inline(text: Text, field: str = "text") -> str:
     """The text itself; ``field`` is its path in the event, for the message.
@@ -28,17 +26,15 @@ def inline(text: Text, field: str = "text") -> str:
 
 
 def message_text(message: Message, field: str = "message") -> str:
-    """A message's text parts, one a line.
+    """A message's text parts, one a line; its other parts are left out.
 
-    Raises ``RefusedError`` naming the field for a part that is no text.
+    Raises ``RefusedError`` naming the field for a text that can't be read.
     """
     pieces = []
     for number, part in enumerate(message.content):
         path = f"{field}.content[{number}]"
-        if part.type != HANDLED_PART:
-            raise RefusedError(
-                "unsupported_content", f"{path}.type: parts of this type are not handled yet", field=f"{path}.type"
-            )
+        if part.type != "text":
+            continue
         if part.text is None:
             raise RefusedError("invalid_request", f"{path}.text: a part of type text needs one", field=f"{path}.text")
         pieces.append(inline(part.text, f"{path}.text"))

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
+import orjson
+
 from schemas.codec import Codec
 from schemas.errors import PoisonError, UnknownSchemaError
 from schemas.json_view import to_json
@@ -96,7 +98,10 @@ def decoded(codec: Codec, value: bytes | None) -> Record:
 
 
 def answer_view(answer: Answer) -> dict[str, Any]:
-    """An answer as ``ask`` and ``submit`` print it. ``failure`` is there when the request was not answered."""
+    """An answer as ``ask`` and ``submit`` print it.
+
+    ``tool_calls`` and ``logprobs`` are there when the answer has them, ``failure`` when it was not answered.
+    """
     record = to_json(answer)
     view = {
         "request_id": answer.meta.request_id,
@@ -114,6 +119,9 @@ def answer_view(answer: Answer) -> dict[str, Any]:
         "verdicts": record["verdicts"],
         "event_id": answer.meta.event_id,
     }
+    for name, told in (("tool_calls", answer.tool_calls_json), ("logprobs", answer.logprobs_json)):
+        if told is not None and told.inline is not None:
+            view[name] = orjson.loads(told.inline)
     if answer.failure is not None:
         view["failure"] = record["failure"]
     return view

@@ -12,8 +12,8 @@ from processors.text import inline, message_text
 from schemas.errors import RefusedError
 from schemas.records import Message
 
-# What a picture, a sound or a file is taken to be: about what providers count for a picture in full detail.
-_PART_TOKENS = 1_100
+# What a picture, a sound or a file is taken to be: about what providers count for a picture in full and in low detail.
+_PART_TOKENS, _LOW_DETAIL_TOKENS = 1_100, 100
 
 Count = Callable[[str], int]
 Render = Callable[[Sequence[ShownPassage]], str]
@@ -159,11 +159,11 @@ class Window:
     def _cost(self, message: Message) -> int:
         calls = "" if message.tool_calls_json is None else inline(message.tool_calls_json, "tool_calls_json")
         text = "\n".join(part for part in (message_text(message), calls, message.name) if part)
-        others = sum(part.type != "text" for part in message.content)
-        return self._count(text) + self._policy.message_tokens + others * _PART_TOKENS
+        return self._count(text) + self._policy.message_tokens + _parts_cost(message)
 
     def _too_long(self) -> RefusedError:
         question, system = self._count(self._conversation.question), self._count(self._system([]))
+        question += sum(_parts_cost(message) for message in self._conversation.pinned)
         field = self._conversation.question_field if question >= system else "prompt"
         return RefusedError(
             "context_too_long",
@@ -171,3 +171,9 @@ class Window:
             f" tokens, the route takes {self._budget}; shorten it or lower sampling.max_tokens",
             field=field,
         )
+
+
+def _parts_cost(message: Message) -> int:
+    """Tokens of what is no text in the message."""
+    others = (part for part in message.content if part.type != "text")
+    return sum(_LOW_DETAIL_TOKENS if part.detail == "low" else _PART_TOKENS for part in others)

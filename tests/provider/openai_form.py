@@ -35,14 +35,14 @@ class OpenAIForm:
         message: dict[str, Any] = {"role": "assistant", "content": said.text}
         if said.tool is not None:
             message |= {"content": None, "tool_calls": [_tool(said)]}
-        choice = {"index": 0, "message": message, "finish_reason": said.finish}
+        choice = {"index": 0, "message": message, "finish_reason": said.finish, **_logprobs(said, said.text)}
         return {**_head(said, "chat.completion"), "choices": [choice], "usage": _usage(said)}
 
     def opening(self, said: Said) -> Iterable[bytes]:
         yield _chunk(said, {"role": "assistant", "content": ""})
 
     def piece(self, said: Said, text: str) -> bytes:
-        return _chunk(said, {"content": text})
+        return _chunk(said, {"content": text}, **_logprobs(said, text))
 
     def closing(self, said: Said, body: Mapping[str, Any]) -> Iterable[bytes]:
         if said.tool is not None:
@@ -65,8 +65,15 @@ def _head(said: Said, kind: str) -> dict[str, Any]:
     return {"id": f"chatcmpl-{said.number}", "object": kind, "created": 0, "model": said.model}
 
 
-def _chunk(said: Said, delta: dict[str, Any], finish: str | None = None) -> bytes:
-    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+def _logprobs(said: Said, text: str) -> dict[str, Any]:
+    if not said.logprobs or not text:
+        return {}
+    token = {"token": text, "logprob": -0.25, "bytes": list(text.encode())}
+    return {"logprobs": {"content": [{**token, "top_logprobs": [token]}], "refusal": None}}
+
+
+def _chunk(said: Said, delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish, **more}
     return event({**_head(said, "chat.completion.chunk"), "choices": [choice]})
 
 

@@ -48,7 +48,7 @@ class Used:
 class Said:
     """An answer. ``tool`` is the name of a tool that is called with ``{"topic": ...}``; ``used`` is None for none.
 
-    ``spoilt``: the usage is given in figures that can't be.
+    ``spoilt``: the usage is given in figures that can't be. ``logprobs``: every piece has its log probability.
     """
 
     number: int
@@ -58,6 +58,7 @@ class Said:
     used: Used | None
     tool: str | None = None
     spoilt: bool = False
+    logprobs: bool = False
 
     @property
     def arguments(self) -> dict[str, Any]:

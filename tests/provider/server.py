@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -44,6 +45,8 @@ class Provider:
     def __init__(self, log: CallLog, latency: Latency, *, dimension: int = 384) -> None:
         self.log, self.latency, self.script = log, latency, Script()
         self._dimension = dimension
+        # What was asked of it last, for tests in the same process.
+        self.bodies: deque[Mapping[str, Any]] = deque(maxlen=100)
         self.batches = Batches(self.answer_one, self.script)
         self.app = web.Application(client_max_size=256 * 1024 * 1024)
         self.app.add_routes(
@@ -133,6 +136,7 @@ class Provider:
 
     async def _call(self, request: web.Request, body: Mapping[str, Any], form: Form, kind: str) -> web.StreamResponse:
         caller = self._caller(request, form, kind, body)
+        self.bodies.append(body)
         prompt = form.prompt(body)
         fault = self._fault(request, caller, prompt)
         call = self.log.begin(caller, fault=fault.name, paid=fault.paid, prompt_tokens=tokens_of(prompt))
@@ -158,7 +162,7 @@ class Provider:
             tools=bool(body.get("tools")),
             text=self.script.said(caller.request_id),
         )
-        return spoil(whole, fault)
+        return spoil(replace(whole, logprobs=bool(body.get("logprobs"))), fault)
 
     def _fault(self, request: web.Request, caller: Caller, prompt: str) -> Fault:
         header = request.headers.get("X-Fault", "")

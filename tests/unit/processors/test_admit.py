@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,16 @@ from schemas.records import (
     Text,
 )
 from tests.support.admission import CODEC, Bench, conversation, request, said
+
+PICTURE = ContentPart(type="image_url", url="https://x/y", detail="low")
+
+
+def look(**part: Any) -> Request:
+    """A question about something that is no text."""
+    return conversation(
+        Message(role="user", content=(*said("look").content, ContentPart(**{"type": "image_url", **part})))
+    )
+
 
 BROKEN: list[tuple[str, str, Request]] = [
     ("query", "invalid_request", request(query=None)),
@@ -50,17 +61,35 @@ BROKEN: list[tuple[str, str, Request]] = [
         conversation(Message(role="user", content=said("x" * 6_000).content * 2)),
     ),
     (
-        "messages[0].content[1].type",
-        "unsupported_content",
-        conversation(
-            Message(role="user", content=(*said("look").content, ContentPart(type="image_url", url="https://x/y")))
-        ),
+        "messages[1].content[0].type",
+        "invalid_request",
+        conversation(said("hi"), Message(role="tool", tool_call_id="c", content=(PICTURE,))),
     ),
+    ("messages[0].content[1].url", "invalid_request", look(type="image_url", url="http://x/y")),
+    ("messages[0].content[1].url", "invalid_request", look(type="image_url", url="https://x/y z")),
     (
-        "messages[0].content[0].type",
-        "unsupported_content",
-        conversation(Message(role="user", content=(ContentPart(type="input_audio"),))),
+        "messages[0].content[1].url",
+        "invalid_request",
+        look(type="image_url", url="https://x", data=Text(inline="AAAA")),
     ),
+    ("messages[0].content[1].url", "invalid_request", look(type="file", url="https://x/y")),
+    ("messages[0].content[1].data", "invalid_request", look(type="image_url")),
+    ("messages[0].content[1].data", "invalid_request", look(data=Text(inline="AAA"), media_type="image/png")),
+    ("messages[0].content[1].data", "invalid_request", look(data=Text(inline="AA\nA"), media_type="image/png")),
+    ("messages[0].content[1].media_type", "invalid_request", look(data=Text(inline="AAAA"))),
+    ("messages[0].content[1].media_type", "invalid_request", look(data=Text(inline="AAAA"), media_type="text/html")),
+    (
+        "messages[0].content[1].media_type",
+        "invalid_request",
+        look(type="input_audio", data=Text(inline="AAAA"), media_type="audio/ogg"),
+    ),
+    ("messages[0].content[1].detail", "invalid_request", look(type="image_url", url="https://x/y", detail="all")),
+    (
+        "messages[0].content[1].file_name",
+        "invalid_request",
+        look(type="file", data=Text(inline="AAAA"), media_type="application/pdf", file_name="a\nb"),
+    ),
+    ("messages", "invalid_request", look(data=Text(inline="A" * 250_004), media_type="image/png")),
     (
         "messages[0].content[0].type",
         "unsupported_content",
@@ -185,6 +214,10 @@ async def test_every_rule_names_its_field(path: str, code: str, broken: Request)
 
 TOOLS = Text(inline='[{"type":"function","function":{"name":"look_up","parameters":{}}}]')
 SOUND: list[Request] = [
+    conversation(Message(role="user", content=(PICTURE,))),
+    look(data=Text(inline="AAA="), media_type="image/png"),
+    look(type="input_audio", data=Text(inline="AAAA"), media_type="audio/mpeg"),
+    look(type="file", data=Text(inline="AAAA"), media_type="application/pdf", file_name="a report.pdf"),
     request(query=Text(inline="a")),
     request(query=Text(inline="x" * 10_000)),
     request(query=Text(inline="line\r\n\tline\u200d👩\u200d💻")),
