@@ -66,6 +66,11 @@ class WorkerProcess:
             )
 
     @property
+    def pid(self) -> int:
+        """The process of this life."""
+        return self._running().pid
+
+    @property
     def port(self) -> int:
         """Where this life serves its pages."""
         return self._port

@@ -33,6 +33,11 @@ class ProviderProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self.base_url = f"{self.url}/v1"
 
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
     def calls(self) -> list[dict[str, Any]]:
         """Every whole line of the log."""
         return [orjson.loads(line) for line in self.log.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]

@@ -55,6 +55,17 @@ class TestStack:
     def model_name(self) -> str:
         return self._lazy("model", "model_name")
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """What runs, by name."""
+        return {name: str(version) for name, version in self._state.versions.items()}
+
+    def pid(self, component: str) -> int:
+        """The process of a component, e.g. kafka; its children belong to it."""
+        child = self._state.child(component)
+        assert child is not None and child.pid is not None, f"{component} does not run"
+        return child.pid
+
     def close(self) -> None:
         """Stop every process and remove the folder."""
         stack.down(self.folder)
