@@ -14,8 +14,8 @@ class Limits:
     message_chars: int = 10_000
     # All messages together have to fit an event, and the same text travels in every later event of the request.
     total_chars: int = 200_000
-    # Images, sound and files as base64: they travel in every later event of the request too, twice in some.
-    data_chars: int = 250_000
+    # Images, sound and files as base64, of all messages together. What is too large for a topic goes by claim check.
+    data_chars: int = 2_000_000
     messages: int = 256
     id_chars: int = 200
     user_chars: int = 128

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from processors.admit.schema import check_schema
+from schemas.errors import RefusedError
 from schemas.records import Answer, Request
 from streams.answers import AnswerStream, answer_view
 from streams.cli.output import print_json, say
@@ -30,6 +32,10 @@ def ask(
     lane: Annotated[str, typer.Option(help="Lane to ask in.")] = "live",
     timeout: Annotated[float, typer.Option(min=0.001, help="How long the answer is wanted, in seconds.")] = 120.0,
     stream: Annotated[bool, typer.Option("--stream", help="Print the text while the model writes it.")] = False,
+    json_mode: Annotated[bool, typer.Option("--json-mode", help="The text has to be a JSON object.")] = False,
+    schema: Annotated[
+        Path | None, typer.Option(help="The text has to be JSON by the JSON schema in this file.")
+    ] = None,
     folder: Annotated[Path | None, typer.Option(help="The embedded stack's folder.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object.")] = False,
 ) -> None:
@@ -37,8 +43,8 @@ def ask(
 
     With --stream and --json every chunk is an object on a line of its own, with a "kind"; the last line is the answer.
     """
-    given = {"query": text, "namespaces": namespace or None, "k": k, "prompt": prompt, "route": route}
-    given["stream"] = stream or None
+    given: dict[str, Any] = {"query": text, "namespaces": namespace or None, "k": k, "prompt": prompt, "route": route}
+    given |= {"stream": stream or None, "response_format": _format(json_mode=json_mode, schema=schema)}
     fields = {name: value for name, value in given.items() if value is not None}
     # Nobody waits for the answer after the time out, so nothing shall be spent on it either.
     fields["ttl_ms"] = max(1, round(timeout * 1000))
@@ -69,6 +75,24 @@ def ask(
         failure = answer.failure
         say(f"headrace: {answer.status}" + (f": {failure.message} ({failure.code})" if failure else ""))
         raise typer.Exit(1)
+
+
+def _format(*, json_mode: bool, schema: Path | None) -> dict[str, Any] | None:
+    """The form that the answer has to have, as a line of ``headrace submit`` would say it."""
+    if schema is None:
+        return {"type": "json_object"} if json_mode else None
+    if json_mode:
+        raise typer.BadParameter("--json-mode and --schema: give one of them")
+    try:
+        read = orjson.loads(schema.read_bytes())
+        check_schema(read, str(schema))
+    except OSError as error:
+        raise typer.BadParameter(f"{schema} can't be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise typer.BadParameter(f"{schema}: no valid JSON: {error}") from None
+    except RefusedError as error:
+        raise typer.BadParameter(str(error)) from None
+    return {"type": "json_schema", "json_schema": {"schema": read}}
 
 
 def _answer(request: Request, settings: Settings, *, timeout_s: float) -> Answer | None:

@@ -204,6 +204,25 @@ def test_ask_shows_the_text_and_its_citations(commands: Commands) -> None:
     assert asked == {(("docs",), 2), ((), None)}
 
 
+def test_ask_wants_json_by_a_schema_in_a_file(commands: Commands, tmp_path: Path) -> None:
+    file, bad = tmp_path / "lamp.json", tmp_path / "bad.json"
+    file.write_text('{"required": ["lamp"]}')
+    bad.write_text('{"$ref": "https://example.com/lamp.json"}')
+    with stages(commands, lambda request: [answer(request, text=Text(inline='{"lamp": 1}'))]):
+        ran = commands.run("ask", "why?", "--lane", commands.lane, "--schema", str(file))
+        commands.run("ask", "how?", "--lane", commands.lane, "--json-mode")
+    assert (ran.code, ran.out.splitlines()[0]) == (0, '{"lamp": 1}')
+    asked = [(r.response_format.type, r.response_format.schema_json) for r in requests_of(commands)]
+    assert sorted(asked, key=str) == [("json_object", None), ("json_schema", Text(inline='{"required":["lamp"]}'))]
+    for options, said in [
+        (("--schema", str(bad)), "bad.json: references must stay inside"),
+        (("--schema", str(tmp_path / "none.json")), "can't be read"),
+        (("--schema", str(file), "--json-mode"), "give one of them"),
+    ]:
+        refused = commands.run("ask", "why?", "--lane", commands.lane, *options)
+        assert refused.code == 2 and said in " ".join(refused.err.replace("│", "").split())
+
+
 def test_ask_fails_with_the_reason(commands: Commands) -> None:
     failure = Failure(code="invalid_request", error_class="policy", message="query: must be shorter", field="query")
     with stages(commands, lambda request: [answer(request, status="rejected", text=None, failure=failure)]):

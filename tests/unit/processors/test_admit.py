@@ -89,7 +89,7 @@ BROKEN: list[tuple[str, str, Request]] = [
         "invalid_request",
         look(type="file", data=Text(inline="AAAA"), media_type="application/pdf", file_name="a\nb"),
     ),
-    ("messages", "invalid_request", look(data=Text(inline="A" * 250_004), media_type="image/png")),
+    ("messages", "invalid_request", look(data=Text(inline="A" * 2_000_004), media_type="image/png")),
     (
         "messages[0].content[0].type",
         "unsupported_content",
