@@ -82,17 +82,17 @@ class PostgresBudgets:
 
         return await self._database.run(work)
 
-    async def sweep(self) -> int:
+    async def sweep(self, *, renew_s: float = 30.0) -> int:
         """Settle what was left behind by the journal: what its attempts cost, or the most that they can have cost.
 
-        A call that somebody is still making goes on holding its reservation. How many were settled. Blocks on
+        A call that somebody is still making holds its reservation for another ``renew_s``. How many were settled. Blocks on
         Postgres; raises ``DependencyDownError``.
         """
         rows = await self._database.execute(sql.LEFT_BEHIND, {"limit": SWEPT_AT_A_TIME})
         settled = 0
         for call_id, live, spent in rows:
             if live:
-                await self._database.execute(sql.HOLD, {"call_id": call_id, "hold_s": 30.0})
+                await self._database.execute(sql.HOLD, {"call_id": call_id, "hold_s": renew_s})
                 continue
             await self.settle(str(call_id), spent)
             settled += 1

@@ -32,6 +32,7 @@ COMMANDS = {
     "drain": ("streams.cli.pause", "drain"),
     "cancel": ("streams.cli.cancel", "cancel"),
     "feedback": ("streams.cli.feedback", "feedback"),
+    "budgets": ("streams.cli.budgets", "budgets"),
     "eval": ("streams.cli.eval", "evaluations"),
 }
 GROUPS = {

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from processors.journal import CallKey, Offer
 from processors.journal.entry import Bound, Target
 from processors.journal.postgres import PostgresJournal
 from processors.postgres import Database
+from tests.support.commands import Commands
 from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
@@ -144,3 +146,39 @@ async def claimed(database: Database, lane: str, request_id: str, *, lease_s: fl
     offer = Offer(key=key, input_hash="h", input=b"i", target=where, max_attempts=3)
     await PostgresJournal(database, lease_s=lease_s).claim(offer, owner="w")
     return key.call_id
+
+
+def test_the_command_shows_what_is_left_and_budgets_that_nobody_used(
+    stack: TestStack, lane: str, tmp_path: Path
+) -> None:
+    commands = Commands(stack, lane, tmp_path, ("costs",))
+    commands.config.write_text(
+        commands.config.read_text()
+        + f'\n[budgets.{lane}-all]\nperiod = "month"\nhard_usd = "0.30"\n'
+        + f'\n[budgets.{lane}-user]\nperiod = "day"\nuser = "*"\nhard_usd = 100\nsoft_usd = "0.1"\n'
+        + f'\n[budgets.{lane}-idle]\nperiod = "day"\ntenant = "acme"\nsoft_usd = 5\n'
+    )
+
+    async def spend() -> None:
+        database = await Database.open(stack.postgres_dsn)
+        try:
+            worker = PostgresBudgets(database, rules(lane))
+            await worker.reserve(str(uuid.uuid4()), parts(rules(lane)), WORST, hold_s=60)
+            call = str(uuid.uuid4())
+            await worker.reserve(call, parts(rules(lane)), Decimal("0.2"), hold_s=60)
+            await worker.settle(call, Decimal("0.15"))
+        finally:
+            await database.close()
+
+    asyncio.run(spend())
+    ran = commands.run("budgets", "--json")
+    assert ran.code == 0, ran.err
+    [given] = ran.objects
+    by_name = {one["budget"].removeprefix(f"{lane}-"): one for one in given["budgets"]}
+    amounts = ("limit_usd", "spent_usd", "reserved_usd", "left_usd", "state")
+    assert [by_name["all"][name] for name in amounts] == ["0.30", "0.15", "0.03", "0.12", "ok"]
+    assert [by_name["user"][name] for name in amounts] == ["100.00", "0.15", "0.03", "99.82", "alert"]
+    assert [by_name["idle"][name] for name in amounts] == ["5.00", "0.00", "0.00", "5.00", "ok"]
+    assert (by_name["user"]["scope"], by_name["idle"]["scope"]) == ("user=u1", "tenant=acme")
+    shown = commands.run("budgets")
+    assert shown.code == 0 and f"{lane}-all" in shown.out and "0.12" in shown.out

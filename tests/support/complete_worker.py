@@ -11,11 +11,15 @@ import json
 import secrets
 import sys
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
+from processors.budgets.postgres import PostgresBudgets
+from processors.budgets.rule import Budget
 from processors.cache import CachePolicy, Caches, PostgresCacheStore
 from processors.clock import DatabaseClock
 from processors.complete.processor import Complete
+from processors.complete.purse import Guard
 from processors.complete.retry import Backoff
 from processors.complete.routes import Deployment, Route
 from processors.control import FakeControl
@@ -24,6 +28,7 @@ from processors.failpoints import failpoints
 from processors.journal import PostgresJournal
 from processors.model import OpenAIClient
 from processors.postgres import Database
+from processors.prices.tariff import Price
 from schemas.codec import Codec
 from tests.support.enrichments import enrichment, incoming
 
@@ -36,7 +41,10 @@ async def run(plan: dict[str, Any]) -> list[str]:
     client = OpenAIClient()
     clock = DatabaseClock()
     clock.set(await database.now())
-    deployment = Deployment(name="d1", model="fake", base_url=plan["base_url"], total_timeout_s=10.0)
+    price = Price(prompt=Decimal(plan.get("price", "0")), completion=Decimal(plan.get("price", "0")))
+    deployment = Deployment(name="d1", model="fake", base_url=plan["base_url"], total_timeout_s=10.0, price=price)
+    rules = (Budget(name=plan["budget"], period="day", only={}, hard_usd=Decimal(10)),) if "budget" in plan else ()
+    budgets = PostgresBudgets(database, rules)
     journal = PostgresJournal(database, lease_s=plan["lease_s"])
     caches = Caches(
         PostgresCacheStore(database),
@@ -58,6 +66,7 @@ async def run(plan: dict[str, Any]) -> list[str]:
         failpoints=failpoints(plan.get("failpoint")),
         backoff=Backoff(first_s=0.01, longest_s=0.02),
         caches=caches,
+        guard=Guard(budgets, rules, clock=clock, hold_s=plan.get("hold_s", 60.0)),
     )
     stage.start()
     record = enrichment(plan.get("request_id", plan["lane"]), plan["text"], lane=plan["lane"], expires_at=None)
