@@ -17,7 +17,7 @@ from processors.admit import Admit
 from processors.admit.buckets_pg import PostgresBuckets
 from processors.admit.limiter import Limiter
 from processors.admit.limiting import Limiting
-from processors.admit.policy import AdmitPolicy
+from processors.admit.policy import AdmitPolicy, Limits
 from processors.budgets.standings import PostgresExhausted, Standings
 from processors.clock import Clock
 from processors.complete.live import Pace
@@ -98,6 +98,7 @@ class Ports:
             tenants={name: tenant.tier for name, tenant in settings.tenants.items()},
             trust_producers=settings.trust_producers,
             horizon=settings.retention.resolved().horizon,
+            limits=Limits(**settings.bodies.model_dump(include={"message_chars", "total_chars", "data_chars"})),
         )
         return Admit(
             policy=policy,

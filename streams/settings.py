@@ -132,6 +132,16 @@ class BodySettings(Section):
 
     # Of a whole event; a worker has several in hand. 0: what is over a topic's limit is refused.
     max_bytes: int = Field(default=32_000_000, ge=0, le=500_000_000)
+    # What admission lets in, in characters: a message, all messages, all images and other data as base64.
+    message_chars: int = Field(default=10_000, ge=1, le=100_000_000)
+    total_chars: int = Field(default=200_000, ge=1, le=100_000_000)
+    data_chars: int = Field(default=250_000, ge=0, le=100_000_000)
+
+    @model_validator(mode="after")
+    def _cross_check(self) -> BodySettings:
+        if self.message_chars > self.total_chars:
+            raise ValueError("message_chars has to be at most total_chars: one message is all of them at least")
+        return self
 
 
 class StageSettings(Section):

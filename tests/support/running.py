@@ -22,6 +22,7 @@ from schemas.errors import (
     DependencyDownError,
 )
 from schemas.records import Admission, Admitted, Answer, Meta, Request, Text
+from streams.claims import Claims
 from streams.gate import Gate
 from streams.metrics import Metrics
 from streams.producer import FakeProducer
@@ -65,7 +66,14 @@ class Event:
 class Bench:
     """A runner with all its collaborators at hand."""
 
-    def __init__(self, process: Process, *, stage: Stage = STAGES["admit"], timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        process: Process,
+        *,
+        stage: Stage = STAGES["admit"],
+        timeout_s: float = 5.0,
+        claims: Claims | None = None,
+    ) -> None:
         self.producer, self.finality, self.redrives = FakeProducer(), FakeFinality(), FakeRedrives()
         self.metrics, self.clock = Metrics(), FakeClock(NOW)
         self.control, self.deferred = FakeControl(offset=3), FakeDeferred(NOW)
@@ -87,6 +95,7 @@ class Bench:
             metrics=self.metrics,
             failpoints=Unarmed(),
             crash=self.crashes.append,
+            claims=claims,
         )
         self.runner = StageRunner(stage, stage.inputs[0], process, services, timeout_s=timeout_s)
 
