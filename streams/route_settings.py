@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from processors.complete.resort import check_resort
+from schemas.errors import ConfigurationError
 from streams.cache_settings import CacheSettings
 from streams.credentials import Section
 
@@ -231,6 +233,11 @@ def _check_own(name: str, route: RouteSettings, deployments: Mapping[str, Deploy
             raise FieldError(("routes", name, field), f"is {one!r}, which is no deployment")
     if not own:
         raise FieldError(("routes", name, field), f"no deployment has {', '.join(route.tags)}")
+    if route.last_resort is not None:
+        try:
+            check_resort(route.last_resort)
+        except ConfigurationError as error:
+            raise FieldError(("routes", name, "last_resort"), str(error)) from None
     if not sum(deployments[one].weight for one in own):
         raise FieldError(("routes", name, field), "the weights of its deployments sum to zero; give one of them more")
 

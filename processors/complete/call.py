@@ -3,77 +3,63 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from decimal import Decimal
+from dataclasses import replace
 from urllib.parse import quote
 
 from processors.clock import Clock
-from processors.complete.cancellation import Cancellation
 from processors.complete.deltas import DeltaSink, aborted_delta, live_delta
-from processors.complete.judging import AskAgain, Judge, Refuse, accept_all
+from processors.complete.judging import AskAgain, Refuse
 from processors.complete.live import LiveDeltas, Pace
 from processors.complete.observer import CallObserver
-from processors.complete.payload import Payload, token_limit
-from processors.complete.pricing import upper_bound, usage_of
-from processors.complete.retry import Backoff, RetryIn, after_break, after_error
-from processors.complete.routes import Route
+from processors.complete.payload import Payload
+from processors.complete.places import Places
+from processors.complete.retry import (
+    CONTENT_REFUSED,
+    STREAM_BROKEN,
+    Backoff,
+    Go,
+    Later,
+    Limits,
+    Verdict,
+    after_break,
+    after_error,
+    failure_of,
+    fallback,
+    nowhere,
+)
+from processors.complete.routes import Group
+from processors.complete.settling import NOT_SENT, answered, done, failed
+from processors.complete.target import readdressed, target_of
+from processors.complete.task import Again, Left, Sending, Task
 from processors.complete.unwritten import Outcome, Unwritten
-from processors.event import Incoming
 from processors.failpoints import Failpoints
-from processors.journal import AttemptRow, CallFailure, Granted, Journal, Lease, LeaseKeeper, Settled, Target
-from processors.journal.protocol import CANCELLED, EXPIRED, bound_usage, unknown
+from processors.journal import AttemptRow, CallFailure, Granted, Journal, Lease, LeaseKeeper, Target
+from processors.journal.protocol import CANCELLED, EXPIRED, unknown
 from processors.model.port import ModelClient, ModelReply
 from processors.release.window import cleared
+from processors.routing import Seat
+from processors.routing.causes import ended_with
 from schemas.errors import (
     DependencyDownError,
-    OutcomeUnknownError,
+    NotYetError,
     ProviderError,
     RefusedError,
     TransientProviderError,
     UnencodableError,
 )
-from schemas.records import Delta, Enrichment
+from schemas.records import Delta
 
 # A call is not begun with less time than this: it would only be paid and cut off.
 SHORTEST_CALL_S = 1.0
 
-# How an attempt is booked whose request was cancelled before it was sent.
-_NOT_SENT = Settled(
-    state="failed", cost_usd=Decimal(0), error_class=CANCELLED.error_class, error_code=CANCELLED.code, duration_ms=0.0
-)
 
-# Encodes the event that a reply becomes, given the attempts with the open one at the end.
-Encode = Callable[[ModelReply, tuple[AttemptRow, ...], Settled], bytes]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """What a granted call needs besides the grant. ``ends`` is the monotonic end of the stage's attempt.
-
-    ``stored`` is the event as the journal has it; ``streamed``: its text goes to ``deltas`` too. ``payload`` is what
-    the first attempt sends; ``judge`` says what becomes of each reply.
-    """
-
-    route: Route
-    payload: Payload
-    stored: Incoming[Enrichment]
-    streamed: bool
-    cancellation: Cancellation
-    ends: float
-    encode: Encode
-    judge: Judge = field(default=accept_all)
-
-
-@dataclass(frozen=True, slots=True)
-class Again:
-    """Another attempt follows after so long, with this payload."""
-
-    seconds: float
-    payload: Payload
+# Nobody waits for an answer any more, or half of one is public.
+_NO_RESORT = frozenset({CANCELLED.code, STREAM_BROKEN.code})
 
 
 class Caller:
@@ -93,8 +79,9 @@ class Caller:
         random_: random.Random,
         sink: DeltaSink | None,
         pace: Pace,
+        places: Places,
     ) -> None:
-        self._sink, self._pace = sink, pace
+        self._sink, self._pace, self._places, self._pool = sink, pace, places, places.pool
         self._journal = journal
         self._client = client
         self._keeper = keeper
@@ -106,40 +93,97 @@ class Caller:
         self._random = random_
 
     async def run(self, granted: Granted, task: Task, *, since: float) -> None:
-        """Call until the journal holds a result or a failure.
+        """Call until the journal holds a result or a failure. Leaves ``task.seat``, whatever happens.
 
         Blocks for the call and its retries, until ``task.ends`` at most, and for the acknowledgement of live deltas. A
         request that is cancelled meanwhile ends with ``CANCELLED`` in the journal. Raises ``FencedError`` when a later
-        owner took the call, and ``DependencyDownError`` when an outcome could not be booked; it is then kept, and
-        booked before anything else is done with the call.
+        owner took the call, ``NotYetError`` when the next attempt has to wait for longer than a slot may be kept, and
+        ``DependencyDownError`` when an outcome could not be booked; it is then kept, and booked before anything else
+        is done with the call.
         """
+        assert task.seat is not None
+        sending = Sending(task.seat, task.payload)
+        try:
+            with self._keeper.holding(granted.lease, since=since):
+                self._failpoints.hit("after_claim")
+                attempts = (*granted.earlier, granted.attempt)
+                if granted.earlier and task.streamed:
+                    # Its worker is gone, perhaps before it could say so.
+                    await self._abort(granted.earlier[-1], task)
+                while True:
+                    async with self._streaming(granted.lease, attempts[-1], task) as live:
+                        outcome, again = await self._attempt(granted, attempts, sending, task, live)
+                        attempts = await self._unwritten.book(outcome)
+                        self._count(outcome, attempts[-1])
+                    if again is None:
+                        return
+                    if live is not None and live.given and not live.lost:
+                        await self._abort(attempts[-1], task)
+                    seat = await self._next(granted.lease, attempts, again, task)
+                    if seat is None:
+                        return
+                    sending = Sending(seat, self._payload(again.payload, attempts[-1], seat, task))
+                    since = time.monotonic()
+                    attempt = await self._journal.next_attempt(granted.lease, self._target(attempts, sending, task))
+                    self._keeper.refreshed(granted.lease, since=since)
+                    attempts = (*attempts, attempt)
+        finally:
+            self._pool.leave(sending.seat)
+
+    async def unsent(self, granted: Granted, task: Task, code: str, *, since: float) -> None:
+        """End a call that can be sent nowhere: by the route's last resort, or as failed. Raises as ``run`` does."""
         with self._keeper.holding(granted.lease, since=since):
-            self._failpoints.hit("after_claim")
-            attempts, payload = (*granted.earlier, granted.attempt), task.payload
-            if granted.earlier and task.streamed:
-                # Its worker is gone, perhaps before it could say so.
-                await self._abort(granted.earlier[-1], task)
-            while True:
-                async with self._streaming(granted.lease, attempts[-1], task) as live:
-                    outcome, again = await self._attempt(granted, attempts, payload, task, live)
-                    attempts = await self._unwritten.book(outcome)
-                    self._count(outcome, attempts[-1])
-                if again is None:
-                    return
-                if live is not None and live.given and not live.lost:
-                    await self._abort(attempts[-1], task)
-                try:
-                    async with task.cancellation.scope():
-                        await asyncio.sleep(again.seconds)
-                except RefusedError:
-                    await self._journal.end(granted.lease, CANCELLED)
-                    return
-                since = time.monotonic()
-                payload = again.payload
-                target = self._target(attempts[-1].target, payload, task)
-                attempt = await self._journal.next_attempt(granted.lease, target)
-                self._keeper.refreshed(granted.lease, since=since)
-                attempts = (*attempts, attempt)
+            outcome = Outcome(lease=granted.lease, attempt_id=granted.attempt.attempt_id)
+            failure = nowhere(task.route, code)
+            settled = replace(NOT_SENT, error_class=failure.error_class, error_code=failure.code)
+            attempts = (*granted.earlier, granted.attempt)
+            await self._unwritten.book(self._ended(replace(outcome, settled=settled), failure, attempts, task))
+
+    async def _next(self, lease: Lease, attempts: tuple[AttemptRow, ...], again: Again, task: Task) -> Seat | None:
+        """A seat for the next attempt; ``None`` where the call ended instead. Raises as ``run`` does."""
+        go = again.go
+        if isinstance(go, Later):
+            raise NotYetError(go.seconds, f"deployment/{go.deployment}")
+        try:
+            async with task.cancellation.scope():
+                await asyncio.sleep(go.seconds)
+            found = await self._places.find(
+                task.route,
+                go,
+                task.stored.record,
+                attempts=attempts,
+                cancellation=task.cancellation,
+                latest=task.ends - SHORTEST_CALL_S,
+            )
+        except RefusedError:
+            await self._journal.end(lease, CANCELLED)
+            return None
+        if isinstance(found, Seat):
+            if go.cause is not None:
+                self._pool.observer.on_fallback(task.route.name, go.cause)
+            return found
+        if task.resort is None and not found.denied and found.wait_s < self._left(task).ttl_s:
+            raise self._places.set_aside(found)
+        await self._resort(lease, attempts, again.otherwise, task)
+        return None
+
+    async def _resort(self, lease: Lease, attempts: tuple[AttemptRow, ...], failure: CallFailure, task: Task) -> None:
+        """End a call whose attempts are all booked, with the last resort where there is one."""
+        if task.resort is None or failure.code in _NO_RESORT:
+            await self._journal.end(lease, failure)
+            return
+        attempt = await self._journal.next_attempt(lease, attempts[-1].target)
+        settled = replace(NOT_SENT, error_class=failure.error_class, error_code=failure.code)
+        outcome = Outcome(lease=lease, attempt_id=attempt.attempt_id, settled=settled)
+        await self._unwritten.book(self._ended(outcome, failure, (*attempts, attempt), task))
+
+    def _ended(self, outcome: Outcome, failure: CallFailure, attempts: tuple[AttemptRow, ...], task: Task) -> Outcome:
+        """The outcome of a call's last attempt: answered by the last resort where there is one, else failed."""
+        if task.resort is None or failure.kind != "failed" or failure.code in _NO_RESORT:
+            return replace(outcome, failure=failure)
+        assert outcome.settled is not None
+        self._pool.observer.on_last_resort(task.route.name)
+        return replace(outcome, result=task.resort(attempts, outcome.settled, failure.code))
 
     @asynccontextmanager
     async def _streaming(self, lease: Lease, attempt: AttemptRow, task: Task) -> AsyncIterator[LiveDeltas | None]:
@@ -179,7 +223,7 @@ class Caller:
         self,
         granted: Granted,
         attempts: tuple[AttemptRow, ...],
-        payload: Payload,
+        sending: Sending,
         task: Task,
         live: LiveDeltas | None,
     ) -> tuple[Outcome, Again | None]:
@@ -187,27 +231,33 @@ class Caller:
         attempt, began = attempts[-1], time.monotonic()
         outcome = Outcome(lease=granted.lease, attempt_id=attempt.attempt_id)
         if task.cancellation.requested:
-            return replace(outcome, settled=_NOT_SENT, failure=CANCELLED), None
+            return replace(outcome, settled=NOT_SENT, failure=CANCELLED), None
         try:
-            reply = await self._call(granted, attempt, payload, task, live)
+            reply = await self._call(granted, attempt, sending, task, live)
         except RefusedError:
             settled = unknown(attempt, error_code=CANCELLED.code, duration_ms=(time.monotonic() - began) * 1000)
             return replace(outcome, settled=settled, failure=CANCELLED), None
         except ProviderError as error:
-            settled = _failed(error, attempt, duration_ms=(time.monotonic() - began) * 1000)
-            known = (*attempts[:-1], replace(attempt, state=settled.state))
+            self._pool.leave(sending.seat, ended_with(error))
+            settled = failed(error, attempt, duration_ms=(time.monotonic() - began) * 1000)
+            outcome = replace(outcome, settled=settled)
+            known = (*attempts[:-1], replace(attempt, state=settled.state, error_code=settled.error_code))
             verdict = self._after(error, known, task)
             if live is not None and cleared(live.given) > 0:
                 verdict = after_break(error, verdict, task.route)
-            if isinstance(verdict, RetryIn):
-                self._observer.on_retry(attempt.target.deployment, error.code)
-                return replace(outcome, settled=settled), Again(verdict.seconds, payload)
-            return replace(outcome, settled=settled, failure=verdict), None
+            if isinstance(verdict, CallFailure):
+                return self._ended(outcome, verdict, attempts, task), None
+            self._observer.on_retry(attempt.target.deployment, error.code)
+            return outcome, Again(verdict, sending.payload, failure_of(error))
         self._failpoints.hit("after_reply")
-        settled = self._done(reply, payload, task)
+        settled = done(reply, sending, task, at=self._clock.now())
+        self._pool.leave(sending.seat, answered(reply, settled.usage))
+        elsewhere = self._held_back(reply, attempts, task, live)
+        if elsewhere is not None:
+            return self._refused(replace(outcome, settled=settled), elsewhere, sending)
         judgement = task.judge(reply, attempts)
         if isinstance(judgement, AskAgain | Refuse):
-            return self._wrong(replace(outcome, settled=settled), judgement, attempt, task)
+            return self._wrong(replace(outcome, settled=settled), judgement, attempts, sending, task)
         try:
             return replace(outcome, settled=settled, result=task.encode(judgement.reply, attempts, settled)), None
         except UnencodableError as error:
@@ -220,40 +270,81 @@ class Caller:
             )
             return replace(outcome, settled=unrecordable, failure=failure), None
 
+    def _held_back(
+        self, reply: ModelReply, attempts: Sequence[AttemptRow], task: Task, live: LiveDeltas | None
+    ) -> Go | None:
+        """Where else to ask when the model declined or its provider withheld the reply; ``None`` to let it stand."""
+        if reply.refusal is None and reply.finish_reason != "content_filter":
+            return None
+        public = live is not None and cleared(live.given) > 0
+        if (public and task.route.on_break == "failed") or self._left(task).s <= 0:
+            return None
+        return fallback(task.route, "content_refused", attempts)
+
+    def _refused(self, outcome: Outcome, go: Go, sending: Sending) -> tuple[Outcome, Again]:
+        """Book a reply that says nothing, which is paid, and ask elsewhere."""
+        assert outcome.settled is not None
+        settled = replace(
+            outcome.settled, state="failed", error_class=CONTENT_REFUSED.error_class, error_code=CONTENT_REFUSED.code
+        )
+        self._observer.on_retry(sending.deployment.name, CONTENT_REFUSED.code)
+        return replace(outcome, settled=settled), Again(go, sending.payload, CONTENT_REFUSED)
+
     def _wrong(
-        self, outcome: Outcome, judgement: AskAgain | Refuse, attempt: AttemptRow, task: Task
+        self,
+        outcome: Outcome,
+        judgement: AskAgain | Refuse,
+        attempts: tuple[AttemptRow, ...],
+        sending: Sending,
+        task: Task,
     ) -> tuple[Outcome, Again | None]:
         """Book a reply that was judged wrong, which is paid, and ask again where that is wanted and there is time."""
         assert outcome.settled is not None
+        asking = isinstance(judgement, AskAgain)
         failure = judgement.otherwise if isinstance(judgement, AskAgain) else judgement.failure
         settled = replace(outcome.settled, state="failed", error_class=failure.error_class, error_code=failure.code)
-        outcome, (left_s, expired) = replace(outcome, settled=settled), self._left(task)
-        if isinstance(judgement, Refuse) or left_s <= 0:
-            return replace(outcome, failure=EXPIRED if isinstance(judgement, AskAgain) and expired else failure), None
-        self._observer.on_retry(attempt.target.deployment, failure.code)
-        return outcome, Again(0.0, judgement.payload)
+        outcome, left = replace(outcome, settled=settled), self._left(task)
+        if isinstance(judgement, AskAgain):
+            # Whoever wrote it is asked, with what was wrong.
+            go: Go | None = Go(group=Group(deployments=(sending.seat.member.deployment,)))
+            payload: Payload = judgement.payload
+        else:
+            go, payload = fallback(task.route, "malformed_output", attempts), task.payload
+        if go is None or left.s <= 0:
+            return self._ended(outcome, EXPIRED if asking and left.expired else failure, attempts, task), None
+        self._observer.on_retry(sending.deployment.name, failure.code)
+        return outcome, Again(go, payload, failure)
 
-    def _left(self, task: Task) -> tuple[float, bool]:
-        """How long another attempt may be waited for, in seconds, and whether the request's ttl is over."""
+    def _left(self, task: Task) -> Left:
+        """How long another attempt may be waited for."""
         left_s = task.ends - time.monotonic() - SHORTEST_CALL_S
         expires_at = task.stored.record.admission.expires_at
-        if expires_at is None:
-            return left_s, False
-        ttl_left_s = (expires_at - self._clock.now()).total_seconds()
-        return min(left_s, ttl_left_s), ttl_left_s <= 0
+        ttl_s = math.inf if expires_at is None else (expires_at - self._clock.now()).total_seconds()
+        return Left(min(left_s, ttl_s), ttl_s)
 
-    def _target(self, before: Target, payload: Payload, task: Task) -> Target:
+    def _payload(self, payload: Payload, last: AttemptRow, seat: Seat, task: Task) -> Payload:
+        """What is sent at the seat, of what was sent to the deployment of the last attempt."""
+        if last.target.deployment == seat.deployment.name:
+            return payload
+        return readdressed(payload, task.stored.record, seat.deployment)
+
+    def _target(self, attempts: Sequence[AttemptRow], sending: Sending, task: Task) -> Target:
         """Where the next attempt goes, at the bound of what it sends."""
-        if payload is task.payload:
-            return before
-        limit = token_limit(task.stored.record.request.sampling, task.route.deployment)
-        return replace(before, bound=upper_bound(payload, task.route.deployment, limit, at=self._clock.now()))
+        last = attempts[-1].target
+        return target_of(
+            last.route,
+            sending.deployment,
+            sending.payload,
+            task.stored.record.request.sampling,
+            control_offset=last.control_offset,
+            at=self._clock.now(),
+        )
 
     async def _call(
-        self, granted: Granted, attempt: AttemptRow, payload: Payload, task: Task, live: LiveDeltas | None
+        self, granted: Granted, attempt: AttemptRow, sending: Sending, task: Task, live: LiveDeltas | None
     ) -> ModelReply:
         """Send the call. Raises ``RefusedError`` when the request is cancelled while the call is open."""
-        deployment = task.route.deployment
+        deployment, payload = sending.deployment, sending.payload
         if not self._keeper.trusts(granted.lease):
             # Paused since the row was committed: another worker may have the call by now. Nothing was sent.
             raise TransientProviderError("lease_lost", "the worker was paused before the call was sent")
@@ -270,26 +361,19 @@ class Caller:
         async with task.cancellation.scope():
             return await self._client.chat(deployment, payload, deadline_s=deadline_s, headers=headers, heard=heard)
 
-    def _after(self, error: ProviderError, attempts: tuple[AttemptRow, ...], task: Task) -> RetryIn | CallFailure:
-        left_s, expired = self._left(task)
-        if expired and error.retryable:
+    def _after(self, error: ProviderError, attempts: tuple[AttemptRow, ...], task: Task) -> Verdict:
+        left = self._left(task)
+        if left.expired and error.retryable:
             return EXPIRED
-        return after_error(error, attempts, task.route, backoff=self._backoff, random_=self._random, left_s=left_s)
-
-    def _done(self, reply: ModelReply, payload: Payload, task: Task) -> Settled:
-        deployment = task.route.deployment
-        # The estimate is that of the first payload.
-        estimate = task.stored.record.grounding.prompt_tokens_estimate if payload is task.payload else 0
-        usage = usage_of(reply, payload, deployment, prompt_estimate=estimate)
-        return Settled(
-            state="done",
-            cost_usd=deployment.price.amount(usage, self._clock.now()),
-            usage=usage,
-            estimated=usage.estimated,
-            http_status=200,
-            response_id=reply.response_id,
-            duration_ms=reply.duration_ms,
-            first_token_ms=reply.first_token_ms,
+        return after_error(
+            error,
+            attempts,
+            task.route,
+            backoff=self._backoff,
+            random_=self._random,
+            limits=Limits(
+                left_s=left.s, ttl_left_s=left.ttl_s, may_retry=self._pool.may_retry, usable=self._pool.usable
+            ),
         )
 
     def _count(self, outcome: Outcome, attempt: AttemptRow) -> None:
@@ -305,22 +389,3 @@ class Caller:
             self._observer.on_first_token(deployment, settled.first_token_ms / 1000)
         if settled.usage is not None:
             self._observer.on_tokens(deployment, settled.usage)
-
-
-def _failed(error: ProviderError, attempt: AttemptRow, *, duration_ms: float) -> Settled:
-    """How a failed attempt is booked: at nothing when it was refused, at its bound when it may have been paid."""
-    if isinstance(error, OutcomeUnknownError):
-        return unknown(attempt, error_code=error.code, duration_ms=duration_ms)
-    # A body came with 200, though none that can be used: it may well be on the bill.
-    maybe_paid = error.http_status == 200
-    return Settled(
-        state="failed",
-        cost_usd=attempt.target.bound.usd if maybe_paid else Decimal(0),
-        usage=bound_usage(attempt) if maybe_paid else None,
-        estimated=maybe_paid,
-        upper_bound=maybe_paid,
-        error_class=error.error_class,
-        error_code=error.code,
-        http_status=error.http_status,
-        duration_ms=duration_ms,
-    )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 
@@ -14,21 +13,23 @@ from processors.age import too_old
 from processors.cache.caches import Asking, Caches
 from processors.cache.serving import CACHES, cost_of_hit, hit_again
 from processors.clock import Clock
-from processors.complete import STAGE, VERSION
-from processors.complete.call import Caller, Task
+from processors.complete.call import Caller
 from processors.complete.cancellation import Cancellation
 from processors.complete.deltas import DeltaSink, closing_delta, failed_delta
 from processors.complete.judging import accept_all
 from processors.complete.live import Pace
 from processors.complete.observer import CallObserver, NullObserver
-from processors.complete.payload import build_payload, payload_hash, token_limit
-from processors.complete.pricing import upper_bound
+from processors.complete.payload import build_payload, payload_hash
+from processors.complete.places import Places
 from processors.complete.purse import Guard, Purse
 from processors.complete.records import completion_of, costs_of, failed_answer
-from processors.complete.retry import STREAM_BROKEN, Backoff
+from processors.complete.resort import resorted
+from processors.complete.retry import STREAM_BROKEN, Backoff, Go
 from processors.complete.reuse import cost_of_reuse, reused_completion
-from processors.complete.routes import Deployment, Route
+from processors.complete.routes import Route
 from processors.complete.streaming import streams, wants_stream
+from processors.complete.target import check_time, narrowed, offer_at, offer_of
+from processors.complete.task import Task
 from processors.complete.unwritten import Unwritten
 from processors.control import ControlView, cancelled_error
 from processors.event import Incoming, Output, Recorded
@@ -45,16 +46,16 @@ from processors.journal import (
     LeaseKeeper,
     Offer,
     Settled,
-    Target,
 )
 from processors.journal.protocol import EXPIRED
 from processors.model.port import ModelClient, ModelReply
+from processors.routing import Pool, Seat, Unavailable
+from processors.routing.causes import UNUSED
+from processors.routing.observer import PoolObserver
 from processors.structured.judge import judge_of
 from schemas.codec import Codec
 from schemas.errors import (
-    ConfigurationError,
     CrashLoopError,
-    DependencyDownError,
     FencedError,
     IndeterminateError,
     PermanentProviderError,
@@ -100,10 +101,12 @@ class Complete:
         horizon: timedelta | None = None,
         caches: Caches | None = None,
         guard: Guard | None = None,
+        pool_observer: PoolObserver | None = None,
     ) -> None:
         """Raises ``ConfigurationError`` when T is shorter than a lease and a call."""
-        for route in routes.values():
-            _check(route.deployment, journal.lease_s, timeout_s)
+        deployments = {one.name: one for route in routes.values() for one in route.deployments}
+        for deployment in deployments.values():
+            check_time(deployment, journal.lease_s, timeout_s, booking_s=_BOOKING_S)
         self._journal, self._routes, self._codec, self._clock = journal, routes, codec, clock
         self._timeout_s = timeout_s
         self._control, self._can_stream = control, deltas is not None
@@ -112,8 +115,9 @@ class Complete:
         self._random = random_ or random.Random()
         self._unwritten = Unwritten(journal)
         self.keeper = LeaseKeeper(journal, owner=owner, then=self._unwritten.book_all)
-        # By name: routes that share a deployment share its limit.
-        self._slots = {r.deployment.name: asyncio.Semaphore(r.deployment.max_concurrency) for r in routes.values()}
+        # Routes that share a deployment share what is known of it, and its limits.
+        self._pool = Pool(deployments.values(), observer=pool_observer, random_=self._random)
+        self._places = Places(self._pool, clock)
         self._caller = Caller(
             journal,
             client,
@@ -126,6 +130,7 @@ class Complete:
             random_=self._random,
             sink=deltas,
             pace=pace or Pace(),
+            places=self._places,
         )
 
     def start(self) -> None:
@@ -142,7 +147,7 @@ class Complete:
         Blocks for a slot of the deployment, for the lease of another worker, and for the call and its retries.
         Raises ``RefusedError`` (expired or cancelled before any spend, unreadable input), ``PermanentProviderError``
         (no such route or model, and no outcome booked), ``IndeterminateError`` and ``CrashLoopError`` (both with costs
-        and answer in ``outputs``), and ``DependencyDownError``.
+        and answer in ``outputs``), ``NotYetError`` (no deployment for long), and ``DependencyDownError``.
         """
         ends = time.monotonic() + self._timeout_s - _BOOKING_S
         key = _key(incoming)
@@ -207,69 +212,84 @@ class Complete:
             unwanted = replace(offer, expired=expired, cancelled=cancellation.requested)
             claim = await self._journal.claim(unwanted, owner=self.keeper.owner)
             return None if isinstance(claim, Granted) else claim
-        latest = ends - self._routes[offer.target.route].deployment.total_timeout_s
+        route = self._route(incoming.record)
+        latest = ends - max(one.total_timeout_s for one in route.deployments)
         # Outside the slot, too: who waits for another request's answer keeps nobody from calling.
         served = None if asking is None else await asking.claim(latest)
         if served is not None:
             return None if isinstance(served, Granted) else served
-        async with self._slot(offer.target.deployment, latest, cancellation) as free:
-            if not free:
+        async with self._seat(incoming, route, latest, cancellation) as seat:
+            if isinstance(seat, Unavailable):
+                known = await self._without(seat, offer, route, asking)
+                if known is not None:
+                    return known
+            if seat is None:
                 return None
             served = None if asking is None else await asking.claim(latest)
             if served is not None:
                 return None if isinstance(served, Granted) else served
-            since = time.monotonic()
-            reserved = await purse.reserve(offer, incoming.record, self._route(incoming.record))
+            where = route.deployment if isinstance(seat, Unavailable) else seat.deployment
+            placed = offer_at(offer, where, incoming, at=self._clock.now())
+            reserved, since = await purse.reserve(placed, incoming.record, route), time.monotonic()
             if isinstance(reserved, Busy):
                 return reserved
             claim = await self._journal.claim(reserved, owner=self.keeper.owner)
             if not isinstance(claim, Granted):
                 return claim
-            if claim.earlier and claim.earlier[-1].state == "unknown":
-                self._observer.on_unknown(offer.target.deployment, claim.earlier[-1].error_code or "unknown")
             if asking is not None:
                 asking.called()
-            try:
-                await self._caller.run(claim, self._task(incoming, claim, ends, cancellation), since=since)
-            except FencedError:
-                # A later owner has the call; ours was discarded and booked. Wait for theirs.
-                return None
-        return None
+            await self._make(claim, self._task(incoming, claim, seat, ends, cancellation), seat, since=since)
+        # Outside the slot: what became of it is read, not claimed.
+        return await self._journal.outcome_of(offer.key)
+
+    async def _without(
+        self, none: Unavailable, offer: Offer, route: Route, asking: Asking | None
+    ) -> Done | Ended | None:
+        """What the call has ended with, which needs no deployment; ``None`` to end it without one.
+
+        Raises ``NotYetError`` when it has to wait for one.
+        """
+        known = await self._journal.outcome_of(offer.key)
+        if known is None and not none.denied and route.last_resort is None:
+            if asking is not None:
+                # Whoever waits for this one's answer makes the call.
+                await asking.settle(Expired())
+            raise self._places.set_aside(none)
+        return known
+
+    async def _make(self, granted: Granted, task: Task, seat: Seat | Unavailable, *, since: float) -> None:
+        """Make the call, or end one for which there is no deployment."""
+        if granted.earlier and granted.earlier[-1].state == "unknown":
+            lost = granted.earlier[-1]
+            self._observer.on_unknown(lost.target.deployment, lost.error_code or "unknown")
+        # Fenced: a later owner has the call; ours was discarded and booked. Theirs is waited for.
+        with suppress(FencedError):
+            if isinstance(seat, Seat):
+                await self._caller.run(granted, task, since=since)
+            else:
+                code = "key_refused" if seat.denied else "deployment_unavailable"
+                await self._caller.unsent(granted, task, code, since=since)
 
     def _offer(self, incoming: Incoming[Enrichment]) -> Offer:
         route = self._route(incoming.record)
-        deployment = route.deployment
-        payload = build_payload(incoming.record, deployment)
-        limit = token_limit(incoming.record.request.sampling, deployment)
-        target = Target(
-            route=route.name,
-            deployment=deployment.name,
-            provider=deployment.provider,
-            model=deployment.model,
-            price_source=deployment.price.source,
-            account=deployment.account,
-            stage_version=VERSION,
-            control_offset=incoming.control_offset,
-            bound=upper_bound(payload, deployment, limit, at=self._clock.now()),
-        )
-        return Offer(
-            key=_key(incoming),
-            input_hash=payload_hash(payload, deployment),
-            input=incoming.raw,
-            target=target,
-            max_attempts=route.max_attempts,
-            unknown_policy=route.unknown_policy,
-            # Nobody knows how much of the text was public when its worker was lost.
-            if_lost=STREAM_BROKEN if route.on_break == "failed" and self._streams(incoming.record, route) else None,
-            expires_at=incoming.record.admission.expires_at,
-        )
+        # Nobody knows how much of the text was public when its worker was lost.
+        broken = route.on_break == "failed" and self._streams(incoming.record, route)
+        lost = STREAM_BROKEN if broken else None
+        return offer_of(incoming, _key(incoming), route, if_lost=lost, at=self._clock.now())
 
-    def _task(self, incoming: Incoming[Enrichment], granted: Granted, ends: float, cancellation: Cancellation) -> Task:
+    def _task(
+        self,
+        incoming: Incoming[Enrichment],
+        granted: Granted,
+        seat: Seat | Unavailable,
+        ends: float,
+        cancellation: Cancellation,
+    ) -> Task:
         """What to call with: the journal's input, whatever this delivery says."""
         stored = self._as_stored(incoming, granted.input)
         route = self._route(stored.record)
-        payload = build_payload(stored.record, route.deployment)
-        input_hash = payload_hash(payload, route.deployment)
+        payload = build_payload(stored.record, seat.deployment if isinstance(seat, Seat) else route.deployment)
+        input_hash = payload_hash(build_payload(stored.record, route.deployment), route.deployment)
         streamed = self._streams(stored.record, route)
         judge = judge_of(stored.record.request, route, payload)
 
@@ -278,8 +298,14 @@ class Complete:
             checked = None if judge is None else judge.record(attempts)
             return self._codec.encode(replace(completion, streamed=streamed, structured=checked))
 
+        def resort(attempts: tuple[AttemptRow, ...], settled: Settled, code: str) -> bytes:
+            completion = resorted(stored, attempts, settled, route=route, code=code, input_hash=input_hash)
+            return self._codec.encode(replace(completion, streamed=streamed))
+
         return Task(
             route=route,
+            seat=seat if isinstance(seat, Seat) else None,
+            resort=None if route.last_resort is None else resort,
             payload=payload,
             stored=stored,
             streamed=streamed,
@@ -334,40 +360,31 @@ class Complete:
         route = self._routes.get(name)
         if route is None:
             raise PermanentProviderError("unknown_route", f"route {name!r} is not in this worker's settings")
-        if model is not None and model != route.deployment.model:
-            raise PermanentProviderError("unknown_model", f"route {name!r} does not offer the model asked for")
-        return route
+        return narrowed(route, model)
 
     @asynccontextmanager
-    async def _slot(self, deployment: str, latest: float, cancellation: Cancellation) -> AsyncIterator[bool]:
-        """One of the deployment's slots; False without one when the request is cancelled before it is free.
+    async def _seat(
+        self, incoming: Incoming[Enrichment], route: Route, latest: float, cancellation: Cancellation
+    ) -> AsyncIterator[Seat | Unavailable | None]:
+        """A seat at one of the route's deployments; ``None`` without one when the request is cancelled before.
 
-        Raises ``DependencyDownError`` when a whole call would not fit any more.
+        ``Unavailable``: there is none to be had for long. Raises ``DependencyDownError`` when a whole call would not
+        fit any more.
         """
-        slots = self._slots[deployment]
         try:
-            async with cancellation.scope(), asyncio.timeout(max(0.0, latest - time.monotonic())):
-                await slots.acquire()
+            found = await self._places.find(
+                route, Go(group=route.own), incoming.record, cancellation=cancellation, latest=latest
+            )
         except RefusedError:
-            yield False
+            yield None
             return
-        except TimeoutError:
-            raise DependencyDownError(f"deployment {deployment}", "every slot was taken, or its call is open") from None
         try:
-            yield True
+            yield found
         finally:
-            slots.release()
+            if isinstance(found, Seat):
+                self._pool.leave(found, UNUSED)
 
 
 def _key(incoming: Incoming[Enrichment]) -> CallKey:
     meta = incoming.meta
     return CallKey(tenant=meta.tenant, lane=meta.lane, run=meta.run, request_id=meta.request_id)
-
-
-def _check(deployment: Deployment, lease_s: float, timeout_s: float) -> None:
-    needed = lease_s + deployment.total_timeout_s + _BOOKING_S
-    if timeout_s < needed:
-        raise ConfigurationError(
-            f"{STAGE}: the stage's timeout of {timeout_s:g} s is shorter than a lease and a call at deployment "
-            f"{deployment.name} ({needed:g} s); lower total_timeout_s or raise the timeout"
-        )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from processors.complete.routes import Route
+from processors.complete.routes import Cause, Group, Route
 from processors.journal import AttemptRow, CallFailure
 from processors.journal.protocol import INDETERMINATE, tries
+from processors.routing.causes import cause_of, denied, fails_here
 from schemas.errors import OutcomeUnknownError, ProviderError, TransientProviderError
 
 
@@ -24,6 +25,9 @@ class Backoff:
         return random_.uniform(0, min(self.longest_s, self.first_s * 2.0 ** min(attempt, 30)))
 
 
+# Where no more retries may be made, a request comes back after so long, from and to.
+_WITHOUT_BUDGET_S = (20.0, 40.0)
+
 STREAM_BROKEN = CallFailure(
     kind="failed",
     code="stream_broken",
@@ -33,11 +37,50 @@ STREAM_BROKEN = CallFailure(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RetryIn:
-    """Try again after so long."""
+CONTENT_REFUSED = CallFailure(
+    kind="failed",
+    code="content_refused",
+    error_class="permanent",
+    message="the model declined to answer, or its provider withheld the answer",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Go:
+    """Another attempt after so many seconds, with one of the group, those in ``avoid`` only where no other has room.
+
+    ``cause``: the group is a fallback, gone to for this.
+    """
+
+    group: Group
+    seconds: float = 0.0
+    avoid: frozenset[str] = frozenset()
+    cause: Cause | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Later:
+    """Another attempt after a time that is too long to keep a slot for; ``deployment`` is what it waits for."""
 
     seconds: float
+    deployment: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What bounds another attempt. ``left_s``: how long it may be waited for in the stage, and ``ttl_left_s`` at all.
+
+    ``may_retry`` asks the budget of the deployment that failed, and counts; ``usable`` says whether a deployment has a
+    key that is not refused.
+    """
+
+    left_s: float
+    ttl_left_s: float
+    may_retry: Callable[[str], bool]
+    usable: Callable[[str], bool]
+
+
+Verdict = Go | Later | CallFailure
 
 
 def after_error(
@@ -47,26 +90,75 @@ def after_error(
     *,
     backoff: Backoff,
     random_: random.Random,
-    left_s: float,
-) -> RetryIn | CallFailure:
-    """What follows ``error``, which ended the last of ``attempts``. ``left_s`` is the time that a retry may wait."""
-    if not isinstance(error, TransientProviderError | OutcomeUnknownError):
-        return failure_of(error)
+    limits: Limits,
+) -> Verdict:
+    """What follows ``error``, which ended the last of ``attempts``.
+
+    First the route's own deployments, where the error may pass or is another one's no fault; then its fallbacks for
+    the cause, each once.
+    """
     if isinstance(error, OutcomeUnknownError):
         if route.unknown_policy == "fail":
             return INDETERMINATE
         # The other unknown one may be a worker's that is gone: two calls that were perhaps paid are enough.
         if any(row.state == "unknown" for row in attempts[:-1]):
             return failure_of(error)
-    if tries(attempts) >= route.max_attempts:
-        return failure_of(error)
-    delay_s = backoff.delay_s(len(attempts) - 1, random_)
-    if isinstance(error, TransientProviderError) and error.retry_after_s is not None:
-        delay_s += error.retry_after_s
-    return RetryIn(delay_s) if delay_s < left_s else failure_of(error)
+    if _outlasts(error, route, limits):
+        return fallback(route, cause_of(error), attempts) or failure_of(error)
+    own = _at_own(error, attempts, route, backoff=backoff, random_=random_, limits=limits)
+    if isinstance(own, Go):
+        return own
+    return fallback(route, cause_of(error), attempts) or own or failure_of(error)
 
 
-def after_break(error: ProviderError, verdict: RetryIn | CallFailure, route: Route) -> RetryIn | CallFailure:
+def fallback(route: Route, cause: Cause | None, attempts: Sequence[AttemptRow]) -> Go | None:
+    """The first of the route's fallbacks for the cause at which nothing was tried yet."""
+    tried = {row.target.deployment for row in attempts}
+    for group in route.fallbacks.get(cause, ()) if cause is not None else ():
+        if not any(one.name in tried for one in group.deployments):
+            return Go(group=group, cause=cause)
+    return None
+
+
+def _at_own(
+    error: ProviderError,
+    attempts: Sequence[AttemptRow],
+    route: Route,
+    *,
+    backoff: Backoff,
+    random_: random.Random,
+    limits: Limits,
+) -> Go | Later | None:
+    own, last = {one.name: one for one in route.own.deployments}, attempts[-1].target.deployment
+    here = [row for row in attempts if row.target.deployment in own]
+    if last not in own or tries(here) >= route.max_attempts:
+        return None
+    if error.code == "context_too_long":
+        longer = tuple(one for one in own.values() if one.context_tokens > own[last].context_tokens)
+        return Go(group=replace(route.own, deployments=longer)) if longer else None
+    untried = set(own) - {row.target.deployment for row in here}
+    if fails_here(error):
+        # Another key of the same deployment may do, but not the same model that is not there.
+        usable = tuple(one for one in own.values() if (one.name != last or denied(error)) and limits.usable(one.name))
+        return Go(group=replace(route.own, deployments=usable), avoid=frozenset({last})) if usable else None
+    if not isinstance(error, TransientProviderError | OutcomeUnknownError):
+        return None
+    delay_s = 0.0 if untried else backoff.delay_s(len(attempts) - 1, random_)
+    if delay_s >= limits.left_s:
+        return None
+    if not limits.may_retry(last):
+        wait_s = random_.uniform(*_WITHOUT_BUDGET_S)
+        return Later(seconds=wait_s, deployment=last) if wait_s < limits.ttl_left_s else None
+    return Go(group=route.own, seconds=delay_s, avoid=frozenset({last}))
+
+
+def _outlasts(error: ProviderError, route: Route, limits: Limits) -> bool:
+    """Whether the provider wants to be left alone for longer than the request lives, and there is no other one."""
+    asked_s = error.retry_after_s if isinstance(error, TransientProviderError) else None
+    return asked_s is not None and asked_s >= limits.ttl_left_s and not route.others
+
+
+def after_break(error: ProviderError, verdict: Verdict, route: Route) -> Verdict:
     """What follows ``error`` when some of the attempt's text may be public; ``verdict`` is what would follow else."""
     if route.on_break == "restart" or verdict == INDETERMINATE:
         return verdict
@@ -81,4 +173,15 @@ def failure_of(error: ProviderError) -> CallFailure:
         error_class=error.error_class,
         message=str(error),
         retryable=error.retryable,
+    )
+
+
+def nowhere(route: Route, code: str) -> CallFailure:
+    """The failure of a call that could be sent to none of the route's deployments."""
+    return CallFailure(
+        kind="failed",
+        code=code,
+        error_class="transient-provider",
+        message=f"no deployment of route {route.name} could be asked",
+        retryable=True,
     )

@@ -92,7 +92,7 @@ async def test_who_waits_for_a_slot_waits_no_more() -> None:
 
 async def test_between_two_attempts_the_call_ends_without_another_one() -> None:
     bench = Bench()
-    bench.fail_with(TransientProviderError("http_429", "429", http_status=429, retry_after_s=60))
+    bench.fail_with(TransientProviderError("http_429", "429", http_status=429, retry_after_s=15))
     task = asyncio.create_task(bench.worker()(event(expires_at=None)))
     rows = bench.journal.attempts
     await until(lambda: bool(rows) and rows[KEY.call_id][0].state == "failed", "the first attempt is booked")

@@ -12,19 +12,22 @@ from typing import Any
 
 import pytest
 
-from processors.complete.call import Caller, Task
+from processors.complete.call import Caller
 from processors.complete.cancellation import Cancellation
 from processors.complete.judging import Accept, AskAgain, Judgement, Refuse, judged_wrong
 from processors.complete.live import Pace
 from processors.complete.payload import build_payload
+from processors.complete.places import Places
 from processors.complete.pricing import upper_bound
 from processors.complete.retry import Backoff
+from processors.complete.task import Task
 from processors.complete.unwritten import Unwritten
 from processors.event import Incoming
 from processors.failpoints import Unarmed
 from processors.journal import AttemptRow, CallFailure, Done, Ended, Granted, LeaseKeeper, Offer, Settled, Target
 from processors.journal.protocol import INVALID_OUTPUT
 from processors.model.port import ModelReply
+from processors.routing import Ask, Pool, Seat
 from schemas.errors import TransientProviderError
 from schemas.records import Enrichment
 from tests.support.completing import KEY, Bench, event
@@ -86,6 +89,7 @@ class Scene:
         granted = await self.claim(owner)
         assert isinstance(granted, Granted)
         bench, unwritten = self.bench, Unwritten(self.bench.journal)
+        pool = Pool(bench.route.deployments)
         caller = Caller(
             bench.journal,
             bench.model,
@@ -98,7 +102,10 @@ class Scene:
             random_=random.Random(1),
             sink=None,
             pace=Pace(),
+            places=Places(pool, bench.clock),
         )
+        seat = await pool.take(Ask(group=bench.route.own))
+        assert isinstance(seat, Seat)
         task = Task(
             route=bench.route,
             payload=self.payload,
@@ -108,6 +115,7 @@ class Scene:
             ends=time.monotonic() + self.ends_in_s,
             encode=_encode,
             judge=self.judge,
+            seat=seat,
         )
         await caller.run(granted, task, since=time.monotonic())
         outcome = await bench.journal.outcome_of(KEY)

@@ -80,6 +80,7 @@ def load(tmp_path: Path, text: str) -> Settings:
             "goes in a circle: cheap -> cheap",
         ),
         ('deployment = "spare"', 'deployment = "spare"\naliases = ["default"]', 23, "which route default has already"),
+        ('deployment = "spare"', 'deployment = "spare"\nlast_resort = "{{ no }}"', 23, "is no template that can be"),
         ('deployment = "spare"', 'deployment = "spare"\nstrategy = "best"', 23, "Input should be 'weighted'"),
         ('deployment = "spare"', 'deployment = "spare"\n[tenants.a.routes]\ndefault = "x"', 24, "is 'x', which is no"),
         ('deployment = "spare"', 'deployment = "spare"\n[tenants.a.routes]\nx = "cheap"', 24, "stands for no route"),
