@@ -13,7 +13,7 @@ from schemas.errors import ConfigurationError
 from streams.cache_settings import CacheSettings
 from streams.credentials import Section
 
-Api = Literal["openai", "azure", "anthropic"]
+Api = Literal["openai", "azure", "responses", "anthropic"]
 Strategy = Literal["weighted", "least_busy", "lowest_latency", "cheapest"]
 # What a fallback's name begins with where it is a route; else it is a deployment.
 ROUTE_PREFIX = "route/"

@@ -14,8 +14,8 @@ from processors.prices.tariff import Price, Tariff
 
 OnBreak = Literal["restart", "failed"]
 Strategy = Literal["weighted", "least_busy", "lowest_latency", "cheapest"]
-# OpenAI's chat completions, Azure's form of them, Anthropic's messages.
-Api = Literal["openai", "azure", "anthropic"]
+# OpenAI's chat completions, Azure's form of them, OpenAI's Responses API, Anthropic's messages.
+Api = Literal["openai", "azure", "responses", "anthropic"]
 # Why a request goes to a fallback.
 Cause = Literal["rate_limit", "outage", "context_too_long", "content_refused", "malformed_output"]
 

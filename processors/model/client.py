@@ -1,4 +1,6 @@
-"""Chat calls through the OpenAI SDK on its aiohttp transport, with deadlines and bounds of our own; Azure's too.
+"""Calls through the OpenAI SDK on its aiohttp transport, with deadlines and bounds of our own.
+
+They go to chat completions, to Azure's form of them, or to the Responses API, as the deployment says.
 
 Every call streams, whatever the request wants, because only a stream shows that a model is alive: there is a deadline
 to the first output, one between events and one for all. The SDK builds and sends the request and sorts out statuses;
@@ -19,8 +21,10 @@ from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAioHttpClient
 
 from processors.complete.routes import Deployment
 from processors.model.assembly import ChatAssembly
-from processors.model.exchange import MAX_BODY_BYTES, Call, Opened, content_type
+from processors.model.exchange import MAX_BODY_BYTES, Assembly, Call, Opened, Wire, content_type
 from processors.model.port import Heard, ModelReply
+from processors.model.responses_assembly import ResponsesAssembly
+from processors.model.responses_payload import to_responses
 
 # The SDK wants a key; endpoints without one ignore it.
 _NO_KEY = "none"
@@ -45,9 +49,16 @@ class OpenAIClient:
         headers: Mapping[str, str],
         heard: Heard | None = None,
     ) -> ModelReply:
-        assembly = ChatAssembly(None if heard is None else lambda text: heard(text, time.monotonic()))
+        say = None if heard is None else lambda text: heard(text, time.monotonic())
+        client = self._client(deployment)
+        assembly: Assembly
+        wire: Wire
+        if deployment.api == "responses":
+            assembly, wire = ResponsesAssembly(say), _responses(client, to_responses(payload), headers)
+        else:
+            assembly, wire = ChatAssembly(say), _chat(client, payload, headers)
         call = Call(deployment, assembly, max_body_bytes=self._max_body_bytes)
-        error = await call.run(_wire(self._client(deployment), payload, headers), deadline_s=deadline_s)
+        error = await call.run(wire, deadline_s=deadline_s)
         if error is not None:
             raise error
         return call.finished()
@@ -86,14 +97,26 @@ def _new_client(deployment: Deployment) -> AsyncOpenAI:
 
 
 @asynccontextmanager
-async def _wire(client: AsyncOpenAI, payload: Mapping[str, Any], headers: Mapping[str, str]) -> AsyncIterator[Opened]:
+async def _chat(client: AsyncOpenAI, payload: Mapping[str, Any], headers: Mapping[str, str]) -> AsyncIterator[Opened]:
     body = {**payload, "stream": True, "stream_options": {"include_usage": True}}
     create: Any = client.chat.completions.with_streaming_response.create
-    extra = {"Accept-Encoding": "identity", **headers}
     async with create(
-        model=body["model"], messages=body["messages"], stream=True, extra_body=body, extra_headers=extra
+        model=body["model"], messages=body["messages"], stream=True, extra_body=body, extra_headers=_extra(headers)
     ) as response:
         yield Opened(content_type(response.headers), response.iter_bytes())
+
+
+@asynccontextmanager
+async def _responses(client: AsyncOpenAI, body: Mapping[str, Any], headers: Mapping[str, str]) -> AsyncIterator[Opened]:
+    create: Any = client.responses.with_streaming_response.create
+    async with create(
+        model=body["model"], input=body["input"], stream=True, extra_body=dict(body), extra_headers=_extra(headers)
+    ) as response:
+        yield Opened(content_type(response.headers), response.iter_bytes())
+
+
+def _extra(headers: Mapping[str, str]) -> dict[str, str]:
+    return {"Accept-Encoding": "identity", **headers}
 
 
 class _Truncated(httpx2.AsyncByteStream):

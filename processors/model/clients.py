@@ -18,7 +18,12 @@ class ModelClients:
     def __init__(self, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
         openai = OpenAIClient(max_body_bytes=max_body_bytes)
         anthropic = AnthropicClient(max_body_bytes=max_body_bytes)
-        self._clients: Mapping[str, ModelClient] = {"openai": openai, "azure": openai, "anthropic": anthropic}
+        self._clients: Mapping[str, ModelClient] = {
+            "openai": openai,
+            "azure": openai,
+            "responses": openai,
+            "anthropic": anthropic,
+        }
 
     async def chat(
         self,

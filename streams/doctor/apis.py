@@ -8,8 +8,9 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from processors.model.anthropic import ANTHROPIC_VERSION, messages_url
-from processors.model.anthropic_assembly import chat_usage
+from processors.model.anthropic_assembly import chat_usage as anthropic_usage
 from processors.model.client import AZURE_VERSION
+from processors.model.responses_assembly import chat_usage as responses_usage
 from streams.route_settings import DeploymentSettings
 
 
@@ -33,7 +34,9 @@ class Probe:
         if not isinstance(reply, dict):
             return None
         if reply.get("type") == "message":
-            return chat_usage(reply.get("usage") or {}) or {}
+            return anthropic_usage(reply.get("usage") or {}) or {}
+        if reply.get("object") == "response":
+            return responses_usage(reply.get("usage") or {}) or {}
         return (reply.get("usage") or {}) if reply.get("choices") else None
 
 
@@ -69,4 +72,8 @@ def probe(deployment: DeploymentSettings, key: str | None) -> Probe:
             by_name=True,
         )
     headers = {"Authorization": f"Bearer {key}"} if key else {}
+    if deployment.spoken == "responses":
+        # It takes no lower limit.
+        asked = {"model": deployment.model, "input": "Hi", "max_output_tokens": 16, "store": False}
+        return Probe(models_url=f"{base}/models", call_url=f"{base}/responses", headers=headers, body=asked)
     return Probe(models_url=f"{base}/models", call_url=f"{base}/chat/completions", headers=headers, body=body)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import web
 
-from processors.complete.routes import Deployment
+from processors.complete.routes import Api, Deployment
 from processors.embeddings import EmbeddingPolicy, OpenAIEmbedder
 from processors.model import ModelReply, OpenAIClient
 from processors.model.cause import from_status
@@ -22,7 +22,7 @@ from processors.prices.tokens import counted
 from schemas.errors import PermanentProviderError, ProviderError
 from tests.unit.processors.test_recorded_replies import NO_COMPLETIONS
 
-CHAT, EMBEDDINGS = "/chat/completions", "/embeddings"
+CHAT, RESPONSES, EMBEDDINGS = "/chat/completions", "/responses", "/embeddings"
 # What endpoints reply with says whether it is read; how the price library calls those who sent it.
 PROVIDERS = {
     "api.openai.com": "openai",
@@ -78,11 +78,13 @@ async def client() -> AsyncIterator[OpenAIClient]:
     await opened.close()
 
 
-async def ask(client: OpenAIClient, recordings: Recordings, exchange: dict[str, Any]) -> ModelReply:
+async def ask(
+    client: OpenAIClient, recordings: Recordings, exchange: dict[str, Any], *, api: Api = "openai"
+) -> ModelReply:
     recordings.now = exchange
-    asked = exchange["request"] if isinstance(exchange["request"], dict) else {}
+    asked = exchange["request"] if isinstance(exchange["request"], dict) and api == "openai" else {}
     payload = {"model": "m", "messages": [], **asked}
-    where = Deployment(name="d1", base_url=recordings.base_url, model=payload["model"])
+    where = Deployment(name="d1", base_url=recordings.base_url, model=payload["model"], api=api)
     return await client.chat(where, payload, deadline_s=60, headers={})
 
 
@@ -111,19 +113,63 @@ async def test_the_client_reads_every_recorded_success_and_its_cached_and_reason
     assert read > 200 and seen["cached"] > 0 and seen["reasoning"] > 0
 
 
+async def test_the_client_reads_every_recorded_success_of_the_responses_api(
+    client: OpenAIClient, recordings: Recordings, shared_data: Path
+) -> None:
+    read = called = streamed = 0
+    for exchange in exchanges(shared_data):
+        if RESPONSES not in exchange["uri"] or exchange["status"] != 200:
+            continue
+        whole = whole_response(exchange)
+        if whole["status"] == "queued":
+            # What was sent to be worked on in the background is no answer yet. Nothing is sent so.
+            with pytest.raises(ProviderError) as caught:
+                await ask(client, recordings, exchange, api="responses")
+            assert caught.value.code == "malformed_response"
+            continue
+        reply = await ask(client, recordings, exchange, api="responses")
+        calls = [item["call_id"] for item in whole["output"] if item["type"] == "function_call"]
+        assert [call["id"] for call in json.loads(reply.tool_calls_json or "[]")] == calls, exchange["id"]
+        texts = [
+            part["text"]
+            for item in whole["output"]
+            if item["type"] == "message"
+            for part in item["content"]
+            if part["type"] == "output_text"
+        ]
+        assert (reply.text or "") == "".join(texts), exchange["id"]
+        assert reply.finish_reason == ("tool_calls" if calls else "stop") and reply.model and reply.response_id
+        usage, told = counted(reply.usage or {}, None), whole["usage"]
+        assert usage is not None and usage.prompt_tokens == told["input_tokens"], exchange["id"]
+        assert usage.cached_prompt_tokens == told["input_tokens_details"]["cached_tokens"], exchange["id"]
+        assert usage.reasoning_tokens == told["output_tokens_details"]["reasoning_tokens"], exchange["id"]
+        read, called = read + 1, called + bool(calls)
+        streamed += body_of(exchange)[1] != "application/json"
+    assert read > 120 and called > 20 and streamed > 10
+
+
+def whole_response(exchange: dict[str, Any]) -> dict[str, Any]:
+    """The response as its recording ends."""
+    last: dict[str, Any] = {}
+    for told in _objects(exchange):
+        last = told.get("response") or (told if "output" in told else last)
+    return last
+
+
 async def test_the_client_sorts_every_recorded_error(
     client: OpenAIClient, recordings: Recordings, shared_data: Path
 ) -> None:
     sorted_out = set()
     for exchange in exchanges(shared_data):
-        if CHAT not in exchange["uri"] or exchange["status"] == 200:
+        if exchange["status"] == 200 or EMBEDDINGS in exchange["uri"]:
             continue
+        api: Api = "openai" if CHAT in exchange["uri"] else "responses"
         with pytest.raises(ProviderError) as caught:
-            await ask(client, recordings, exchange)
+            await ask(client, recordings, exchange, api=api)
         assert caught.value.http_status == exchange["status"], exchange["id"]
         assert caught.value.retryable == (exchange["status"] == 429), exchange["id"]
         sorted_out.add((exchange["status"], caught.value.code))
-    assert sorted_out == {(400, "http_400"), (404, "model_not_found")}
+    assert sorted_out == {(400, "http_400"), (400, "model_not_found"), (404, "model_not_found")}
 
 
 def test_errors_of_every_endpoint_have_a_class(shared_data: Path) -> None:

@@ -1,4 +1,4 @@
-"""Azure's form and Anthropic's messages over real HTTP: the same outcomes as OpenAI's own API, by the same client."""
+"""Azure's form, the Responses API and Anthropic's messages over real HTTP: the same outcomes as everywhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.provider.here import Here, serving
 from tests.support.completing import PRICE, Bench, event
 from tests.support.polling import until
 
-APIS: tuple[Api, ...] = ("azure", "anthropic")
+APIS: tuple[Api, ...] = ("azure", "responses", "anthropic")
 PATIENT: dict[str, Any] = {"first_token_timeout_s": 30.0, "between_chunks_timeout_s": 30.0, "total_timeout_s": 60.0}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 
@@ -40,7 +40,7 @@ async def client() -> AsyncIterator[ModelClients]:
 
 def deployment(here: Here, api: Api, **changes: Any) -> Deployment:
     settings: dict[str, Any] = {
-        "base_url": here.url,
+        "base_url": here.base_url if api == "responses" else here.url,
         "model": "fake",
         "api_key": SecretStr("sk-canary"),
         "price": PRICE,

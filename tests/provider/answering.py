@@ -54,7 +54,7 @@ class Answering:
             self._bill(self.said.text)
             whole = self.form.whole(self.said)
             return web.json_response(
-                {**whole, "choices": [], "content": []} if fault.name == "empty_choices" else whole
+                {**whole, "choices": [], "content": [], "output": None} if fault.name == "empty_choices" else whole
             )
         return await self._stream()
 

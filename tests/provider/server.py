@@ -20,8 +20,9 @@ from tests.provider.faults import STATUSES, Fault, Script
 from tests.provider.form import Form
 from tests.provider.openai_form import OpenAIForm
 from tests.provider.reply import Said, embedding, said, tokens_of
+from tests.provider.responses_form import ResponsesForm
 
-OPENAI, ANTHROPIC = OpenAIForm(), AnthropicForm()
+OPENAI, RESPONSES, ANTHROPIC = OpenAIForm(), ResponsesForm(), AnthropicForm()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class Provider:
                 web.post("/openai/deployments/{model}/embeddings", self.embed),
                 web.get("/openai/models", self.models),
                 web.post("/v1/messages", self.messages),
+                web.post("/v1/responses", self.responses),
                 web.get("/calls", self.calls),
                 web.post("/script", self.load),
                 *self.batches.routes(),
@@ -110,6 +112,9 @@ class Provider:
             return refusal(OPENAI, kind)
         body = {**await request.json(), "model": request.match_info["model"]}
         return await self._call(request, body, OPENAI, "chat")
+
+    async def responses(self, request: web.Request) -> web.StreamResponse:
+        return await self._call(request, await request.json(), RESPONSES, "chat")
 
     async def messages(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()

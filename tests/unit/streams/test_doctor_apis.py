@@ -17,12 +17,14 @@ def settings(here: Here, **changes: Any) -> DeploymentSettings:
     return DeploymentSettings(**(given | changes))
 
 
-@pytest.mark.parametrize("provider", ["azure", "anthropic", "openai"])
-async def test_endpoint_key_and_call_are_looked_at(provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("provider", "api"), [("azure", None), ("anthropic", None), ("x", None), ("x", "responses")])
+async def test_endpoint_key_and_call_are_looked_at(
+    provider: str, api: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DOCTOR_TEST_KEY", "k")
     async with serving() as here:
-        base_url = here.base_url if provider == "openai" else here.url
-        one = settings(here, provider=provider, base_url=base_url)
+        base_url = here.base_url if provider == "x" else here.url
+        one = settings(here, provider=provider, api=api, base_url=base_url)
         assert "fake at" in await look_deployment(one)
         assert await look_call(one, allowed=True) == "answered; 1 tokens in, 5 out"
 
