@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from processors.complete.judging import Accept, AskAgain, Judgement, Refuse, judged_wrong
@@ -23,13 +23,17 @@ _LOST = "found wrong by a worker that is gone"
 class StructuredJudge:
     """Judges the replies of one task. ``repeats`` bounds how many more are asked for, over all workers of the call.
 
+    ``rooms`` are the tokens that the context windows have for a prompt, by deployment.
+
     What was cut off at its token limit, declined or held back is accepted: the filter says so, and asking again with
     the same limit or prompt would buy the same.
     """
 
-    def __init__(self, wanted: ResponseFormat, first: Payload, *, repeats: int, repair: bool, room_tokens: int) -> None:
+    def __init__(
+        self, wanted: ResponseFormat, first: Payload, *, repeats: int, repair: bool, rooms: Mapping[str, int]
+    ) -> None:
         self._wanted, self._first = wanted, first
-        self._repeats, self._repair, self._room_tokens = repeats, repair, room_tokens
+        self._repeats, self._repair, self._rooms = repeats, repair, rooms
         self._steps: list[StructuredStep] = []
 
     def __call__(self, reply: ModelReply, attempts: Sequence[AttemptRow]) -> Judgement:
@@ -52,8 +56,8 @@ class StructuredJudge:
         failure = _failure(fault, replies=asked + 1)
         if fault.hopeless or asked >= self._repeats:
             return Refuse(failure=failure)
-        shown = strip_tokens(wrote).text
-        return AskAgain(payload=ask_again(self._first, shown, fault, room_tokens=self._room_tokens), otherwise=failure)
+        shown, room = strip_tokens(wrote).text, self._rooms.get(attempts[-1].target.deployment, 0)
+        return AskAgain(payload=ask_again(self._first, shown, fault, room_tokens=room), otherwise=failure)
 
     def record(self, attempts: Sequence[AttemptRow]) -> Structured | None:
         """What was done, for the completion; ``None`` when no reply was checked."""
@@ -81,13 +85,12 @@ def judge_of(request: Request, route: Route, payload: Payload) -> StructuredJudg
     """The judge of a task whose first attempt sends ``payload``; ``None`` where replies need not be JSON."""
     if request.response_format.type not in JSON_TYPES:
         return None
-    deployment = route.deployment
     return StructuredJudge(
         request.response_format,
         payload,
         repeats=route.repair_attempts,
         repair=route.repair,
-        room_tokens=deployment.context_tokens - token_limit(request.sampling, deployment),
+        rooms={one.name: one.context_tokens - token_limit(request.sampling, one) for one in route.deployments},
     )
 
 

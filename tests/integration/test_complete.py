@@ -33,11 +33,11 @@ class Lives:
     def __init__(self, stack: TestStack, provider: ProviderProcess, lane: str) -> None:
         self.stack, self.provider, self.lane = stack, provider, lane
 
-    async def live(self, text: str = "why?") -> list[str]:
+    async def live(self, text: str = "why?", **plan: str) -> list[str]:
         """Process the event as a worker of its own, in this process; the outputs it gave."""
-        return await run(self._plan(text))
+        return await run(self._plan(text) | plan)
 
-    async def die(self, failpoint: str) -> tuple[int, str]:
+    async def die(self, failpoint: str, **more: str) -> tuple[int, str]:
         """Process the event in a process that a fail point ends: its exit code, and what it printed before."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -47,7 +47,7 @@ class Lives:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
-        plan = self._plan("why?") | {"failpoint": failpoint}
+        plan = self._plan("why?") | {"failpoint": failpoint, **more}
         printed, _ = await asyncio.wait_for(process.communicate(json.dumps(plan).encode()), 60)
         assert process.returncode is not None
         return process.returncode, printed.decode()
@@ -99,6 +99,25 @@ async def test_a_kill_between_two_durable_steps_costs_at_most_one_call_and_loses
     assert all(row.upper_bound == (row.state == "unknown") for row in rows)
     assert await lives.live() == outputs
     assert lives.paid() == paid_in_all
+
+
+async def test_a_kill_while_json_is_asked_for_again_begins_anew_and_buys_no_more_repeats(lives: Lives) -> None:
+    schema = '{"required": ["lamp"]}'
+    assert await lives.die("after_reply:2", schema=schema) == (-signal.SIGKILL, "")
+    outputs = await lives.live(schema=schema)
+    assert [line.split()[0] for line in outputs] == ["Cost"] * 3 + ["Answer"]
+    rows = await lives.attempts()
+    assert [(row.state, row.error_code) for row in rows] == [
+        ("failed", "invalid_output"),
+        ("unknown", "worker_lost"),
+        ("failed", "invalid_output"),
+    ]
+    wrong, lost, last = rows
+    assert wrong.usage is not None and last.usage is not None and not wrong.estimated
+    assert wrong.usage.prompt_tokens == last.usage.prompt_tokens, "the last one was sent the first payload again"
+    assert lost.target.bound.prompt_tokens > wrong.target.bound.prompt_tokens
+    assert await lives.live(schema=schema) == outputs
+    assert lives.paid() == 3
 
 
 async def test_two_workers_with_one_event_pay_once_and_say_the_same(lives: Lives) -> None:

@@ -11,6 +11,7 @@ import json
 import secrets
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -30,6 +31,7 @@ from processors.model import OpenAIClient
 from processors.postgres import Database
 from processors.prices.tariff import Price
 from schemas.codec import Codec
+from schemas.records import ResponseFormat, Text
 from tests.support.enrichments import enrichment, incoming
 
 CODEC = Codec.offline()
@@ -70,6 +72,9 @@ async def run(plan: dict[str, Any]) -> list[str]:
     )
     stage.start()
     record = enrichment(plan.get("request_id", plan["lane"]), plan["text"], lane=plan["lane"], expires_at=None)
+    if "schema" in plan:
+        wanted = ResponseFormat(type="json_schema", schema_json=Text(inline=plan["schema"]))
+        record = replace(record, request=replace(record.request, response_format=wanted))
     try:
         return digests(await stage(incoming(record, CODEC)))
     finally:
