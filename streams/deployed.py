@@ -13,6 +13,7 @@ from processors.complete.routes import Cause, Deployment, Group, Route, Strategy
 from processors.prices import UNPRICED, Price, PriceBook, PriceTable
 from processors.prices.library import Library
 from schemas.errors import ConfigurationError
+from streams.metrics import Metrics
 from streams.route_settings import DeploymentSettings, PriceSettings, fallback_groups
 from streams.settings import Settings
 
@@ -80,6 +81,41 @@ def _deployment(
         counting=counting,
         **values,
     )
+
+
+class PoolMetrics:
+    """A ``PoolObserver`` that counts, and logs what an operator has to see to."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def on_limit(self, deployment: str, calls: int) -> None:
+        self._metrics.call_limit.labels(deployment).set(calls)
+
+    def on_breaker(self, deployment: str, *, open_: bool) -> None:
+        if open_:
+            log.warning("the deployment is left alone: it keeps failing", deployment=deployment)
+        else:
+            log.info("the deployment is asked", deployment=deployment)
+        self._metrics.breaker_open.labels(deployment).set(open_)
+
+    def on_key_refused(self, deployment: str, number: int, code: str) -> None:
+        log.error(
+            "a key is refused and set aside",
+            deployment=deployment,
+            key=number,
+            error_code=code,
+            remedy=f"correct key {number} of deployments.{deployment} and start the worker again",
+        )
+
+    def on_keys_aside(self, deployment: str, keys: int) -> None:
+        self._metrics.keys_aside.labels(deployment).set(keys)
+
+    def on_fallback(self, route: str, cause: str) -> None:
+        self._metrics.fallbacks.labels(route, cause).inc()
+
+    def on_last_resort(self, route: str) -> None:
+        self._metrics.last_resorts.labels(route).inc()
 
 
 def say_prices(deployments: Iterable[Deployment]) -> None:

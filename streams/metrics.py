@@ -224,3 +224,28 @@ class Metrics:
         self.purged = Counter(
             "headrace_purged_rows_total", "Rows deleted because their time was over", ["table"], registry=registry
         )
+        self._declare_routing(registry)
+
+    def _declare_routing(self, registry: CollectorRegistry) -> None:
+        self.call_limit = Gauge(
+            "headrace_call_limit",
+            "Calls that may be open at a deployment now: between 1 and its max_concurrency",
+            ["deployment"],
+            registry=registry,
+        )
+        self.breaker_open = Gauge(
+            "headrace_breaker_open", "1 while a deployment that failed is left alone", ["deployment"], registry=registry
+        )
+        self.keys_aside = Gauge(
+            "headrace_keys_aside",
+            "Keys of a deployment that its provider refuses and that are set aside",
+            ["deployment"],
+            registry=registry,
+        )
+        # cause: rate_limit, outage, context_too_long, content_refused, malformed_output.
+        self.fallbacks = Counter(
+            "headrace_fallbacks_total", "Requests that went to a fallback", ["route", "cause"], registry=registry
+        )
+        self.last_resorts = Counter(
+            "headrace_last_resorts_total", "Requests answered by their route's template", ["route"], registry=registry
+        )

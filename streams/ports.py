@@ -51,7 +51,7 @@ from streams.budget_settings import budgets_of
 from streams.budgeting import Budgeting
 from streams.caching import build_caches
 from streams.deltas import ProducerDeltas
-from streams.deployed import routes, say_prices
+from streams.deployed import PoolMetrics, routes, say_prices
 from streams.metrics import Metrics
 from streams.producer import Producer
 from streams.settings import Settings
@@ -163,6 +163,7 @@ class Ports:
             owner=f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}",
             timeout_s=STAGES["complete"].limit_s(self._settings),
             observer=CallMetrics(self._metrics),
+            pool_observer=PoolMetrics(self._metrics),
             failpoints=self._failpoints,
             horizon=self._settings.retention.resolved().horizon,
             guard=budgeting.guard,
