@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Producer
+from confluent_kafka import ConsumerGroupTopicPartitions, Producer
 
 from schemas.errors import DependencyDownError
 from schemas.records import Answer, Request, Retrieval, Text
+from streams.app import group_name
 from streams.cli.workers import GROUPS
 from streams.publish import producer_meta
 from streams.reading import Place, Stretch, TopicReader
-from streams.topics import topic_name
+from streams.stages import STAGES
+from streams.topics import admin_client, topic_name
 from tests.bench.machine import tell
 from tests.faults.pipeline import Pipeline, Scene, scene
 from tests.faults.traffic import Publisher as Traffic
@@ -126,6 +128,22 @@ class Flow:
         with TopicReader(self.place.settings) as reader:
             places = reader.places([topic_name("", self.place.lane, kind)])
             return sum(stretch.end for stretch in reader.ends(places).values())
+
+    def lag(self) -> int:
+        """Events that the stages have not committed yet, over all groups of the lane."""
+        place = self.place
+        with TopicReader(place.settings) as reader:
+            admin = admin_client(place.settings)
+            left = 0
+            for stage in STAGES.values():
+                for source in stage.inputs:
+                    topic = topic_name("", place.lane, source.kind)
+                    group = ConsumerGroupTopicPartitions(group_name("", place.lane, stage.group_of(source)))
+                    listed = admin.list_consumer_group_offsets([group])[group.group_id].result(20).topic_partitions
+                    done = {one.partition: max(0, one.offset) for one in listed}
+                    ends = reader.ends(reader.places([topic]))
+                    left += sum(stretch.end - done.get(number, 0) for (_, number), stretch in ends.items())
+        return left
 
     def _send(self, name: str, ask: Ask, found: Measured) -> None:
         place, request_id = self.place, f"{name}-{found.sent}"
