@@ -32,15 +32,13 @@ class ChatAssembly:
     def add_event(self, data: str) -> bool:
         """Take a stream's event; whether it brought output. Raises ``MalformedError`` and ``ReportedError``."""
         chunk = object_of(data)
-        if "error" in chunk and not chunk.get("choices"):
-            raise ReportedError(_error_status(chunk["error"]))
+        _check(chunk)
         return self._add(chunk, "delta")
 
     def add_body(self, body: bytes) -> None:
         """Take a whole reply, from an endpoint that does not stream."""
         whole = object_of(body)
-        if "error" in whole and not whole.get("choices"):
-            raise ReportedError(_error_status(whole["error"]))
+        _check(whole)
         self._add(whole, "message")
         if not self.began:
             raise MalformedError("no_choices")
@@ -116,6 +114,13 @@ class ChatAssembly:
                 function["arguments"] += _arguments(value.get("arguments"))
             elif name != "index" and value is not None:
                 tool[name] = value
+
+
+def _check(said: Mapping[str, Any]) -> None:
+    """Raise ``ReportedError`` for an error in the place of choices, or one that ended them: gateways report so."""
+    reasons = [mapping(choice).get("finish_reason") for choice in list_of(said.get("choices"))]
+    if "error" in reasons or ("error" in said and not said.get("choices")):
+        raise ReportedError(_error_status(said.get("error")))
 
 
 def _error_status(error: Any) -> int | None:
