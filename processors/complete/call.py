@@ -122,7 +122,7 @@ class Caller:
                     seat = await self._next(granted.lease, attempts, again, task)
                     if seat is None:
                         return
-                    sending = Sending(seat, self._payload(again.payload, attempts[-1], seat, task))
+                    sending = Sending(seat, self._payload(again.payload, sending, seat, task))
                     since = time.monotonic()
                     attempt = await self._journal.next_attempt(granted.lease, self._target(attempts, sending, task))
                     self._keeper.refreshed(granted.lease, since=since)
@@ -322,9 +322,9 @@ class Caller:
         ttl_s = math.inf if expires_at is None else (expires_at - self._clock.now()).total_seconds()
         return Left(min(left_s, ttl_s), ttl_s)
 
-    def _payload(self, payload: Payload, last: AttemptRow, seat: Seat, task: Task) -> Payload:
-        """What is sent at the seat, of what was sent to the deployment of the last attempt."""
-        if last.target.deployment == seat.deployment.name:
+    def _payload(self, payload: Payload, before: Sending, seat: Seat, task: Task) -> Payload:
+        """What is sent at the seat. A judge's payload may be made of one for another deployment."""
+        if payload is before.payload and before.deployment.name == seat.deployment.name:
             return payload
         return readdressed(payload, task.stored.record, seat.deployment)
 

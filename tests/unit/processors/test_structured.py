@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from processors.complete.processor import Complete
+from processors.complete.routes import Deployment, Group
 from processors.event import Recorded
 from processors.filter.json_text import clean_json
 from processors.filter.policy import FilterPolicy
@@ -20,6 +21,7 @@ from processors.model.port import ModelReply
 from processors.structured.asking import ask_again
 from processors.structured.check import Fault, fault_of
 from processors.structured.repair import MAX_CHARS, UnrepairableError, repaired
+from schemas.errors import TransientProviderError
 from schemas.records import Answer, Completion, Cost, ResponseFormat, Text
 from streams.deployed import routes
 from tests.support.completing import CODEC, Bench, as_bytes, event
@@ -252,6 +254,31 @@ def test_settings_say_how_often_a_route_asks_again() -> None:
     )
     assert (plain.repair_attempts, plain.repair) == (1, True)
     assert (own.repair_attempts, own.repair) == (3, False)
+
+
+def other(name: str) -> Group:
+    return Group(deployments=(Deployment(name=name, base_url=f"http://{name}/v1", model=f"model of {name}"),))
+
+
+async def test_a_fallback_that_writes_wrong_is_asked_again_itself_by_its_own_model() -> None:
+    bench = Bench(fallbacks={"outage": (other("d2"),)}, max_attempts=1)
+    left = [TransientProviderError("http_503", "503", http_status=503), reply('{"age": "seven"}'), reply(GOOD)]
+    bench.model.script = lambda _: left.pop(0)
+    completion = await completed(bench)
+    assert text_of(completion) == GOOD and completion.deployment == "d2"
+    sent = [(call.deployment, call.payload["model"], len(call.payload["messages"])) for call in bench.model.calls]
+    assert sent == [("d1", "m1", 1), ("d2", "model of d2", 1), ("d2", "model of d2", 3)]
+
+
+async def test_when_repeats_are_used_up_a_fallback_for_wrong_output_is_asked_as_at_first() -> None:
+    bench = Bench(fallbacks={"outage": (other("d2"),), "malformed_output": (other("d3"),)}, max_attempts=1)
+    left = [TransientProviderError("http_503", "503", http_status=503), reply("no"), reply("no"), reply(GOOD)]
+    bench.model.script = lambda _: left.pop(0)
+    completion = await completed(bench)
+    assert completion.deployment == "d3" and steps(completion)[-1] == (3, "valid", None)
+    *_, last = bench.model.calls
+    assert last.payload["model"] == "model of d3"
+    assert last.payload["messages"] == bench.model.calls[0].payload["messages"]
 
 
 FAULT = Fault(code="invalid_json", field="f", detail="d", told="It is no JSON object.")
