@@ -198,17 +198,12 @@ class Asking:
             self._tell("semantic", "down")
             return None
         near = await self._caches.store.nearest(self._wish(), scope, vector)
-        if near is None or near.similarity < self._policy.similarity:
+        if near is None or near.similarity < self._policy.similarity or not self._serves(near.found):
             self._tell("semantic", "miss")
             return None
-        claim = await self._serve(near.found, SEMANTIC)
-        if self._alone:
-            # What is near is no answer; the call is still this request's to make, and others wait for it.
-            self._alone = False
-            self._tell("semantic", "miss")
-            return None
+        # First, so that nobody takes what is served here for the answer of a call.
         await self._leave()
-        return claim
+        return await self._serve(near.found, SEMANTIC)
 
     async def _serve(self, found: Found, served_by: str) -> Claim | None:
         """Book the result as this request's own. ``None`` for one that can't be given to others."""

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import numpy as np
 
-from processors.cache.port import Failed, Found, Free, Near, Own, Taken, Waiting, Wish
+from processors.cache.port import OWN_FAILURES, Failed, Found, Free, Near, Own, Taken, Waiting, Wish
 from processors.embeddings import Vector
 from processors.journal.entry import CallRow
 from processors.journal.memory import MemoryJournal
@@ -40,7 +40,8 @@ class MemoryCacheStore:
         self._reach()
         seen = self._seen(wish)
         awaited = self._journal.calls.get(call_id)
-        lost = awaited is not None and awaited.state in ("failed", "unknown")
+        failure = None if awaited is None else awaited.failure
+        lost = failure is not None and failure.code not in OWN_FAILURES
         return Failed() if lost and not isinstance(seen, Found) else seen
 
     async def leave(self, wish: Wish) -> None:

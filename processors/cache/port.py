@@ -9,6 +9,9 @@ from typing import Protocol
 from processors.embeddings import Vector
 from processors.journal.entry import CallKey
 
+# Failures of a call that say nothing about the calls of others who ask the same.
+OWN_FAILURES = ("cancelled", "expired", "budget_exceeded")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
@@ -52,7 +55,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The call that was waited for ended without a result."""
+    """The call that was waited for ended without a result, and those of others may too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from processors.cache.port import Failed, Found, Free, Near, Own, Taken, Waiting, Wish
+from processors.cache.port import OWN_FAILURES, Failed, Found, Free, Near, Own, Taken, Waiting, Wish
 from processors.embeddings import Vector
 from processors.postgres import Database
 
@@ -36,7 +36,8 @@ WITH own AS (
              OR EXISTS (SELECT FROM calls WHERE calls.call_id = entry.call_id AND {_ENDED})))
     RETURNING set_config('synchronous_commit', 'off', true)
 )
-SELECT EXISTS (SELECT FROM own), EXISTS (SELECT FROM taken), entry.call_id, calls.state, calls.result,
+SELECT EXISTS (SELECT FROM own), EXISTS (SELECT FROM taken), entry.call_id, calls.state,
+       CASE WHEN calls.updated_at >= %(fresh_after)s AND NOT EXISTS (SELECT FROM taken) THEN calls.result END,
        calls.updated_at, extract(epoch FROM greatest(calls.lease_until, entry.lease_until) - clock_timestamp())
 FROM (VALUES (%(key)s::bytea)) AS wished (cache_key)
 LEFT JOIN cache_entries AS entry USING (cache_key) LEFT JOIN calls USING (call_id)
@@ -48,7 +49,8 @@ SELECT entry.call_id, calls.state, CASE WHEN calls.updated_at >= %(fresh_after)s
        coalesce(calls.state = 'calling' AND calls.lease_until > clock_timestamp(), false)
        OR (entry.lease_until > clock_timestamp() AND NOT coalesce({_ENDED}, false)),
        extract(epoch FROM greatest(calls.lease_until, entry.lease_until) - clock_timestamp()),
-       (SELECT state FROM calls WHERE call_id = %(awaited)s)
+       (SELECT CASE WHEN failure->>'code' = ANY(%(own_codes)s) THEN 'reserved' ELSE state END
+        FROM calls WHERE call_id = %(awaited)s)
 FROM cache_entries AS entry LEFT JOIN calls USING (call_id) WHERE entry.cache_key = %(key)s
 """
 
@@ -84,13 +86,13 @@ class PostgresCacheStore:
             return Own()
         if taken:
             return Taken()
-        if state == "done" and result is not None and updated_at >= wish.fresh_after:
+        if state == "done" and result is not None:
             return Found(result=result, at=updated_at)
         # An entry that was made since this statement began is not seen by it; it is there at the next look.
         return Waiting(str(call_id or ""), max(0.0, float(remaining_s or 0.0)))
 
     async def look(self, wish: Wish, call_id: str) -> Found | Waiting | Failed | Free:
-        parameters = _parameters(wish) | {"awaited": call_id or None}
+        parameters = _parameters(wish) | {"awaited": call_id or None, "own_codes": list(OWN_FAILURES)}
         rows = await self._database.execute(LOOK, parameters)
         if not rows:
             return Free()

@@ -18,6 +18,7 @@ from processors.event import Incoming, Recorded
 from processors.model.port import echo
 from schemas.errors import DependencyDownError, PermanentProviderError, RefusedError
 from schemas.records import (
+    Answer,
     Completion,
     ContentPart,
     Cost,
@@ -187,6 +188,25 @@ async def test_a_waiter_that_is_cancelled_lets_go() -> None:
     release.set()
     await first
     assert bench.paid() == 1
+
+
+async def test_when_the_first_is_cancelled_one_of_the_others_makes_the_call() -> None:
+    bench = CacheBench()
+    release = asyncio.Event()
+    bench.model.hold = release
+    stage = bench.worker()
+    first = asyncio.create_task(stage(ask("r0")))
+    while not bench.paid():
+        await asyncio.sleep(0)
+    others = [asyncio.create_task(stage(ask(f"r{n}"))) for n in (1, 2, 3)]
+    while bench.seen.counts["flight", "wait"] < 3:
+        await asyncio.sleep(0)
+    bench.control.cancel("acme", "r0")
+    *_, answer = await first
+    assert isinstance(answer, Answer) and answer.failure is not None and answer.failure.code == "cancelled"
+    release.set()
+    assert Counter([split(await each)[1].served_by for each in others]) == {"model": 1, "cache-exact": 2}
+    assert bench.paid() == 2 and not bench.seen.counts["flight", "alone"]
 
 
 async def test_an_answer_that_was_cut_off_serves_nobody_else() -> None:
