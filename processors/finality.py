@@ -133,8 +133,11 @@ class PostgresFinality:
         return bool(rows) and rows[0][0] == answer.supersedes
 
 
+# A request whose answer is final is in flight no longer: the row that counts it goes in the same transaction.
 _CLAIM = """
-    WITH claimed AS (
+    WITH gone AS (
+        DELETE FROM in_flight WHERE lane = %(lane)s AND tenant = %(tenant)s AND request_id = %(request_id)s),
+    claimed AS (
         INSERT INTO finals (tenant, lane, request_id, revision, event_id, status, answer, decided_at)
         SELECT %(tenant)s, %(lane)s, %(request_id)s, %(revision)s, %(event_id)s, %(status)s, %(answer)s,
                coalesce(%(decided_at)s::timestamptz, now())

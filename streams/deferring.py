@@ -6,10 +6,12 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import timedelta
 
 import structlog
 
-from processors.deferred import Taken
+from processors.admit.in_flight import Entering
+from processors.deferred import Group, Taken
 from schemas.errors import ConfigurationError, DependencyDownError
 from streams.dead_letters import safe_message
 from streams.gate import Released
@@ -19,6 +21,10 @@ from streams.topics import topic_name
 
 # Between two looks at the table; a control record is looked at once it is read.
 INTERVAL_S = 1.0
+# The same, while requests wait for room in the stream.
+EAGER_INTERVAL_S = 0.2
+# The stage before which tenants with a cap wait.
+ADMISSION = "admit"
 # Events at a time: at the largest they weigh 50 MB.
 BATCH = 50
 # Cancels are looked up when they are read, and all of them again after this long: an event that another worker set
@@ -44,6 +50,8 @@ class PutBack:
         self._cancels_seen = -1
         self._cancels_again = 0.0
         self._counted_at = 0.0
+        # Somebody waits for room, which may be there at any moment.
+        self._eager = False
 
     async def run(self) -> None:
         """Go on until the worker stops. Raises ``ConfigurationError`` when a topic is missing or forbidden."""
@@ -60,7 +68,7 @@ class PutBack:
                 gate.report(error)
             if not moved:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(INTERVAL_S):
+                    async with asyncio.timeout(EAGER_INTERVAL_S if self._eager else INTERVAL_S):
                         await control.changed()
 
     async def round(self) -> int:
@@ -68,6 +76,7 @@ class PutBack:
 
         Blocks on Postgres and the broker. Raises ``DependencyDownError``, with rows left as they were.
         """
+        self._eager = False
         moved = await self._cancelled()
         store, lane = self._services.deferred, self._services.lane
         moved += await self._put(
@@ -75,10 +84,27 @@ class PutBack:
         )
         for tenant, route in await store.groups(lane, self._stage):
             if not self._held(tenant, route):
-                group = (tenant, route)
-                due = await store.take_due(lane, self._stage, group, limit=BATCH, hold_s=self._hold_s)
-                moved += await self._put("resumed", due)
+                moved += await self._put("resumed", await self._due((tenant, route)))
         return moved
+
+    async def _due(self, group: Group) -> Sequence[Taken]:
+        """What may go on of a group; before admission no more than its tenant has room for in the stream."""
+        services, (tenant, _) = self._services, group
+        cap = services.caps.get(tenant) if self._stage == ADMISSION else None
+        limit = BATCH
+        if cap is not None and services.in_flight is not None:
+            limit = min(BATCH, await services.in_flight.room(services.lane, tenant, cap))
+            self._eager = self._eager or limit == 0
+        if not limit:
+            return ()
+        due = await services.deferred.take_due(services.lane, self._stage, group, limit=limit, hold_s=self._hold_s)
+        if cap is not None and services.in_flight is not None and due:
+            # Their places are taken now, so that nobody who comes later is let in before them. One that another worker
+            # was quicker than goes on without, and is set aside again.
+            over = services.clock.now() + timedelta(days=1)
+            entering = [Entering(request_id=one.event.request_id, until=one.event.expires_at or over) for one in due]
+            await services.in_flight.enter(services.lane, tenant, cap, entering, first=True)
+        return due
 
     def _held(self, tenant: str, route: str) -> bool:
         control = self._services.control

@@ -15,6 +15,7 @@ from processors.account.entry import Booked, Entry
 from processors.account.postgres import PostgresLedger
 from processors.admit import Admit
 from processors.admit.buckets_pg import PostgresBuckets
+from processors.admit.in_flight import PostgresInFlight, Room
 from processors.admit.limiter import Limiter
 from processors.admit.limiting import Limiting
 from processors.admit.policy import AdmitPolicy, Limits
@@ -123,6 +124,7 @@ class Ports:
             clock=self._clock,
             lane=self._lane,
             standings=Standings(PostgresExhausted(self._database), budgets_of(settings.budgets), clock=self._clock),
+            room=Room(PostgresInFlight(self._database), settings.caps, lane=self._lane),
             observer=LimitMetrics(self._metrics),
         )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
+from processors.admit.in_flight import InFlight
 from processors.clock import Clock
 from processors.control import ControlView
 from processors.deferred import DeferredStore
@@ -39,5 +40,8 @@ class Services:
     log_content: bool = False
     # Those with topics of their own: what is published for them goes there too.
     tenants: frozenset[str] = frozenset()
+    # Tenants that may have so many requests in the stream, and where they are counted.
+    caps: Mapping[str, int] = field(default_factory=dict)
+    in_flight: InFlight | None = None
     # Without it an event that is too large for its topic is refused, and references stay.
     claims: Claims | None = None

@@ -105,6 +105,8 @@ class TenantSettings(Section):
     tier: str = "standard"
     # In place of the tier's rates for a tenant.
     limits: RateSettings | None = None
+    # Requests between their admission and their answer; what is over waits outside the log. None: as many as come.
+    max_in_flight: int | None = Field(default=None, ge=1, le=100_000)
     # Routes that stand for others when this tenant asks, by the name of the other.
     routes: dict[str, str] = {}
 
@@ -267,6 +269,12 @@ class Settings(BaseSettings):
         if not worker.rebalance_timeout_s < worker.request_timeout_s:
             raise ValueError("worker.rebalance_timeout_s has to be less than worker.request_timeout_s")
         return self
+
+    @property
+    def caps(self) -> dict[str, int]:
+        """How many requests of a tenant may be in the stream, for tenants with a limit to that."""
+        given = {name: tenant.max_in_flight for name, tenant in self.tenants.items()}
+        return {name: cap for name, cap in given.items() if cap is not None}
 
     @property
     def tenant_topics(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import structlog
 import uvloop
 
 from processors.bodies import PostgresBodies
+from processors.admit.in_flight import PostgresInFlight
 from processors.clock import DatabaseClock
 from processors.deferred import PostgresDeferred
 from processors.failpoints import failpoints
@@ -216,6 +217,8 @@ class Worker:
             log_content=settings.worker.log_content,
             tenants=frozenset(settings.tenant_topics),
             claims=Claims(PostgresBodies(database), codec, most_bytes=settings.bodies.max_bytes),
+            caps=settings.caps,
+            in_flight=PostgresInFlight(database),
         )
 
     def _units(self, stage: Stage, services: Services) -> list[Unit]:

@@ -102,7 +102,7 @@ class Admit:
             # Whoever was not let in before can be too late, and is charged nothing then.
             if reservation.new or reservation.ruling.verdict in ("open", "queued"):
                 self._check_age(admitted)
-            paid = await self._limiting.enter(admitted, claimant, reservation.ruling)
+            paid = await self._limiting.enter(admitted, claimant, reservation.ruling, known=not reservation.new)
         except RefusedError as refusal:
             return [self._refusal(incoming, refusal)]
         output = await self._once(incoming, admitted, claimant)

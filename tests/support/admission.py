@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from processors.admit import Admit, AdmitPolicy
+from processors.admit.in_flight import Room
 from processors.admit.limiter import Charger, FakeCharger
 from processors.admit.limiting import Limiting
 from processors.admit.limits import LimitPolicy
@@ -39,6 +40,7 @@ class Bench:
     limits: LimitPolicy = field(default_factory=LimitPolicy)
     charger: Charger = field(default_factory=FakeCharger)
     standings: Standings | None = None
+    room: Room | None = None
 
     async def admit(self, request: Request, *, control_offset: int = 5, late_s: float = 0, run: str = "") -> list[Any]:
         appended_at = self.clock.now()
@@ -76,6 +78,7 @@ class Bench:
             clock=self.clock,
             lane=self.policy.lane,
             standings=self.standings,
+            room=self.room,
         )
 
     async def refusal(self, request: Request, **options: Any) -> Answer:

@@ -73,3 +73,21 @@ async def test_a_release_lets_waiters_go() -> None:
         slots.release()
         with pytest.raises(Released):
             await waiter
+
+
+async def test_the_low_priority_is_served_however_many_others_keep_coming() -> None:
+    slots = WeightedSlots(2, SHARES)
+    served: Counter[str] = Counter()
+
+    async def keep_coming(name: str) -> None:
+        # Many actors of an input wait at any moment: a flood never pauses.
+        while sum(served.values()) < 1200:
+            async with slots.slot(name):
+                served[name] += 1
+                await asyncio.sleep(0)
+
+    await asyncio.gather(*(keep_coming(name) for name in ("high", "normal") for _ in range(20)), keep_coming("low"))
+    total = sum(served.values())
+    # One actor alone asks again only when it was served, so it may miss a turn, and never more than that.
+    assert served["low"] >= total / 12 / 2
+    assert served["high"] > 2 * served["normal"] > served["low"]
