@@ -1,13 +1,16 @@
-"""A streamed question through every stage with the fake provider, from ``ask --stream`` back to it."""
+"""A streamed question through every stage with the fake provider, in each of its forms, from ``ask`` back to it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.faults.pipeline import Pipeline, scene
 from tests.faults.traffic import Publisher
+from tests.provider.process import ProviderProcess
 from tests.support.commands import Ran, run_headrace
 from tests.support.stack import TestStack
 
@@ -16,11 +19,35 @@ pytestmark = pytest.mark.stack
 STAGES = ("admit", "enrich", "complete", "release", "filter")
 
 
+@pytest.fixture
+def provider(tmp_path: Path) -> Iterator[ProviderProcess]:
+    started = ProviderProcess(tmp_path / "provider.jsonl")
+    yield started
+    started.stop()
+
+
+def native(provider: ProviderProcess) -> dict[str, Any]:
+    """Routes to the same provider in the forms that it has besides the usual one."""
+    common: dict[str, Any] = {"api_key_env": "NATIVE_TEST_KEY", "total_timeout_s": 20.0}
+    common |= {"price": {"prompt": "0.15", "completion": "0.60"}}
+    return {
+        "deployments": {
+            "claude": {**common, "base_url": provider.url, "provider": "anthropic", "model": "claude"},
+            "azure": {**common, "base_url": provider.url, "provider": "azure", "model": "azure"},
+        },
+        "routes": {name: {"deployment": name, "minimum_score": -1} for name in ("claude", "azure")},
+    }
+
+
 def test_a_question_streams_through_every_stage_and_its_answer_agrees(
-    stack: TestStack, lane: str, tmp_path: Path
+    stack: TestStack, lane: str, tmp_path: Path, provider: ProviderProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert stack.embeddings_url
-    with scene(stack, tmp_path, lane, partitions=1) as where, Pipeline(where, (STAGES,)) as pipeline:
+    monkeypatch.setenv("NATIVE_TEST_KEY", "k")
+    with (
+        scene(stack, tmp_path, lane, shared=provider, partitions=1, **native(provider)) as where,
+        Pipeline(where, (STAGES,)) as pipeline,
+    ):
         Publisher(where).push_prompt()
 
         def ask(text: str, *options: str) -> Ran:
@@ -37,6 +64,13 @@ def test_a_question_streams_through_every_stage_and_its_answer_agrees(
         # An answer of one sentence has no live delta, and is streamed by what closes it.
         *chunks, answer = ask("Be short.").objects
         assert "".join(chunk["text"] or "" for chunk in chunks) == answer["text"]
+
+        # So do answers of Anthropic's own API and of Azure's form, by a line of settings.
+        for name in ("claude", "azure"):
+            *chunks, answer = ask("[[words:60]] On and on.", "--route", name).objects
+            assert "".join(chunk["text"] or "" for chunk in chunks) == answer["text"]
+            assert answer["model"] == name
+            assert not answer["usage"]["estimated"] and float(answer["cost_usd"]) > 0
 
         printed = run_headrace("stream", ran.objects[0]["request_id"], "--lane", lane, environment=where.env)
         assert printed.out.strip() == "".join(c["text"] or "" for c in ran.objects[:-1]).strip()
