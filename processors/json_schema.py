@@ -1,18 +1,36 @@
-"""JSON schemas of drafts 2020-12 and 7 whose patterns are matched in linear time, whoever wrote them."""
+"""JSON schemas of drafts 2020-12 and 7 whose check ends in bounded time, whoever wrote them and what is checked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
+import orjson
 import re2
 from jsonschema import Draft7Validator, Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
+from referencing import Registry
 
 # Bounds a pattern's compiled size, by which the time for each character of a text grows.
 _PATTERN_BYTES = 256 * 1024
+
+
+# 20,000 objects of two fields take a quarter of a million; references can take any number, and each a good while.
+MAX_STEPS = 1_000_000
+_REFERENCE_STEPS = 20
+_REFERENCES = ("$ref", "$dynamicRef")
+_STEPS: ContextVar[int] = ContextVar("steps", default=MAX_STEPS)
+# Up to here every integer has a float of its own.
+_EXACT = 2.0**53
+# A registry that fetches nothing.
+_NOTHING: Any = Registry()
+
+
+class TooManyStepsError(ValueError):
+    """A check that was given up, because of how a schema refers to itself or of the size of both sides."""
 
 
 class UnusablePatternError(ValueError):
@@ -65,17 +83,70 @@ def _additional_properties(
             yield from validator.descend(value, subschema, path=name)
 
 
+def _unique_items(validator: Any, wanted: bool, instance: Any, _schema: Any) -> Iterator[ValidationError]:
+    """The library compares every item with every other one where they can't be sorted."""
+    if wanted and validator.is_type(instance, "array"):
+        seen = {orjson.dumps(_canonical(item), option=orjson.OPT_SORT_KEYS) for item in instance}
+        if len(seen) < len(instance):
+            yield ValidationError("two items are equal")
+
+
+def _canonical(value: Any) -> Any:
+    """Equal values alike: 1 and 1.0 are one number."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _canonical(item) for name, item in value.items()}
+    return [_canonical(item) for item in value] if isinstance(value, list) else value
+
+
+def _counted(keyword: Any, least: int) -> Any:
+    """The keyword's check, which fails with ``TooManyStepsError`` when the whole check has taken too many steps."""
+
+    def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError] | None:
+        steps = least + (len(value) if isinstance(value, list | dict) else 0)
+        if isinstance(value, dict) and isinstance(instance, dict):
+            steps += len(instance)
+        left = _STEPS.get() - steps
+        if left < 0:
+            raise TooManyStepsError("the check takes too many steps")
+        _STEPS.set(left)
+        found: Iterator[ValidationError] | None = keyword(validator, value, instance, schema)
+        return found
+
+    return check
+
+
+def faults(schema: Any, value: Any) -> Iterator[ValidationError]:
+    """What is wrong with the value by the schema, one fault after the other. Fetches nothing.
+
+    Blocks for a few seconds at the worst. Raises ``TooManyStepsError``, ``UnusablePatternError``,
+    ``UnknownDialectError``, and what the library raises for a schema that was not checked.
+    """
+    _STEPS.set(MAX_STEPS)
+    yield from validator_class(schema)(schema, registry=_NOTHING).iter_errors(value)
+
+
 # The library's ``unevaluatedProperties`` matches ``patternProperties`` with a backtracking engine: admission refuses
 # schemas that hold both. Formats are not asserted.
 _LINEAR = {
     "pattern": _pattern,
     "patternProperties": _pattern_properties,
     "additionalProperties": _additional_properties,
+    "uniqueItems": _unique_items,
 }
-_LATEST: Any = extend(Draft202012Validator, _LINEAR)  # type: ignore[no-untyped-call]
+
+
+def _bounded(library: Any) -> Any:
+    keywords = {**library.VALIDATORS, **_LINEAR}
+    counted = {n: _counted(keyword, _REFERENCE_STEPS if n in _REFERENCES else 1) for n, keyword in keywords.items()}
+    return extend(library, counted)  # type: ignore[no-untyped-call]
+
+
+_LATEST: Any = _bounded(Draft202012Validator)
 _BY_DIALECT: dict[str, Any] = {
     "https://json-schema.org/draft/2020-12/schema": _LATEST,
-    "http://json-schema.org/draft-07/schema": extend(Draft7Validator, _LINEAR),  # type: ignore[no-untyped-call]
+    "http://json-schema.org/draft-07/schema": _bounded(Draft7Validator),
 }
 DIALECTS = tuple(_BY_DIALECT)
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import orjson
 from jsonschema.exceptions import ValidationError
-from referencing import Registry
-from referencing.exceptions import Unresolvable
 
 from processors.filter.json_text import parse
 from processors.filter.tokens import strip_tokens
-from processors.json_schema import UnknownDialectError, UnusablePatternError, validator_class
+from processors.json_schema import TooManyStepsError, faults
 from processors.text import inline
 from schemas.records import ResponseFormat
 
@@ -68,8 +65,11 @@ def fault_of_value(value: Any, wanted: ResponseFormat) -> Fault | None:
     if wanted.type != "json_schema" or wanted.schema_json is None:
         return None
     try:
-        errors = list(islice(_errors(value, inline(wanted.schema_json, _SCHEMA)), _FAULTS_TOLD))
-    except (Unresolvable, RecursionError, UnusablePatternError, UnknownDialectError):
+        errors = list(islice(faults(_read(inline(wanted.schema_json, _SCHEMA)), value), _FAULTS_TOLD))
+    except TooManyStepsError:
+        return _ENDLESS
+    except Exception:
+        # A schema that admission did not check, or a fault of the library: the reply is paid, and has to be booked.
         return _UNUSABLE
     if not errors:
         return None
@@ -94,17 +94,12 @@ _UNUSABLE = Fault(
     told="",
     hopeless=True,
 )
-
-
-def _errors(value: Any, schema: str) -> Iterator[ValidationError]:
-    yield from _validator(schema).iter_errors(value)
+_ENDLESS = replace(_UNUSABLE, detail=f"{_SCHEMA}: the schema takes too many steps to be applied")
 
 
 @functools.lru_cache(maxsize=256)
-def _validator(schema: str) -> Any:
-    read = orjson.loads(schema)
-    # An empty registry fetches nothing.
-    return validator_class(read)(read, registry=Registry())
+def _read(schema: str) -> Any:
+    return orjson.loads(schema)
 
 
 def _place(error: ValidationError) -> str:

@@ -305,6 +305,41 @@ def test_a_text_too_long_for_a_repair_is_none() -> None:
         repaired('{"a": 1,' + " " * MAX_CHARS)
 
 
+DOUBLING = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)} | {"d40": {}}
+
+
+def by(schema: dict[str, Any]) -> ResponseFormat:
+    return ResponseFormat(type="json_schema", schema_json=Text(inline=orjson.dumps(schema).decode()))
+
+
+async def test_a_schema_that_would_never_end_ends_and_is_not_paid_for_twice() -> None:
+    bench = scripted(GOOD)
+    *_, answer = await outputs(bench, by({"$ref": "#/$defs/d0", "$defs": DOUBLING}))
+    assert answer.failure.code == "invalid_output" and "too many steps" in answer.failure.message
+    assert len(bench.model.calls) == 1
+
+
+def test_a_long_text_is_checked_all_the_same() -> None:
+    items = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"}}, "required": ["a"]}
+    many = orjson.dumps([{"a": 1, "b": "x"}] * 20_000).decode()
+    assert fault_of(many, by({"items": items})) is None
+
+
+@pytest.mark.parametrize(
+    ("items", "unique"),
+    [
+        ([1, "a", [1], {"a": 1}, True, None, 0, False], True),
+        ([1, "a", 1.0], False),
+        ([{"a": 1, "b": [2.0]}, {"b": [2], "a": 1.0}], False),
+        ([2**53, 2**53 + 1], True),
+        ([0.5, 0.25], True),
+    ],
+)
+def test_items_are_equal_as_json_has_it(items: list[Any], unique: bool) -> None:
+    fault = fault_of(orjson.dumps(items).decode(), by({"uniqueItems": True}))
+    assert (fault is None) == unique
+
+
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
 def test_a_text_nested_too_deep_is_a_fault_and_no_crash(opening: str) -> None:
     deep = opening * 5_000
