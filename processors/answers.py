@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from processors.event import Incoming
+from processors.public import gone_out
 from processors.text import question
 from schemas.errors import HeadraceError, PoisonError, ProviderError, RefusedError
 from schemas.ids import request_event_id
@@ -70,7 +71,7 @@ def final_answer(
 
     Filled from whatever the event knows: a ``Request``, ``Admitted``, ``Enrichment`` or ``Completion``. ``attempts``
     are those made after the event was written (none for most stages); their cost is the answer's. Admission's verdicts
-    come first. Raises ``PoisonError`` for an event that belongs to no request.
+    come first; that text of it was public comes last. Raises ``PoisonError`` for an event that belongs to no request.
     """
     if status == "answered":
         raise ValueError("final_answer ends a request without a text; the filter writes answered ones")
@@ -80,7 +81,8 @@ def final_answer(
         known["cost_usd"] = sum((a.cost_usd for a in attempts if a.cost_usd is not None), Decimal(0))
         known["estimated"] = any(a.estimated for a in attempts)
         known["deployment"], known["model"] = attempts[-1].deployment, attempts[-1].model
-    known["verdicts"] = (*known.get("verdicts", ()), *verdicts)
+    public = gone_out(incoming.record, attempts, stage=stage)
+    known["verdicts"] = (*known.get("verdicts", ()), *verdicts, *public)
     known["policy_version"] = policy_version or known.get("policy_version", "")
     return Answer(
         meta=_meta(incoming, stage, stage_version, ordinal),

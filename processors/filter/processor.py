@@ -62,8 +62,6 @@ class Filter:
             return self._answered(incoming, verdicts)
         except RefusedError as refusal:
             verdicts.append(_verdict(_guard(refusal), _outcome(refusal), category=refusal.code))
-            if completion.streamed:
-                verdicts += self._gone_out(completion)
             return self._refused(incoming, refusal, verdicts)
 
     def _check_age(self, completion: Completion, verdicts: list[Verdict]) -> None:
@@ -125,27 +123,12 @@ class Filter:
         )
 
     def _agreement(self, completion: Completion, text: Text | None) -> Verdict:
-        """Whether the chunks, joined, are the answer."""
+        """Whether what the release cuts, joined, is the answer."""
         shown = (text.inline or "") if text is not None else ""
         if public_text(completion, self._policy.phone_regions) == shown:
             return _verdict("stream", "pass")
         detail = "the joined chunks are not this text; the answer counts"
         return _verdict("stream", "changed", category="differs", detail=detail)
-
-    def _gone_out(self, completion: Completion) -> list[Verdict]:
-        """Say that text of an answer that is refused was public."""
-        try:
-            characters = len(public_text(completion, self._policy.phone_regions))
-        except RefusedError:
-            return []
-        if not characters:
-            # What the provider held back in the end may have begun to stream.
-            if completion.finish_reason != "content_filter" or not completion.text:
-                return []
-            detail = "text may have gone out as chunks before it was held back"
-            return [_verdict("stream", "changed", category="public", detail=detail)]
-        detail = f"{characters} characters had gone out as chunks before the answer was refused"
-        return [_verdict("stream", "changed", category="public", count=1, detail=detail)]
 
     def _calls(self, raw: str) -> tuple[Text, tuple[Finding, ...]]:
         try:

@@ -67,6 +67,7 @@ async def test_a_stream_that_is_cancelled_is_closed() -> None:
     cancel(bench)
     _, closing, answer = await asyncio.wait_for(task, 20)
     assert isinstance(closing, Delta) and is_cancelled(answer)
+    assert [(v.guard, v.category) for v in answer.verdicts] == [("stream", "public")]
     assert (closing.aborted, closing.final, closing.sequence) == (True, True, CLOSING)
     assert (closing.text, closing.finish_reason) == (None, "cancelled")
 

@@ -144,6 +144,7 @@ async def test_a_route_that_does_not_restart_ends_a_stream_that_broke_in_public(
     assert (answer.status, answer.failure.code, answer.failure.error_class) == ("failed", "stream_broken", "unknown")
     assert (closing.aborted, closing.final, closing.text, closing.finish_reason) == (True, True, None, "stream_broken")
     assert (closing.attempt, closing.sequence) == (0, CLOSING)
+    assert [(v.stage, v.outcome, v.category) for v in answer.verdicts] == [("complete", "changed", "public")]
     assert len(bench.model.calls) == 1 and cost.upper_bound
     assert as_bytes(await bench.worker("w2")(streaming(text=LONG * 2))) == as_bytes([cost, closing, answer])
 
@@ -151,7 +152,8 @@ async def test_a_route_that_does_not_restart_ends_a_stream_that_broke_in_public(
 async def test_what_closes_a_stream_that_failed_depends_on_the_journal_alone() -> None:
     bench = Bench()
     bench.fail_with(PermanentProviderError("http_400", "400"))
-    _, closing, _ = await bench.worker()(streaming())
+    _, closing, answer = await bench.worker()(streaming())
+    assert answer.verdicts == (), "the provider refused it: nothing was public"
     _, again, _ = await bench.worker("w2")(replace(streaming(), control_offset=99))
     assert as_bytes([again]) == as_bytes([closing]) and closing.meta.control_offset == 3
 

@@ -105,7 +105,7 @@ async def test_a_refused_answer_says_how_much_of_it_had_been_public() -> None:
     _, answer = await outputs(completion(PROSE, streamed=True, finish_reason="length"))
     [verdict] = stream_verdicts(answer)
     assert answer.status == "failed" and (verdict.outcome, verdict.category) == ("changed", "public")
-    assert verdict.detail is not None and f"{len(cleaned(PROSE))} characters" in verdict.detail
+    assert verdict.detail is not None and f"{len(PROSE)} characters" in verdict.detail
 
 
 async def test_a_text_that_the_provider_held_back_may_have_begun_to_stream() -> None:
