@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 BENCHES = ("codec", "stages", "audit", "retrieval", "account", "release", "caches")
-LONG = ("proxy", "overhead")
+LONG = ("proxy", "overhead", "concurrency", "backlog", "arrivals")
 
 
 def main() -> int:

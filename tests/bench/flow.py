@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,8 @@ class Flow:
         }
         self._producer = Producer(options)
         self._reader = TopicReader(place.settings)
+        # Asks for ends alone; it is assigned nothing.
+        self._counting, self._places = TopicReader(place.settings), dict[str, list[Place]]()
         places = self._reader.places([topic_name("", place.lane, "answers")])
         self._reader.start({one: stretch.end for one, stretch in _settled(self._reader, places).items()})
 
@@ -92,6 +94,7 @@ class Flow:
         """Leave the broker."""
         self._producer.flush(10)
         self._reader.close()
+        self._counting.close()
 
     def closed(self, name: str, ask: Ask, *, in_flight: int, seconds: float, drain_s: float = 60.0) -> Measured:
         """Keep so many requests open for so long, then wait for the rest of the answers."""
@@ -125,9 +128,9 @@ class Flow:
 
     def count(self, kind: str) -> int:
         """How many records a topic has had."""
-        with TopicReader(self.place.settings) as reader:
-            places = reader.places([topic_name("", self.place.lane, kind)])
-            return sum(stretch.end for stretch in reader.ends(places).values())
+        if kind not in self._places:
+            self._places[kind] = self._counting.places([topic_name("", self.place.lane, kind)])
+        return sum(stretch.end for stretch in self._counting.ends(self._places[kind]).values())
 
     def lag(self) -> int:
         """Events that the stages have not committed yet, over all groups of the lane."""
@@ -210,6 +213,7 @@ def flowing(
     *,
     latency_ms: float,
     groups: tuple[tuple[str, ...], ...] = AS_SHIPPED,
+    complete_workers: int = 1,
     documents: bool = False,
     before: Callable[[Flow], None] = lambda _: None,
     **changes: Any,
@@ -227,15 +231,23 @@ def flowing(
                 traffic.corpus()
             before(flow)
             tell(f"starting {len(groups)} workers")
-            with Pipeline(place, groups) as pipeline:
-                yield Running(flow, pipeline, processes(stack, pipeline, place))
-                pipeline.stop()
+            with ExitStack() as running:
+                pipelines = [running.enter_context(Pipeline(place, groups))]
+                for number in range(1, complete_workers):
+                    pipelines.append(running.enter_context(Pipeline(place, (("complete",),), slot=f"w{number}")))
+                yield Running(flow, pipelines[0], processes(stack, pipelines, place))
+                for pipeline in pipelines:
+                    pipeline.stop()
         finally:
             flow.close()
 
 
-def processes(stack: TestStack, pipeline: Pipeline, place: Scene) -> dict[str, int]:
-    """The root process of everything that takes part, by name."""
-    workers = {"+".join(stages) if len(stages) < 3 else "flow": w.pid for stages, w in pipeline.workers.items()}
+def processes(stack: TestStack, pipelines: Sequence[Pipeline], place: Scene) -> dict[str, int]:
+    """The root process of everything that takes part, by name: ``flow`` is the one of many stages."""
+    workers = {}
+    for number, pipeline in enumerate(pipelines):
+        for stages, worker in pipeline.workers.items():
+            name = stages[0] if len(stages) == 1 else "flow"
+            workers[f"{name} {number + 1}" if number else name] = worker.pid
     outside = {name: stack.pid(part) for name, part in (("broker", "kafka"), ("postgres", "postgres"))}
     return {**workers, **outside, "provider": place.provider.pid}
