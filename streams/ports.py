@@ -278,6 +278,9 @@ class LimitMetrics:
 
     def on_ruling(self, tier: str, ruling: Ruling) -> None:
         self._metrics.rulings.labels(tier, ruling.verdict, ruling.by).inc()
+        kind, _, budget = ruling.by.partition("/")
+        if kind == "budget":
+            self._metrics.budget_reservations.labels(budget, "over").inc()
 
 
 class EvaluateMetrics:

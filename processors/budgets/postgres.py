@@ -85,8 +85,8 @@ class PostgresBudgets:
     async def sweep(self, *, renew_s: float = 30.0) -> int:
         """Settle what was left behind by the journal: what its attempts cost, or the most that they can have cost.
 
-        A call that somebody is still making holds its reservation for another ``renew_s``. How many were settled. Blocks on
-        Postgres; raises ``DependencyDownError``.
+        A call that somebody is still making holds its reservation for another ``renew_s``. How many were settled.
+        Blocks on Postgres; raises ``DependencyDownError``.
         """
         rows = await self._database.execute(sql.LEFT_BEHIND, {"limit": SWEPT_AT_A_TIME})
         settled = 0
