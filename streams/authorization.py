@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
@@ -13,7 +13,7 @@ from confluent_kafka.admin import AclOperation, AdminClient  # type: ignore[attr
 from schemas.errors import DependencyDownError
 from streams import security
 from streams.acls import Need
-from streams.producer import AUTHORIZATION
+from streams.producer import AUTHORIZATION, Producer
 from streams.settings import KafkaSettings
 
 TIMEOUT_S = 4.0
@@ -22,12 +22,10 @@ INTERVAL_S = 30.0
 
 
 class Authorization:
-    """Asks the broker which of ``needs`` it grants. ``refused_at`` tells when a client was last refused (monotonic)."""
+    """Asks the broker which of ``needs`` it grants. ``producers``: all of the process's, each knows its refusals."""
 
-    def __init__(
-        self, settings: KafkaSettings, needs: Collection[Need], *, refused_at: Callable[[], float] = lambda: 0.0
-    ) -> None:
-        self._settings, self._needs, self._refused_at = settings, needs, refused_at
+    def __init__(self, settings: KafkaSettings, needs: Collection[Need], *, producers: Sequence[Producer] = ()) -> None:
+        self._settings, self._needs, self._producers = settings, needs, producers
         self._admin: AdminClient | None = None
         self._granted_at = float("-inf")
 
@@ -37,7 +35,7 @@ class Authorization:
         Waits seconds at most. Raises ``DependencyDownError`` that names what is not granted.
         """
         now = time.monotonic()
-        if self._granted_at > max(self._refused_at(), now - INTERVAL_S):
+        if self._granted_at > max(now - INTERVAL_S, *(producer.refused_at for producer in self._producers), 0.0):
             return
         missing, sure = await asyncio.to_thread(self._missing)
         if missing:

@@ -151,6 +151,7 @@ class FakeProducer(Producer):
         self.failures: list[Exception] = []
         # So many of the records that are posted next are not acknowledged.
         self.lost = 0
+        self.refused_at = 0.0
 
     async def start(self) -> None:
         return None

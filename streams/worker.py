@@ -171,7 +171,8 @@ class Worker:
             await self._retry(self._batching.start)
             stack.push_async_callback(self._batching.stop)
         needs = {need for name in plan.stages for need in stage_needs(settings, plan.lane, STAGES[name])}
-        allowed = Authorization(settings.kafka, needs, refused_at=lambda: producer.refused_at).probe
+        producers = [producer, self._batching] if self._batching else [producer]
+        allowed = Authorization(settings.kafka, needs, producers=producers).probe
         guarded = {AUTHORIZATION: allowed} if security.secured(settings.kafka) else {}
         for probe in guarded.values():
             await self._retry(probe)

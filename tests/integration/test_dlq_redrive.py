@@ -254,8 +254,11 @@ def test_a_producer_that_forges_a_retry_opens_no_revision(stream: Stream) -> Non
     forged = stream.place.codec.encode(replace(claimed, meta=replace(claimed.meta, run=run)))
     for value in (one.value, forged):
         stream.send("requests", request_id, value, [(REDRIVE, run.encode())])
-    # A run that somebody began, for another event.
-    real = next(retry["run"] for letter in stream.letters("--state", "retried").values() for retry in letter["retries"])
+    # A run that somebody began, for another event. It names no request, so only its bytes tell.
+    stream.send("requests", f"{request_id}-other", b"no avro either")
+    eventually(lambda: f"{request_id}-other" in stream.letters(), "the letter", timeout_s=60)
+    letter = stream.letters()[f"{request_id}-other"]
+    real = stream.run("retry", letter["id"]).objects[0]["run"]
     stream.send("requests", request_id, one.value, [(REDRIVE, real.encode())])
     # The record that names a run itself is refused as another body; the other two are copies.
     eventually(lambda: len(stream.records("answers", request_id, Answer)) == 3, "three answers", timeout_s=60)

@@ -256,21 +256,27 @@ def test_what_is_not_granted_is_refused_when_it_is_done(secured: Secured, user: 
 
 
 @pytest.mark.parametrize(
-    ("resource", "name", "operation"),
-    [("topic", "answers.acme", "WRITE"), ("topic", "completions", "READ"), ("group", "filter", "READ")],
+    ("stage", "resource", "name", "operation"),
+    [
+        ("filter", "topic", "answers.acme", "WRITE"),
+        ("filter", "topic", "completions", "READ"),
+        ("filter", "group", "filter", "READ"),
+        # The release writes with a producer of its own.
+        ("release", "topic", "chunks.acme", "WRITE"),
+    ],
 )
 def test_a_stage_waits_for_a_grant_that_is_missing_and_nothing_is_lost(
-    secured: Secured, resource: str, name: str, operation: str
+    secured: Secured, stage: str, resource: str, name: str, operation: str
 ) -> None:
-    grant = secured.grant("filter", resource, secured.topic(name), operation)
-    request, worker = secured.request("acme"), secured.pipeline.worker("filter")
+    grant = secured.grant(stage, resource, secured.topic(name), operation)
+    request, worker = secured.request("acme", stream=stage == "release"), secured.pipeline.worker(stage)
     reader = secured.as_user("app-acme")
 
     def told() -> bool:
         if operation == "READ" and worker.code is not None:
             # What reads for it ended, and the process with it; a supervisor starts it again.
             worker.start()
-        said = " ".join(secured.ready("filter").values())
+        said = " ".join(secured.ready(stage).values())
         return f"{operation} of {resource} {grant.need.name} is not granted" in said
 
     with AnswerStream(reader, secured.place.codec, lane=secured.lane, tenants=["acme"]) as stream:
@@ -283,7 +289,9 @@ def test_a_stage_waits_for_a_grant_that_is_missing_and_nothing_is_lost(
             create_grants(secured.admin, [grant])
         (answer,) = stream.collect([request.meta.request_id], timeout_s=ANSWER_S)
     assert answer.status == "answered"
-    eventually(lambda: secured.ready("filter") == {}, "the stage is ready again")
+    eventually(lambda: secured.ready(stage) == {}, "the stage is ready again")
+    if stage == "release":
+        eventually(lambda: request.meta.request_id in keys(secured, name), "its chunks came")
     assert keys(secured, "dead-letters") == set()
 
 
