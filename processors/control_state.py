@@ -12,20 +12,18 @@ from schemas.errors import PoisonError
 from schemas.records import Control
 
 PAUSABLE: tuple[Pausable, ...] = get_args(Pausable)
-# A request is read within the retention of its topic, a week, and has to end a day later at most. What was cancelled
-# earlier than that is over.
-CANCELS_KEPT = timedelta(days=8)
 LONGEST_NAME = 400
 
 
 class ControlState:
-    """Control records, applied in the order of their offsets. Memory: prompts, pauses, and the cancels of 8 days.
+    """Control records, applied in the order of their offsets. Memory: prompts, pauses, and the cancels.
 
-    ``now`` is the database's time; without it no cancel is too old.
+    ``now`` is the database's time; cancels are ``kept`` for as long as the requests they name may still be delivered.
+    Without both no cancel is too old.
     """
 
-    def __init__(self, now: Callable[[], datetime] | None = None) -> None:
-        self._now = now
+    def __init__(self, now: Callable[[], datetime] | None = None, *, kept: timedelta | None = None) -> None:
+        self._now, self._kept = now, kept
         self._prompts: dict[str, str] = {}
         self._paused: dict[tuple[str, str], Pause] = {}
         # In the order of their offsets.
@@ -73,7 +71,7 @@ class ControlState:
             del self._cancelled[key]
 
     def _over(self, at: datetime) -> bool:
-        return self._now is not None and at < self._now() - CANCELS_KEPT
+        return self._now is not None and self._kept is not None and at < self._now() - self._kept
 
     def _prompt(self, record: Control) -> None:
         if record.removed:

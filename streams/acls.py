@@ -26,8 +26,8 @@ from streams.topics import admin_client, input_topics, output_topics, topic_name
 
 TIMEOUT_S = 30.0
 DEFAULT_PREFIX = "User:headrace-"
-# Any stage may end a request, and bury what it can't process.
-_ALWAYS = ("answers", "dead-letters")
+# Any stage may bury what it can't process. Those that may end a request declare answers among their outputs.
+_ALWAYS = ("dead-letters",)
 _ADMINISTER = ("ALTER", "ALTER_CONFIGS", "CREATE", "DESCRIBE", "DESCRIBE_CONFIGS", "READ")
 
 Resource = Literal["cluster", "group", "topic"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 class ControlFollower:
     """A ``ControlView`` fed by a consumer of its own, without a group: every worker reads every record.
 
-    ``now`` is the database's time, by which cancels that can't matter any more are forgotten.
+    ``now`` is the database's time, by which cancels are forgotten that are older than ``kept``.
     """
 
     def __init__(
@@ -41,12 +41,13 @@ class ControlFollower:
         *,
         metrics: Metrics | None = None,
         now: Callable[[], datetime] | None = None,
+        kept: timedelta | None = None,
     ) -> None:
         self._settings = settings
         self._partition = TopicPartition(topic, 0)
         self._codec = codec
         self._metrics = metrics or Metrics()
-        self._state = ControlState(now)
+        self._state = ControlState(now, kept=kept)
         self._change = asyncio.Event()
         self._offset = -1
         self._consumer: AIOKafkaConsumer | None = None

@@ -45,8 +45,9 @@ def pause(
 ) -> Changed:
     """Pause, unless it is paused. Blocks on broker, registry and Postgres until the record is acknowledged.
 
-    Raises ``ConfigurationError`` for a name that is not there (``unseen`` takes a tenant that never asked anything)
-    and ``DependencyDownError``.
+    Without Postgres a tenant's name is taken only as ``unseen``, and how much is set aside is not told. Raises
+    ``ConfigurationError`` for a name that is not there (``unseen`` takes a tenant that never asked anything) and
+    ``DependencyDownError``.
     """
     if not unseen or kind != "tenant":
         check_name(kind, name, known_names(settings, kind), lane=lane)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from schemas.errors import ConfigurationError
@@ -67,6 +66,15 @@ def with_password(values: Any) -> Any:
     if not isinstance(values, dict) or "dsn" not in values:
         return values
     variable, file = values.get("password_env"), values.get("password_file")
+    given = values["dsn"]
+    dsn = given.get_secret_value() if isinstance(given, SecretStr) else str(given)
+    try:
+        conninfo_to_dict(dsn)
+    except psycopg.Error:
+        # Never quoted: the part that is wrong may be the password.
+        raise ValueError(
+            "dsn does not parse; percent-encode what is special in its password, or use password_env or password_file"
+        ) from None
     if variable is None and file is None:
         return values
     if variable is not None and file is not None:
@@ -79,12 +87,7 @@ def with_password(values: Any) -> Any:
         raise ValueError(str(error)) from None
     if not password:
         raise ValueError(f"password_env names {variable}, which is not set")
-    given = values["dsn"]
-    dsn = given.get_secret_value() if isinstance(given, SecretStr) else str(given)
-    # One that does not parse is told of where it is used, without being quoted.
-    with suppress(psycopg.Error):
-        dsn = make_conninfo(dsn, password=password)
-    return {**values, "dsn": SecretStr(dsn)}
+    return {**values, "dsn": SecretStr(make_conninfo(dsn, password=password))}
 
 
 class TlsSettings(Section):

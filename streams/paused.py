@@ -11,7 +11,7 @@ from processors.control import Pause
 from processors.control_state import ControlState
 from processors.deferred import PostgresDeferred, Waiting
 from processors.postgres import Database
-from schemas.errors import PoisonError
+from schemas.errors import DependencyDownError, PoisonError
 from schemas.records import Control
 from streams import security
 from streams.opened import Opener, iso
@@ -22,10 +22,13 @@ from streams.topics import topic_name
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A pause, with the events that are set aside for it; a paused stage's events wait on its topics instead."""
+    """A pause, with the events that are set aside for it; a paused stage's events wait on its topics instead.
+
+    ``deferred`` None: Postgres could not be asked.
+    """
 
     pause: Pause
-    deferred: int = 0
+    deferred: int | None = 0
 
     def view(self) -> dict[str, Any]:
         """As JSON."""
@@ -46,16 +49,21 @@ class Held:
         by = f" by {pause.author}" if pause.author else ""
         why = f": {pause.reason}" if pause.reason else ""
         waiting = f" ({self.deferred} events set aside)" if self.deferred else ""
+        if self.deferred is None:
+            waiting = " (how many events are set aside is not known: Postgres is away)"
         return f"{pause.kind} {pause.name} is paused since {iso(pause.since)}{by}{why}{waiting}"
 
 
 def what_is_paused(settings: Settings, *, lane: str = "live") -> list[Held]:
     """All that is paused now, oldest first. Blocks on the broker, the registry and Postgres.
 
-    Raises ``ConfigurationError`` for a lane without topics, ``DependencyDownError`` when one of them is away.
+    Raises ``ConfigurationError`` for a lane without topics, ``DependencyDownError`` when broker or registry are away.
     """
     pauses = read_control(settings, lane=lane).pauses()
-    waiting = what_waits(settings, lane=lane) if pauses else ()
+    try:
+        waiting = what_waits(settings, lane=lane) if pauses else ()
+    except DependencyDownError:
+        return [Held(pause, None) for pause in pauses]
     return [Held(pause, _set_aside(pause, waiting)) for pause in pauses]
 
 

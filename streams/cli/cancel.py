@@ -73,7 +73,7 @@ def _line(request_id: str, asked: Asked, outcome: str) -> str:
         "final_before": f"is final already ({final}) and can't be cancelled",
         "final_first": f"got its answer ({final}) before a stage read the cancel",
         "recorded": "will be cancelled by the stage that has it; none has ended it yet",
-        "unknown": "is not known: nothing was admitted under this id; it will be cancelled if it comes within 8 days",
+        "unknown": "is not known: nothing was admitted under this id; it will be cancelled if it comes later",
     }
     return f"{request_id} of tenant {asked.tenant} {lines[outcome]}"
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from processors.control import Pausable
+from schemas.errors import DependencyDownError
 from streams import controlling
 from streams.cli.author import author
 from streams.cli.output import console, print_json, say
@@ -98,7 +99,14 @@ def drain(
         def note(left: Left) -> None:
             status.update(f"waiting for {kind.value} {name}: {left.line()}")
 
-        left = drained(settings, changed.after.pause, lane=lane, timeout_s=timeout, note=note)
+        try:
+            left = drained(settings, changed.after.pause, lane=lane, timeout_s=timeout, note=note)
+        except DependencyDownError as error:
+            held = {**changed.after.view(), "paused": True, "changed": changed.before is None}
+            if json:
+                print_json({**held, "drained": False, "left": None, "error": str(error)})
+            say(f"headrace: {kind.value} {name} is paused; what of it is in process is not known: {error}")
+            raise typer.Exit(1) from None
     if json:
         print_json(
             {

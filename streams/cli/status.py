@@ -162,8 +162,8 @@ def _show(seen: Seen, down: list[str]) -> None:
     if snapshot is not None:
         _show_stages(snapshot)
         _show_workers(snapshot)
-        letters = f"{snapshot.open_letters} open of {snapshot.letters}"
-        say(f"\ndead letters: {letters if snapshot.open_letters else 'none open'}")
+        letters = f"{snapshot.open_letters} open of {snapshot.letters}" if snapshot.open_letters else "none open"
+        say(f"\ndead letters: {'not known' if snapshot.open_letters is None else letters}")
         for held in seen.held:
             say(f"paused: {held.line()}")
     for reason in down:

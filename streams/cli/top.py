@@ -116,9 +116,8 @@ def screen(view: dict[str, Any]) -> Group:
     for stage in view["stages"]:
         table.add_row(*_row(stage))
     letters = view["dead_letters"]
-    head = (
-        f"lane {view['lane']} · {view['at']} · the last {view['window_s']:g} s · {letters['open_at_most']} dead letters"
-    )
+    letters = "unknown" if letters["open_at_most"] is None else letters["open_at_most"]
+    head = f"lane {view['lane']} · {view['at']} · the last {view['window_s']:g} s · {letters} dead letters"
     workers = [f"{one['slot']} {one['state']}" for one in view["workers"] if one["state"] != "ready"]
     told = [*view["faults"].values(), *(f"worker {one}" for one in workers)]
     return Group(Text(head, style="bold"), table, *(Text(f"down: {line}", style="red") for line in told))

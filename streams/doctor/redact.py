@@ -49,9 +49,7 @@ def shown_dsn(dsn: str) -> str:
 def _secrets(settings: Settings) -> Iterator[str]:
     dsn = settings.postgres.dsn.get_secret_value()
     yield dsn
-    # Of one that does not parse nobody can say which part is the password; who finds it broken must not quote it.
-    with suppress(psycopg.Error):
-        yield str(conninfo_to_dict(dsn).get("password") or "")
+    yield str(conninfo_to_dict(dsn).get("password") or "")
     for options in (settings.kafka.options, settings.registry.options):
         yield from _of_options(options)
     kafka, registry = settings.kafka, settings.registry

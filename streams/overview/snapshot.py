@@ -20,14 +20,14 @@ class Snapshot:
     """What was seen ``at`` the database's time. ``faults`` says why something could not be asked, by dependency.
 
     ``letters`` counts dead letters on the topic, ``open_letters`` those that nobody retried or dropped: at most so
-    many, because copies of one letter count apart.
+    many, because copies of one letter count apart. None: broker or Postgres could not be asked.
     """
 
     at: datetime
     backlogs: tuple[Backlog, ...] = ()
     workers: tuple[Worker, ...] = ()
-    letters: int = 0
-    open_letters: int = 0
+    letters: int | None = 0
+    open_letters: int | None = 0
     faults: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, stage: str) -> tuple[Backlog, ...]:
@@ -97,12 +97,13 @@ class Lookout:
             backlogs, extent = self._backlog.read(), self._backlog.extent("dead-letters")
         except (DependencyDownError, ConfigurationError) as error:
             faults["kafka"] = str(error)
-        letters = sum(end - start for start, end in extent.values())
+        letters = None if faults else sum(end - start for start, end in extent.values())
         given: dict[str, Any] = {"backlogs": tuple(backlogs), "letters": letters, "faults": faults}
         try:
             with reported(self._settings.postgres.dsn.get_secret_value(), self._lane) as rows:
                 workers, touched = rows.workers(), rows.touched({place: start for place, (start, _) in extent.items()})
-                return Snapshot(at=rows.now(), workers=tuple(workers), open_letters=max(0, letters - touched), **given)
+                left = None if letters is None else max(0, letters - touched)
+                return Snapshot(at=rows.now(), workers=tuple(workers), open_letters=left, **given)
         except DependencyDownError as error:
             faults["postgres"] = str(error)
-        return Snapshot(at=datetime.now(UTC), open_letters=letters, **given)
+        return Snapshot(at=datetime.now(UTC), open_letters=None, **given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,7 @@ from tests.faults.evidence import uncommitted
 from tests.faults.pipeline import scene
 from tests.faults.traffic import Publisher
 from tests.faults.worker import WorkerProcess
+from tests.support.commands import run_headrace
 from tests.support.operating import Desk, page, sample
 from tests.support.polling import eventually
 from tests.support.stack import TestStack
@@ -99,6 +101,22 @@ def test_a_paused_route_holds_its_events_before_their_call(desk: tuple[Desk, Wor
     at.json("resume", "route", "other")
     assert at.answers(["route-held"])["route-held"].status == "answered"
     assert at.paid("route-held") == 1
+
+
+def test_a_pause_that_is_recorded_is_told_though_postgres_is_away(desk: tuple[Desk, WorkerProcess]) -> None:
+    at, _ = desk
+    away = {**at.where.env, "HEADRACE_POSTGRES": json.dumps({"dsn": "postgresql://nobody@127.0.0.1:9/none"})}
+    try:
+        drained = run_headrace(
+            "drain", "route", "other", "--lane", at.where.lane, "--timeout", "1", "--json", environment=away
+        )
+        (told,) = drained.objects
+        assert drained.code == 1 and (told["paused"], told["drained"], told["deferred"]) == (True, False, None)
+        assert "route other is paused" in drained.err and "postgres is not reachable" in drained.err
+        again = run_headrace("pause", "route", "other", "--lane", at.where.lane, environment=away)
+        assert again.code == 0 and "not known: Postgres is away" in again.err
+    finally:
+        at.json("resume", "route", "other")
 
 
 def test_a_request_is_cancelled_whatever_stage_has_it(desk: tuple[Desk, WorkerProcess]) -> None:

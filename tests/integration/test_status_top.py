@@ -150,6 +150,8 @@ def test_what_is_away_is_named_and_the_rest_is_still_told(watched: Watched) -> N
     (found,) = ran.objects
     assert ran.code == 1 and found["parts"]["postgres"]["ok"] is False and found["parts"]["kafka"]["ok"] is True
     assert any("postgres is not reachable" in reason for reason in found["down"])
+    assert found["dead_letters"] == {"total": 0, "open_at_most": None}
+    assert "dead letters: not known" in run_headrace("status", "--lane", watched.place.lane, environment=nowhere).err
     assert "nobody" not in ran.out + ran.err
     assert found["stages"][0]["inputs"][0]["topics"] == [topic_name("", watched.place.lane, "requests")]
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from processors.control_state import CANCELS_KEPT, ControlState
+from processors.control_state import ControlState
 from schemas.errors import PoisonError
 from schemas.records import Control, Meta
 
@@ -81,11 +81,12 @@ def test_cancels_come_by_offset_and_one_that_is_repeated_comes_again() -> None:
 
 def test_cancels_are_kept_no_longer_than_they_can_matter() -> None:
     now = NOW
-    state = ControlState(lambda: now)
-    state.apply(record("cancel", "acme/old"), offset=0, at=NOW - CANCELS_KEPT - timedelta(seconds=1))
+    kept = timedelta(days=20)
+    state = ControlState(lambda: now, kept=kept)
+    state.apply(record("cancel", "acme/old"), offset=0, at=NOW - kept - timedelta(seconds=1))
     assert not state.cancelled("acme", "old"), "history that is read at a start is not taken in"
     state.apply(record("cancel", "acme/a"), offset=1, at=NOW - timedelta(days=1))
     state.apply(record("cancel", "acme/b"), offset=2, at=NOW)
-    now = NOW + CANCELS_KEPT - timedelta(hours=1)
+    now = NOW + kept - timedelta(hours=1)
     state.forget()
     assert not state.cancelled("acme", "a") and state.cancelled("acme", "b")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from schemas.record import Record
+from schemas.records import Admitted, Completion, Enrichment, Request
 from streams.acls import Need, commands, role_needs, stage_needs, wanted_grants
 from streams.outputs import kinds_of
 from streams.stages import STAGES
@@ -11,6 +13,8 @@ from tests.support.settings import bare_settings, settings_of_tenants
 
 LANE = "live"
 INTERNAL = {"admitted", "completions", "deltas", "costs", "control", "enrichments.high"}
+
+ENDED: set[type[Record]] = {Request, Admitted, Enrichment, Completion}
 
 
 def topics(needs: tuple[Need, ...], operation: str) -> set[str]:
@@ -24,13 +28,17 @@ def test_a_stage_reads_its_inputs_and_writes_its_outputs_and_no_more(name: str) 
     inputs = {f"live.{source.kind}" for source in stage.inputs}
     outputs = {f"live.{kind}" for record in stage.outputs for kind in kinds_of(record)}
     assert topics(needs, "READ") == inputs | {"live.control"}
-    assert topics(needs, "WRITE") - {"live.answers", "live.dead-letters"} == (
-        outputs - {"live.answers"} | (inputs if stage.defers or stage.puts_off else set())
-    )
-    assert {"live.answers", "live.dead-letters"} <= topics(needs, "WRITE")
+    put_back = inputs if stage.defers or stage.puts_off else set()
+    assert topics(needs, "WRITE") == outputs | put_back | {"live.dead-letters"}
     groups = {need.name for need in needs if need.resource == "group"}
     assert groups == {f"live.{stage.group_of(source)}" for source in stage.inputs}
     assert not any(need.prefixed or need.resource == "cluster" for need in needs)
+
+
+def test_only_stages_that_may_end_a_request_write_answers() -> None:
+    needs = {name: stage_needs(bare_settings(), LANE, stage) for name, stage in STAGES.items()}
+    stages = {name for name in STAGES if "live.answers" in topics(needs[name], "WRITE")}
+    assert stages == {name for name, stage in STAGES.items() if {source.record for source in stage.inputs} & ENDED}
 
 
 def test_no_stage_writes_control_and_only_the_operator_does() -> None:

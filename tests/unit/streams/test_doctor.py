@@ -126,9 +126,7 @@ def test_every_secret_is_hidden_in_each_form_it_has(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_dsn_that_does_not_parse_is_not_quoted() -> None:
-    broken = settings(postgres=PostgresSettings(dsn=SecretStr("postgresql:/oops pw-in-here")))
     assert "pw-in-here" not in shown_dsn("postgresql:/oops pw-in-here")
-    assert redactor(broken)("error in postgresql:/oops pw-in-here") == "error in ***"
 
 
 def test_addresses_are_shown_without_user_password_and_query() -> None:

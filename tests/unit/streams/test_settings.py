@@ -67,6 +67,17 @@ def test_an_unknown_name_is_an_error_that_says_where(tmp_path: Path) -> None:
         load_settings(path)
 
 
+@pytest.mark.parametrize("dsn", ["postgresql://headrace:hunter%zz2@db:5432/x", "host=db password='hunter%zz2"])
+def test_a_dsn_that_does_not_parse_is_an_error_that_quotes_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dsn: str
+) -> None:
+    monkeypatch.setenv("HEADRACE_POSTGRES__DSN", dsn)
+    with pytest.raises(ConfigurationError, match=r"postgres: .*dsn does not parse") as refused:
+        load_settings(write(tmp_path, EXAMPLE.read_text()))
+    assert "hunter" not in str(refused.value) and "zz2" not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
 def test_a_route_to_no_deployment_is_an_error_that_names_both(tmp_path: Path) -> None:
     path = write(tmp_path, EXAMPLE.read_text().replace('deployment = "main"', 'deployment = "man"'))
     with pytest.raises(ConfigurationError, match=r"routes\.default\.deployment is 'man'"):
