@@ -23,12 +23,18 @@ COSTS = {
 }
 
 
+CALLED = "is called"
+WAITS = "waits until then"
+NO_KEY = "failed: key_refused"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """A fault of every attempt, and the outcome of a request with three attempts and nowhere else to go.
 
     ``state`` and ``code`` are the attempt's, ``attempts`` how many are made, ``answer`` the answer's status and code.
-    ``slow``: the fault is a silence, so that deadlines have to be short.
+    ``after``: what becomes of the next request to the same deployment, by the same worker. ``slow``: the fault is a
+    silence, so that deadlines have to be short.
     """
 
     fault: str
@@ -38,6 +44,7 @@ class Case:
     cost: Cost
     attempts: int
     answer: str
+    after: str = CALLED
     slow: bool = False
 
     @property
@@ -46,9 +53,16 @@ class Case:
         return {1: "no", 2: "once", 3: "up to `max_attempts`"}[self.attempts]
 
 
-def _refused(fault: str, does: str, code: str, *, attempts: int = 3) -> Case:
+def _refused(fault: str, does: str, code: str, *, attempts: int = 3, after: str = CALLED) -> Case:
     return Case(
-        fault=fault, does=does, state="failed", code=code, cost="nothing", attempts=attempts, answer=f"failed: {code}"
+        fault=fault,
+        does=does,
+        state="failed",
+        code=code,
+        cost="nothing",
+        attempts=attempts,
+        answer=f"failed: {code}",
+        after=after,
     )
 
 
@@ -90,16 +104,20 @@ CASES = (
     _refused("429:0.3", "replies 429 with `Retry-After`, in seconds (waited for)", "http_429"),
     _refused("429_date:1", "replies 429 with `Retry-After` as a date (waited for)", "http_429"),
     _refused("429_reset:0.3", "replies 429 with a rate limit's reset alone (waited for)", "http_429"),
-    _refused("429:3000", "replies 429 and asks for longer than the request can wait", "http_429", attempts=1),
-    _refused("quota", "replies 429 because the account's quota is used up", "quota_exhausted", attempts=1),
+    _refused(
+        "429:3000", "replies 429 and asks for longer than the request can wait", "http_429", attempts=1, after=WAITS
+    ),
+    _refused(
+        "quota", "replies 429 because the account's quota is used up", "quota_exhausted", attempts=1, after=NO_KEY
+    ),
     _refused("500", "replies 500", "http_500"),
     _refused("503", "replies 503", "http_503"),
     _refused("529", "replies 529 (overloaded)", "http_529"),
     _refused("400", "replies 400", "http_400", attempts=1),
     _refused("context", "replies 400: the prompt is too long", "context_too_long", attempts=1),
     _refused("moderated", "replies 400: its own filter refuses the prompt", "content_refused", attempts=1),
-    _refused("401", "replies 401", "http_401", attempts=1),
-    _refused("403", "replies 403", "http_403", attempts=1),
+    _refused("401", "replies 401 (a key's)", "http_401", attempts=1, after=NO_KEY),
+    _refused("403", "replies 403 (a key's)", "http_403", attempts=1, after=NO_KEY),
     _refused("no_model", "replies 404: no such model", "model_not_found", attempts=1),
     _unknown("hang", "takes the request and is silent", "timeout_first_token", slow=True),
     _unknown("drip:0.1", "sends a byte now and then, and no event", "timeout_first_token", slow=True),
@@ -124,13 +142,15 @@ CASES = (
 
 def table() -> str:
     """The table as the document has it between its markers."""
-    head = "| the provider … | attempt | booked at | asked again | answer, when every attempt goes so |"
+    head = (
+        "| the provider … | attempt | booked at | asked again | answer, when every attempt goes so | the next request |"
+    )
     rows = [
         f"| {case.does} | `{case.state}`{f' `{case.code}`' if case.code else ''} | {COSTS[case.cost]} |"
-        f" {case.again} | {_shown(case.answer)} |"
+        f" {case.again} | {_shown(case.answer)} | {_shown(case.after) if ':' in case.after else case.after} |"
         for case in CASES
     ]
-    return "\n".join([head, "|---|---|---|---|---|", *rows])
+    return "\n".join([head, "|---|---|---|---|---|---|", *rows])
 
 
 def documented(text: str) -> str:
