@@ -114,12 +114,49 @@ async def test_a_grant_is_committed_before_it_is_returned(
     assert rows == (grant.attempt,) and rows[0].state == "calling" and rows[0].target == TARGET
 
 
+async def test_what_another_call_paid_for_is_booked_as_a_result_of_its_own(patient: PostgresJournal, lane: str) -> None:
+    served = await patient.serve(offer(lane), lambda lost: b"served" if not lost else b"")
+    assert isinstance(served, Done) and (served.result, served.attempts) == (b"served", ())
+    # What was decided stays, for who serves it again and for who would call.
+    assert await patient.serve(offer(lane, input_hash="h2"), lambda _: b"other") == served
+    assert await patient.claim(offer(lane), owner="w1") == served == await patient.outcome_of(offer(lane).key)
+
+
+async def test_nothing_is_served_over_a_live_lease_nor_to_who_is_too_late(patient: PostgresJournal, lane: str) -> None:
+    unwanted = offer(lane, expires_at=datetime(2020, 1, 1, tzinfo=UTC))
+    assert await patient.serve(unwanted, lambda _: b"served") == Expired()
+    grant = await granted(patient, offer(lane))
+    assert isinstance(await patient.serve(offer(lane), lambda _: b"served"), Busy)
+    rows = await patient.finish(grant.lease, grant.attempt.attempt_id, DONE, b"own")
+    served = await patient.serve(offer(lane), lambda _: b"served")
+    assert isinstance(served, Done) and (served.result, served.attempts) == (b"own", rows)
+
+
+async def test_a_call_whose_worker_was_lost_is_served_and_its_late_result_is_fenced(
+    journal: PostgresJournal, lane: str
+) -> None:
+    grant = await granted(journal, offer(lane))
+    lost: list[AttemptRow] = []
+    deadline = time.monotonic() + 10
+    while isinstance(served := await journal.serve(offer(lane), lambda rows: bytes([len(rows)])), Busy):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+    assert isinstance(served, Done) and served.result == b"\x01"
+    lost += served.attempts
+    assert [(row.state, row.cost_usd) for row in lost] == [("unknown", BOUND.usd)]
+    with pytest.raises(FencedError):
+        await journal.finish(grant.lease, grant.attempt.attempt_id, DONE, b"late")
+    kept = await journal.outcome_of(offer(lane).key)
+    assert isinstance(kept, Done) and kept.result == b"\x01" and kept.attempts[0].late_at is not None
+
+
 async def test_a_result_comes_back_byte_for_byte_with_its_booking(journal: PostgresJournal, lane: str) -> None:
     grant = await granted(journal, offer(lane))
     result = bytes(range(256))
     rows = await journal.finish(grant.lease, grant.attempt.attempt_id, DONE, result)
     again = await journal.claim(offer(lane, expired=True), owner="w2")
-    assert again == Done(result=result, attempts=rows, input=b"\x00input", input_hash="h1")
+    assert isinstance(again, Done) and again.ended_at is not None
+    assert again == Done(result=result, attempts=rows, input=b"\x00input", input_hash="h1", ended_at=again.ended_at)
     assert (rows[0].usage, rows[0].cost_usd, rows[0].response_id) == (DONE.usage, DONE.cost_usd, "resp-1")
     assert rows[0].ended_at is not None and rows[0].ended_at >= rows[0].started_at
 
