@@ -129,6 +129,4 @@ class ChunkReader:
             record = decoded(self._codec, entry.value)
         except PoisonError:
             return None
-        if isinstance(record, Answer):
-            return self._claims.whole(record, entry.value or b"")
-        return record if isinstance(record, Chunk) else None
+        return self._claims.whole(record, entry.value or b"") if isinstance(record, Chunk | Answer) else None
