@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from processors.budgets.rule import DIMENSIONS, Budget
+from processors.budgets.rule import DIMENSIONS, EACH, Budget
 from streams.credentials import Section
 
 _MOST = 10**15
@@ -52,6 +53,13 @@ class BudgetSettings(Section):
         )
 
 
-def budgets_of(settings: dict[str, BudgetSettings]) -> tuple[Budget, ...]:
+def budgets_of(settings: Mapping[str, BudgetSettings]) -> tuple[Budget, ...]:
     """The budgets of the settings, by name."""
     return tuple(one.budget(name) for name, one in sorted(settings.items()))
+
+
+def check_budgets(settings: Mapping[str, BudgetSettings], tenants: Collection[str]) -> None:
+    """Raises ``ValueError`` for a budget of a tenant that is none of ``tenants``; with none of them, any will do."""
+    for name, one in settings.items():
+        if tenants and one.tenant not in (None, EACH, *tenants):
+            raise ValueError(f"budgets.{name}.tenant is {one.tenant!r}, which is none of tenants")

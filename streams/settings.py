@@ -17,7 +17,7 @@ from pydantic import Field, PrivateAttr, SecretStr, ValidationError, model_valid
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from schemas.errors import ConfigurationError
-from streams.budget_settings import BudgetSettings
+from streams.budget_settings import BudgetSettings, check_budgets
 from streams.cache_settings import check_caches
 from streams.credentials import PrincipalSettings, SaslSettings, Section, TlsSettings, one_secret, with_password
 from streams.embedding_settings import EmbeddingSettings
@@ -249,6 +249,7 @@ class Settings(BaseSettings):
         check_routes(self.routes, self.deployments)
         for name, tenant in self.tenants.items():
             check_overrides(name, tenant.routes, self.routes)
+        check_budgets(self.budgets, () if self.trust_producers else self.tenants)
         for name in self.tenant_topics:
             # A dot would make one tenant's topics look like another's.
             if not re.fullmatch(r"[a-zA-Z0-9_-]{1,100}", name):
@@ -273,8 +274,7 @@ class Settings(BaseSettings):
     @property
     def caps(self) -> dict[str, int]:
         """How many requests of a tenant may be in the stream, for tenants with a limit to that."""
-        given = {name: tenant.max_in_flight for name, tenant in self.tenants.items()}
-        return {name: cap for name, cap in given.items() if cap is not None}
+        return {name: tenant.max_in_flight for name, tenant in self.tenants.items() if tenant.max_in_flight}
 
     @property
     def tenant_topics(self) -> tuple[str, ...]:
