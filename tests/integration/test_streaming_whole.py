@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.pipeline import Pipeline, scene
+from tests.faults.pipeline import Pipeline, Scene, scene
 from tests.faults.traffic import Publisher
 from tests.provider.process import ProviderProcess
 from tests.support.commands import Ran, run_headrace
+from tests.support.polling import eventually
 from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
 
-STAGES = ("admit", "enrich", "complete", "release", "filter")
+STAGES = ("admit", "enrich", "complete", "release", "filter", "account")
 
 
 @pytest.fixture
@@ -74,4 +77,25 @@ def test_a_question_streams_through_every_stage_and_its_answer_agrees(
 
         printed = run_headrace("stream", ran.objects[0]["request_id"], "--lane", lane, environment=where.env)
         assert printed.out.strip() == "".join(c["text"] or "" for c in ran.objects[:-1]).strip()
+        _is_booked_under_all_that_it_was_asked_for(where, tmp_path)
         assert set(pipeline.stop().values()) == {0}
+
+
+def _is_booked_under_all_that_it_was_asked_for(where: Scene, folder: Path) -> None:
+    """From a producer's line to the sums of the ledger, by each of the names that it can be broken down by."""
+    named = {"team": "search", "user": "kim", "session": "s-17", "feature": "chat"}
+    file = folder / "requests.jsonl"
+    file.write_text(json.dumps({"query": "How does the lamp work?", "prompt": where.prompt, **named}) + "\n")
+    common = ("--lane", where.lane, "--tenant", where.tenant)
+    sent = run_headrace("submit", str(file), "--wait", "--json", *common, environment=where.env)
+    assert sent.code == 0, sent.err
+    wanted = {**named, "tenant": where.tenant, "model": "fake", "day": f"{datetime.now(UTC):%Y-%m-%d}"}
+
+    def groups(by: str) -> dict[str, dict[str, Any]]:
+        ran = run_headrace("costs", "--by", by, "--lane", where.lane, "--json", environment=where.env)
+        return {group[by]: group for group in ran.objects[0]["groups"]}
+
+    eventually(lambda: "kim" in groups("user"), "the ledger has it")
+    for by, name in wanted.items():
+        assert float(groups(by)[name]["total_usd"]) > 0, by
+        assert (groups(by)[name]["attempts"] == 1) == (by in named), by
