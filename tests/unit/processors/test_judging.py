@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -146,6 +147,17 @@ async def test_a_wrong_reply_is_paid_and_booked_as_failed_and_asked_again_with_a
     assert scene.sent == [scene.payload, scene.asked]
     # The longer payload can cost more: a crash would book the repeat at its own bound.
     assert second.target.bound.usd > first.target.bound.usd
+
+
+async def test_tokens_that_a_provider_does_not_tell_are_estimated_from_what_each_attempt_sent() -> None:
+    scene = Scene(replace(_reply("bad"), usage=None), replace(_reply("good"), usage=None))
+    record = scene.incoming.record
+    record = replace(record, grounding=replace(record.grounding, prompt_tokens_estimate=7))
+    scene.incoming = replace(scene.incoming, record=record)
+    done = await scene.run()
+    first, second = (row.usage for row in done.attempts)
+    assert first is not None and second is not None
+    assert first.prompt_tokens == 7 and second.prompt_tokens > 100
 
 
 async def test_the_last_wrong_reply_ends_the_call_and_every_attempt_is_paid() -> None:

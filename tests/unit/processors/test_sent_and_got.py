@@ -14,7 +14,9 @@ import orjson
 import pytest
 
 from processors.admit import AdmitPolicy
+from processors.cache.key import personal
 from processors.clock import FakeClock
+from processors.complete.pricing import upper_bound
 from processors.complete.processor import Complete
 from processors.complete.routes import Deployment, Route
 from processors.control import FakeControl
@@ -162,6 +164,21 @@ async def test_a_picture_alone_is_sent_and_searches_for_nothing(line: Line) -> N
     answer = await line.answer(messages=[{"role": "user", "content": [picture]}])
     assert answer.status == "answered" and line.embedder.embedded == []
     assert line.last["messages"][-1]["content"] == [picture]
+
+
+def test_a_picture_may_show_anything_and_cost_any_number_of_tokens() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "https://example.com/lamp.png"}}
+    asked, plain = (
+        parse_request(orjson.dumps(body), tenant="default", lane="live")
+        for body in ({"messages": [{"role": "user", "content": [picture]}]}, {"query": "What is a lamp?"})
+    )
+    assert personal(asked) and not personal(plain)
+    deployment = Deployment(name="d1", base_url="http://x/v1", model="m", price=PRICE, context_tokens=9_000)
+    shown, said = (
+        upper_bound({"messages": [{"role": "user", "content": content}]}, deployment, 1, at=datetime.now(UTC))
+        for content in ([picture], "What is a lamp?")
+    )
+    assert shown.prompt_tokens == 9_000 > said.prompt_tokens
 
 
 async def test_pictures_that_can_not_fit_are_refused_where_they_stand(line: Line) -> None:

@@ -200,8 +200,9 @@ async def test_a_redelivery_gives_the_same_bytes_and_buys_nothing() -> None:
     assert first == again and len(bench.model.calls) == 2
 
 
-async def test_what_a_lost_worker_found_wrong_is_in_the_steps() -> None:
-    bench = scripted("no", GOOD)
+async def with_a_lost_worker(*replies: str) -> Bench:
+    """The worker got the first reply, which is wrong, and is lost while it asks again."""
+    bench = scripted(*replies)
     hold = bench.model.hold = asyncio.Event()
     hold.set()
     judged = bench.model.script
@@ -220,10 +221,22 @@ async def test_what_a_lost_worker_found_wrong_is_in_the_steps() -> None:
         await lost
     bench.clock.advance(60.0)
     hold.set()
+    return bench
+
+
+async def test_what_a_lost_worker_found_wrong_is_in_the_steps() -> None:
+    bench = await with_a_lost_worker("no", GOOD)
     completion = await completed(bench)
     assert steps(completion) == [(0, "wrong", "invalid_output"), (2, "valid", None)]
     assert [attempt.error_code for attempt in completion.attempts] == ["invalid_output", "worker_lost", None]
     assert bench.model.calls[2].payload == bench.model.calls[0].payload
+
+
+async def test_what_a_lost_worker_asked_again_is_not_asked_once_more() -> None:
+    bench = await with_a_lost_worker("no", "no")
+    *_, answer = await outputs(bench)
+    assert answer.failure.code == "invalid_output" and "2 replies" in answer.failure.message
+    assert len(bench.model.calls) == 3
 
 
 @pytest.mark.parametrize(
