@@ -218,6 +218,13 @@ class Metrics:
         self.passages = Counter(
             "headrace_index_passages_total", "Passages by what was done", ["action"], registry=registry
         )
+        # Its count is the calls, its sum the texts.
+        self.embedding_batch = Histogram(
+            "headrace_embedding_batch_texts",
+            "Texts in a call to the embedding endpoint",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 512, 2048),
+            registry=registry,
+        )
         self.reports_failed = Counter(
             "headrace_reports_failed_total", "Reports to Postgres that could not be written", registry=registry
         )

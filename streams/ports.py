@@ -247,7 +247,10 @@ class Ports:
             self._stack.push_async_callback(endpoint.close)
             # One for all stages of the process: their texts go in the same calls.
             wait_s = settings.batch_wait_ms / 1000
-            self._embedder = BatchingEmbedder(endpoint, most=settings.batch, wait_s=wait_s)
+            sizes = self._metrics.embedding_batch
+            self._embedder = BatchingEmbedder(
+                endpoint, most=settings.batch, wait_s=wait_s, observe=lambda texts, _: sizes.observe(texts)
+            )
             self._stack.push_async_callback(self._embedder.close)
         return self._embedder
 
