@@ -1,4 +1,4 @@
-"""Settings of admission: rate limits by tier, tenant, user and for everyone."""
+"""Settings of tenants and of admission: rate limits by tier, tenant, user and for everyone."""
 
 from __future__ import annotations
 
@@ -39,6 +39,18 @@ class RateSettings(Section):
             requests=_rate(self.requests_per_minute, self.requests_burst),
             tokens=_rate(self.tokens_per_minute, self.tokens_burst),
         )
+
+
+class TenantSettings(Section):
+    """What is known of a tenant."""
+
+    tier: str = "standard"
+    # In place of the tier's rates for a tenant.
+    limits: RateSettings | None = None
+    # Requests between their admission and their answer; what is over waits outside the log. None: as many as come.
+    max_in_flight: int | None = Field(default=None, ge=1, le=100_000)
+    # Routes that stand for others when this tenant asks, by the name of the other.
+    routes: dict[str, str] = Field(default_factory=dict)
 
 
 class TierLimitSettings(Section):

@@ -22,7 +22,7 @@ from streams.cache_settings import check_caches
 from streams.credentials import PrincipalSettings, SaslSettings, Section, TlsSettings, one_secret, with_password
 from streams.embedding_settings import EmbeddingSettings
 from streams.evaluate_settings import EvaluateSettings
-from streams.limit_settings import LimitSettings, RateSettings
+from streams.limit_settings import LimitSettings, TenantSettings
 from streams.retention import FOREVER, Retention
 from streams.route_settings import (
     DeploymentSettings,
@@ -97,18 +97,6 @@ class DeltaSettings(Section):
 
     interval_ms: float = Field(default=50.0, ge=0, le=5_000)
     characters: int = Field(default=256, ge=1, le=65_536)
-
-
-class TenantSettings(Section):
-    """What is known of a tenant."""
-
-    tier: str = "standard"
-    # In place of the tier's rates for a tenant.
-    limits: RateSettings | None = None
-    # Requests between their admission and their answer; what is over waits outside the log. None: as many as come.
-    max_in_flight: int | None = Field(default=None, ge=1, le=100_000)
-    # Routes that stand for others when this tenant asks, by the name of the other.
-    routes: dict[str, str] = {}
 
 
 class FilterSettings(Section):

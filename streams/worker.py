@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import structlog
 import uvloop
 
-from processors.bodies import PostgresBodies
 from processors.admit.in_flight import PostgresInFlight
+from processors.bodies import PostgresBodies
 from processors.clock import DatabaseClock
 from processors.deferred import PostgresDeferred
 from processors.failpoints import failpoints
@@ -182,6 +182,7 @@ class Worker:
             codec,
             metrics=self._metrics,
             now=self._clock.now,
+            kept=settings.retention.resolved().horizon,
         )
         stack.push_async_callback(control.stop)
         await self._retry(control.start)
@@ -217,9 +218,9 @@ class Worker:
             crash=self._crash,
             log_content=settings.worker.log_content,
             tenants=frozenset(settings.tenant_topics),
-            claims=Claims(PostgresBodies(database), codec, most_bytes=settings.bodies.max_bytes),
             caps=settings.caps,
             in_flight=PostgresInFlight(database),
+            claims=Claims(PostgresBodies(database), codec, most_bytes=settings.bodies.max_bytes),
         )
 
     def _units(self, stage: Stage, services: Services) -> list[Unit]:
