@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from schemas.codec import Codec
 from schemas.errors import PoisonError
 from schemas.records import Answer, Chunk, Failure
 from streams.answers import decoded
 from streams.claims import BlockingClaims
-from streams.reading import POLL_S, Entry, TopicReader
+from streams.reading import POLL_S, Entry, Place, Stretch, TopicReader
 from streams.settings import Settings
 from streams.topics import consumer_topic
+
+# An answer may be this much older than the first chunk that is kept: clocks differ, segments go as a whole.
+MARGIN = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +94,35 @@ class ChunkReader:
     ) -> None:
         """Stands at the topics' ends, or their beginnings, once it is made: the tenant's own, where it has some.
 
+        Answers are kept for longer than chunks: their beginning is where the chunks have theirs.
         Raises ``DependencyDownError``, and ``ConfigurationError`` for a lane that has no topics.
         """
         self._codec, self._claims = codec, BlockingClaims(settings, codec)
         self._reader = TopicReader(settings)
         kinds = ("chunks", "answers") if answers else ("chunks",)
-        topics = [consumer_topic(settings, lane, kind, tenant) for kind in kinds]
+        topics = {kind: consumer_topic(settings, lane, kind, tenant) for kind in kinds}
         try:
-            ends = self._reader.ends(self._reader.places(topics))
-            self._reader.start({place: one.start if from_start else one.end for place, one in ends.items()})
+            ends = self._reader.ends(self._reader.places(list(topics.values())))
+            self._ends = {place: one.end for place, one in ends.items()}
+            self._history = ends if from_start else {}
+            kept_ms = settings.retention.resolved().topic_ms("chunks")
+            if from_start and answers and kept_ms >= 0:
+                self._history = ends | self._later(topics["answers"], ends, timedelta(milliseconds=kept_ms))
+            self._reader.start(self._ends)
         except BaseException:
             self._reader.close()
             raise
+
+    def _later(self, topic: str, ends: Mapping[Place, Stretch], kept: timedelta) -> dict[Place, Stretch]:
+        """The answers whose chunks may be there."""
+        places = [place for place in ends if place[0] == topic]
+        starts = self._reader.offsets_at(places, datetime.now(UTC) - kept - MARGIN)
+        return {place: Stretch(starts[place], ends[place].end) for place in places}
+
+    @property
+    def reads_history(self) -> bool:
+        """Whether what came is from before the reader was made."""
+        return bool(self._history)
 
     def __enter__(self) -> ChunkReader:
         return self
@@ -110,19 +131,29 @@ class ChunkReader:
         self._reader.close()
 
     def read(self, request_id: str, *, tenant: str | None, deadline: float) -> Iterator[Chunk | Answer | None]:
-        """What comes for the request until the monotonic time ``deadline``; None whenever nothing came for a while.
+        """What was there of the request, then what comes until the monotonic time ``deadline``.
 
-        ``tenant``: another tenant's events under the same id are left out.
+        None whenever nothing came for a while, and once what was there is read, however long that took. ``tenant``:
+        another tenant's events under the same id are left out.
         """
         key = request_id.encode()
+        if self._history:
+            for entry in self._reader.read(self._history, wanted=lambda found: found == key):
+                yield from self._records([entry], tenant)
+            self._history = {}
+            self._reader.start(self._ends)
+            yield None
         while (left := deadline - time.monotonic()) > 0:
             entries = self._reader.poll(min(POLL_S, left), wanted=lambda found: found == key)
-            for entry in entries:
-                record = self._record(entry)
-                if record is not None and (tenant is None or record.meta.tenant == tenant):
-                    yield record
+            yield from self._records(entries, tenant)
             if not entries:
                 yield None
+
+    def _records(self, entries: Iterable[Entry], tenant: str | None) -> Iterator[Chunk | Answer]:
+        for entry in entries:
+            record = self._record(entry)
+            if record is not None and (tenant is None or record.meta.tenant == tenant):
+                yield record
 
     def _record(self, entry: Entry) -> Chunk | Answer | None:
         try:

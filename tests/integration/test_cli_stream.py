@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -137,9 +138,41 @@ def test_who_comes_late_has_the_whole_stream_from_the_topic(commands: Commands) 
     meta = Meta(event_id="e", request_id="r1", tenant="acme", lane=commands.lane)
     chunks = ChunkWriter(meta=meta)
     late = chunks.text(0, 1, 12, "text on its way.")
-    publish(commands, late, chunks.end(0, 2, 28, "stop"), chunks.text(0, 0, 0, "A stream is "), late)
+    told = answer(Request(meta=meta), "A stream is text on its way.")
+    publish(commands, late, chunks.end(0, 2, 28, "stop"), chunks.text(0, 0, 0, "A stream is "), late, told)
     ran = commands.run("stream", "r1", "--lane", commands.lane)
     assert (ran.code, ran.out) == (0, "A stream is text on its way.\n"), ran.err
+    assert [one.get("kind") for one in commands.run("stream", "r1", "--lane", commands.lane, "--json").objects] == [
+        "text",
+        "end",
+        "text",
+        None,
+    ]
     assert commands.run("stream", "r1", "--lane", commands.lane, "--tenant", "other", "--timeout", "1").code == 1
     lines = commands.run("tail", "chunks", "--from", "earliest", "--no-follow", "--lane", commands.lane).out
     assert "end after 2 chunks: stop" in lines and "1: text on its way." in lines
+
+
+def test_a_stream_ends_at_once_for_a_request_that_is_over(commands: Commands) -> None:
+    def asked(name: str) -> Request:
+        return Request(meta=Meta(event_id="e", request_id=name, tenant="acme", lane=commands.lane))
+
+    long_ago = datetime.now(UTC) - timedelta(minutes=1)
+    cancelled = Failure(code="cancelled", error_class="policy", message="the request was cancelled")
+    ended = {"status": "failed", "failure": cancelled, "decided_at": long_ago}
+    publish(
+        commands,
+        answer(asked("early"), None, **ended),
+        writer(asked("begun")).text(0, 0, 0, "A strea"),
+        answer(asked("begun"), None, **ended),
+        answer(asked("plain"), "Text at once.", decided_at=long_ago),
+    )
+    # Each would wait for ten minutes else, and the test end it.
+    options = ("--lane", commands.lane, "--timeout", "600")
+    early = commands.run("stream", "early", *options)
+    assert (early.code, early.out) == (1, "") and "failed: the request was cancelled (cancelled)" in early.err
+    begun = commands.run("stream", "begun", *options)
+    assert (begun.code, begun.out) == (1, "A strea\n") and "it is void" in begun.err
+    plain = commands.run("stream", "plain", *options)
+    assert (plain.code, plain.out) == (0, "Text at once.\n") and "no chunks came" in plain.err
+    assert commands.run("stream", "plain", *options, "--json").objects[-1]["status"] == "answered"
