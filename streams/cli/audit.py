@@ -15,6 +15,7 @@ from rich.tree import Tree
 from schemas.json_view import to_json
 from streams.audit import Audit, Auditor
 from streams.causes import Event
+from streams.cli.folding import Run, describe_run, fold
 from streams.cli.lines import clean, summary
 from streams.cli.output import print_json, say
 from streams.opened import iso, opened_view
@@ -29,11 +30,13 @@ def audit(
     lane: Annotated[str, typer.Option(help="Lane it ran in.")] = "live",
     after: Annotated[float, typer.Option(min=0, help="Minutes after its answer to look for later events.")] = 10.0,
     folder: Annotated[Path | None, typer.Option(help="The embedded stack's folder.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Show each delta and chunk of a stream on a line.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show every event of a request in causal order, every attempt and its final answer. Exit code 1: nothing found.
 
-    Texts are shown, and may hold personal data.
+    The deltas and the chunks of an attempt are one line each, without --all; --json has them all. Texts are shown,
+    and may hold personal data.
     """
     auditor = Auditor(load_settings(folder=folder), lane=lane, note=say)
     found = auditor.audit(request_id, tenant=tenant, after=timedelta(minutes=after))
@@ -41,7 +44,7 @@ def audit(
         print_json(view(found))
     elif found.events or found.known.final:
         # A file or a pipe has no width to fit into.
-        Console(highlight=False, width=None if sys.stdout.isatty() else WIDE).print(tree(found))
+        Console(highlight=False, width=None if sys.stdout.isatty() else WIDE).print(tree(found, every=every))
     if not found.events and found.known.final is None and not found.known.attempts:
         say(f"headrace: nothing was found of {request_id} in the lane {lane}")
         raise typer.Exit(1)
@@ -93,14 +96,15 @@ def _event(event: Event) -> dict[str, Any]:
     return shown
 
 
-def tree(found: Audit) -> Tree:
-    """The audit for a person."""
+def tree(found: Audit, *, every: bool = True) -> Tree:
+    """The audit for a person. Without ``every`` the deltas and the chunks of an attempt are one line each."""
     tenant = f" · tenant {found.tenants[0]}" if found.tenants else ""
     top = Tree(Text(clean(f"{found.request_id}{tenant} · {found.status}"), style="bold"))
     branches = [top]
-    for event in found.events:
+    for shown in found.events if every else fold(found.events):
+        event = shown.first if isinstance(shown, Run) else shown
         del branches[event.depth + 1 :]
-        branches.append(branches[-1].add(_node(event)))
+        branches.append(branches[-1].add(_run(shown) if isinstance(shown, Run) else _node(shown)))
     if found.known.attempts:
         attempts = top.add(Text("attempts", style="bold"))
         for attempt in found.known.attempts:
@@ -130,6 +134,16 @@ def _node(event: Event) -> Text:
         places = ", ".join(f"{one.entry.partition}@{one.entry.offset}" for one in event.copies)
         bytes_ = "the same bytes" if event.same_bytes else "other bytes"
         node.append(f" · {len(event.copies)} copies with {bytes_}: {places}", style="yellow")
+    return node
+
+
+def _run(run: Run) -> Text:
+    first, last = run.first.first.entry, run.events[-1].first.entry
+    node = Text(f"{run.first.kind} ", style="bold cyan")
+    node.append(f"{first.partition}@{first.offset}…{last.offset} {iso(first.time)} ", style="dim")
+    node.append(clean(describe_run(run)), style="default")
+    if run.copies:
+        node.append(f" · {run.copies} came again with the same bytes", style="yellow")
     return node
 
 

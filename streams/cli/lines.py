@@ -11,6 +11,7 @@ from schemas.records import (
     Completion,
     Control,
     Cost,
+    Delta,
     Document,
     Enrichment,
     Evaluation,
@@ -61,12 +62,12 @@ def describe(record: Record) -> str:
             return f"{record.status}: {excerpt(record.text)}"
         case Cost():
             return f"{record.purpose} attempt {record.ordinal} {record.state}: ${record.amount_usd.normalize():f}"
-        case Chunk():
-            return _chunk(record)
+        case Chunk() | Delta():
+            return _chunk(record) if isinstance(record, Chunk) else _delta(record)
         case Document():
             return f"{record.namespace}/{record.document_id}" + (" deleted" if record.deleted else "")
         case Control():
-            return f"{record.kind}/{record.name}"
+            return _control(record)
         case Alert():
             return f"{record.severity} {record.kind} {record.subject}: {record.message}"
         case _:
@@ -94,6 +95,30 @@ def _chunk(chunk: Chunk) -> str:
     if chunk.kind != "text":
         return f"{chunk.kind} {what}".strip()
     return f"{chunk.sequence}{' of ' + what if what else ''}: {excerpt(chunk.text)}"
+
+
+def _delta(delta: Delta) -> str:
+    attempt = f"attempt {delta.attempt}"
+    if delta.aborted:
+        return f"{attempt} broke off" + (f": {delta.finish_reason}" if delta.finish_reason else "")
+    if delta.final:
+        return f"{attempt} ended: {delta.finish_reason or 'no finish reason'}: {excerpt(delta.text)}"
+    return f"{attempt}, {delta.sequence} from character {delta.start_char}: {excerpt(delta.text)}"
+
+
+def _control(control: Control) -> str:
+    """What was changed, by whom and why."""
+    version = f"@{control.version}" if control.version else ""
+    what = f"{control.kind} {control.name}{version}"
+    if control.kind == "pause":
+        done = f"{control.name} {'resumed' if control.removed else 'paused'}"
+    elif control.kind == "cancel":
+        done = f"{control.name} cancelled"
+    else:
+        done = f"{what} {'removed' if control.removed else 'made live'}"
+    return (
+        done + (f" by {control.author}" if control.author else "") + (f": {control.reason}" if control.reason else "")
+    )
 
 
 def excerpt(text: Text | str | None) -> str:
