@@ -6,6 +6,7 @@ The second time it comes from the cache, and the books have what that avoided.
 from __future__ import annotations
 
 import json
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
 
+DOC = Path(__file__).parents[2] / "docs" / "caching.md"
 STAGES = ("admit", "enrich", "complete", "filter", "account")
 CACHED = {"default": {"cache": {"exact": True}}}
 # Three megabytes of words.
@@ -72,6 +74,15 @@ def test_a_question_of_three_megabytes_goes_through_every_stage_and_is_shown_who
         assert set(refs_of(carried)) == {ref}
         whole = BlockingClaims(where.settings, where.codec).whole(carried, entry.value)
         assert whole.question is not None and whole.question.inline == QUESTION
+
+        # What the page tells consumers to do.
+        [program] = re.findall(r"^```python\n(.*?)^```", DOC.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        told: dict[str, Any] = {}
+        exec(program, told)
+        assert carried.question is not None
+        with psycopg.connect(where.dsn) as connection:
+            field = {"inline": carried.question.inline, "ref": carried.question.ref}
+            assert told["text_of"](field, where.tenant, connection) == QUESTION
 
         for command in (
             ("tail", "answers", "--from", "earliest", "--no-follow", "--lane", lane, "--json"),
