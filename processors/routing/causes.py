@@ -17,6 +17,8 @@ _OURS = frozenset({"lease_lost", "no_time_left"})
 _DENIED = frozenset({"http_401", "http_403", "quota_exhausted"})
 # The provider's side is at fault, though a repeat there would not help.
 _MISSING = frozenset({"http_404", "model_not_found", "http_402"})
+# What was asked for can't be said in the words of its API: nothing was sent, and nothing is wrong with it.
+_UNABLE = frozenset({"unsupported_parameter"})
 _BY_CODE: dict[str, Cause] = {
     "http_429": "rate_limit",
     "quota_exhausted": "rate_limit",
@@ -68,7 +70,7 @@ def cause_of(error: ProviderError) -> Cause | None:
 
 def fails_here(error: ProviderError) -> bool:
     """Whether the error is lasting at this deployment or key alone: another one of the same route may answer."""
-    return error.code in _DENIED | _MISSING
+    return error.code in _DENIED | _MISSING | _UNABLE
 
 
 def denied(error: ProviderError) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -15,7 +16,7 @@ from processors.event import Recorded
 from processors.model import ModelClients, ModelReply
 from processors.prices.tokens import counted
 from schemas.errors import OutcomeUnknownError, PermanentProviderError, ProviderError, TransientProviderError
-from schemas.records import Completion, Cost
+from schemas.records import Completion, Cost, Sampling
 from tests.provider.here import Here, serving
 from tests.support.completing import PRICE, Bench, event
 from tests.support.polling import until
@@ -167,3 +168,20 @@ async def test_the_stage_books_a_native_call_to_the_token(here: Here, client: Mo
     assert isinstance(recorded, Recorded) and isinstance(recorded.record, Completion)
     assert [attempt.state for attempt in recorded.record.attempts] == ["failed", "done"]
     assert not recorded.record.estimated and cost.amount_usd == Decimal(str(here.bill["usd"]))
+
+
+async def test_what_one_api_can_not_be_asked_goes_to_another_deployment(here: Here, client: ModelClients) -> None:
+    bench = Bench()
+    bench.model = client  # type: ignore[assignment]
+    native = deployment(here, "anthropic")
+    usual = replace(native, name="d2", api="openai", base_url=here.base_url)
+    bench.route = Route(name="default", deployment=native, others=(usual,), max_attempts=2)
+    stage, passed_on = bench.worker(), 0
+    for n in range(8):
+        *_, recorded = await stage(event(f"r{n}", sampling=Sampling(presence_penalty=0.5)))
+        assert isinstance(recorded, Recorded) and isinstance(recorded.record, Completion)
+        *refused, done = recorded.record.attempts
+        assert done.deployment == "d2"
+        assert [(one.error_code, one.cost_usd) for one in refused] in ([], [("unsupported_parameter", Decimal(0))])
+        passed_on += bool(refused)
+    assert passed_on and here.bill["by_kind"] == {"chat": 8}
