@@ -194,7 +194,7 @@ async def test_a_request_that_expired_is_not_set_aside_but_ended() -> None:
 
 async def test_a_stage_that_can_set_nothing_aside_tries_again() -> None:
     errors: list[Exception] = [NotYetError(0.01, "deployment/main")]
-    bench = Bench(failing(*errors), stage=replace(STAGES["admit"], defers=False))
+    bench = Bench(failing(*errors), stage=replace(STAGES["admit"], puts_off=False))
     event = await bench.take(message())
     assert event.acks == 1 and len(bench.sent("admitted")) == 1 and not bench.deferred.rows
 

@@ -146,7 +146,7 @@ def test_a_route_of_the_file_takes_the_place_of_the_embedded_one(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".headrace").mkdir()
-    stack = """{"endpoints": {"kafka_bootstrap": "b", "registry_url": "r", "postgres_dsn": "p",
+    stack = """{"endpoints": {"kafka_bootstrap": "b", "registry_url": "r", "postgres_dsn": "postgresql://p/db",
         "embeddings_url": "e", "embeddings_model": "m", "embedding_dimension": 384, "model_url": "u",
         "model_name": "n"}}"""
     (tmp_path / ".headrace" / "stack.json").write_text(stack)
