@@ -334,7 +334,8 @@ class StageRunner:
         error_class = class_of(error)
         services.metrics.dead_letters.labels(*self.labels, error_class).inc()
         self._count("dead_letter")
-        log.warning("dead letter", stage=self.stage.name, error=type(error).__name__, error_class=error_class)
+        where = {"topic": message.topic, "partition": message.partition, "offset": message.offset}
+        log.warning("dead letter", stage=self.stage.name, error=type(error).__name__, error_class=error_class, **where)
 
     async def _wait(self, message: Message, dependencies: Sequence[str]) -> None:
         """Wait at the gate. Raises ``Released`` when the worker stops or the partition went to another."""

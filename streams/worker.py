@@ -45,7 +45,7 @@ from streams.runner import StageRunner
 from streams.services import Services
 from streams.settings import Settings
 from streams.slots import WeightedSlots
-from streams.stages import STAGES, Stage
+from streams.stages import STAGES, Effect, Stage
 from streams.topics import input_topics, topic_name
 from streams.window_runner import WindowRunner
 
@@ -94,6 +94,16 @@ def grace_s(settings: Settings, stages: Iterable[str]) -> float:
     return settings.worker.grace_s or max(STAGES[name].limit_s(settings) for name in stages)
 
 
+def warn_of_grace(settings: Settings, stages: Iterable[str]) -> None:
+    """Log which stages a stop may cut off in a call that is paid: ``worker.grace_s`` is less than one may take."""
+    grace = settings.worker.grace_s
+    for stage in (STAGES[name] for name in stages):
+        limit_s = stage.limit_s(settings)
+        if grace is not None and stage.effect is Effect.PAYS and grace < limit_s:
+            todo = "leave worker.grace_s out or raise it: a call that a stop cuts off may be paid twice"
+            log.warning("the grace is short", stage=stage.name, grace_s=grace, limit_s=limit_s, todo=todo)
+
+
 class Worker:
     """The process's life: connect, start, wait, drain, stop."""
 
@@ -117,6 +127,7 @@ class Worker:
             web, port = await self._health.serve(self._settings.worker.http_host, self._settings.worker.http_port)
             stack.push_async_callback(web.cleanup)
             log.info("worker starts", stages=self._plan.stages, lane=self._plan.lane, http_port=port)
+            warn_of_grace(self._settings, self._plan.stages)
             services = await self._unless_stopped(self._connect(stack))
             if services is None:
                 return 0

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from processors.event import Incoming, Output
 from schemas.errors import (
@@ -69,7 +70,10 @@ async def test_timings_travel_in_headers_and_never_in_the_bytes() -> None:
 @pytest.mark.parametrize("value", [b"no avro", b"", b"\x00\x00\x00\x00\x01", None])
 async def test_bytes_that_are_no_event_are_dead_lettered_as_they_are(value: bytes | None) -> None:
     bench = Bench(admit)
-    event = await bench.take(message(value=value, headers=[("mine", b"1")]))
+    with capture_logs() as said:
+        event = await bench.take(message(value=value, headers=[("mine", b"1")]))
+    told = next(line for line in said if line["event"] == "dead letter")
+    assert (told["topic"], told["partition"], told["offset"]) == ("live.requests", 0, 7)
     (letter,) = bench.sent("dead-letters")
     assert (letter.key, letter.value) == (b"r1", value)
     assert header(letter.headers, "mine") == b"1"
