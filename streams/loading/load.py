@@ -101,6 +101,8 @@ class _Reader:
         assert source.path is not None
         kind = kind_of_file(source.path)
         if kind is None:
+            # What is not there is no file of any kind.
+            _check_file(source.path, self.bounds.max_bytes)
             raise UnreadableError("files of this kind are not read", f"give one of {', '.join(SUPPORTED)}")
         modified_at = _check_file(source.path, self.bounds.max_bytes)
         if kind in CONVERTED:

@@ -153,9 +153,10 @@ def test_a_bad_file_gives_nothing_and_the_others_go_on(
     assert (problem.file, problem.what, problem.line) == (name, what, line)
 
 
-def test_a_path_that_is_not_there_is_named(here: Path) -> None:
-    [problem] = problems(read(here / "no.txt"))
-    assert problem.file == "no.txt" and "No such file" in problem.what
+@pytest.mark.parametrize("name", ["no.txt", "nonexistent", "no.zip"])
+def test_a_path_that_is_not_there_is_named(here: Path, name: str) -> None:
+    [problem] = problems(read(here / name))
+    assert problem.file == name and "No such file" in problem.what
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
