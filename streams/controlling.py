@@ -16,8 +16,10 @@ from schemas.records import Answer, Control, Meta
 from streams import security
 from streams.paused import Held, read_control, what_is_paused
 from streams.publish import publish_control
+from streams.reading import TopicReader
 from streams.settings import Settings
 from streams.stages import STAGES
+from streams.topics import topic_name
 
 T = TypeVar("T")
 
@@ -138,7 +140,12 @@ def final_of(settings: Settings, tenant: str, request_id: str, *, lane: str) -> 
 
 
 def cancel(settings: Settings, asked: Asked, request_id: str, *, lane: str, author: str = "", reason: str = "") -> int:
-    """Publish the cancel and wait for the broker; the offset of its control record."""
+    """Publish the cancel and wait for the broker; the offset of its control record.
+
+    Raises ``ConfigurationError`` for a lane without topics.
+    """
+    with TopicReader(settings) as reader:
+        reader.counts([topic_name(settings.prefix, lane, "control")])
     name = f"{asked.tenant}/{request_id}"
     _publish(settings, "cancel", name, lane=lane, author=author, reason=reason)
     wanted = (asked.tenant, request_id)

@@ -44,7 +44,8 @@ def top(
     """Show what every stage does: rates and lag by the broker, the rest as the workers report it to Postgres.
 
     q or Ctrl-C ends it. Latencies are of the last minute, and of all since the workers' start where that was idle.
-    Costs are what running workers booked; `headrace costs` has the books. Needs no worker on this machine.
+    Costs are what running workers booked; `headrace costs` has the books. Needs no worker on this machine. With --once
+    the exit code is 1 when something is down, as `status` has it.
     """
     settings = load_settings(folder=folder)
     looks = 1 if once else count
@@ -57,6 +58,8 @@ def top(
                     print_json(view)
                 else:
                     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(screen(view))
+            if once and trend.latest.down():
+                raise typer.Exit(1)
             return
         with _keys() as wait, Live(screen=True, auto_refresh=False) as live:
             for view in _views(trend, lookout, lane, interval, looks, wait):

@@ -31,6 +31,11 @@ class Trend:
         while len(self._seen) > 2 and (snapshot.at - self._seen[1].at).total_seconds() >= self._window_s:
             self._seen.popleft()
 
+    @property
+    def latest(self) -> Snapshot:
+        """The snapshot that was added last."""
+        return self._seen[-1]
+
     def view(self, lane: str) -> dict[str, Any]:
         """The latest snapshot with its rates, as JSON."""
         now, first = self._seen[-1], self._first()

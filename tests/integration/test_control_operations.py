@@ -183,6 +183,9 @@ def test_names_that_are_not_there_are_refused_with_those_that_are(desk: tuple[De
     assert "was not paused" in at.run("resume", "stage", "complete").err
     unknown = at.run("cancel", "nobody-asked-this")
     assert unknown.code == 2 and "--tenant" in unknown.err
+    elsewhere = ("--tenant", "acme", "--lane", "nolane")
+    nowhere = run_headrace("cancel", "r1", *elsewhere, environment=at.where.env)
+    assert nowhere.code == 2 and "nolane.control" in nowhere.err
 
 
 def test_a_malformed_record_is_passed_over_and_counted(desk: tuple[Desk, WorkerProcess]) -> None:

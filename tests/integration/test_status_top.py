@@ -153,6 +153,8 @@ def test_what_is_away_is_named_and_the_rest_is_still_told(watched: Watched) -> N
     assert found["dead_letters"] == {"total": 0, "open_at_most": None}
     assert "dead letters: not known" in run_headrace("status", "--lane", watched.place.lane, environment=nowhere).err
     assert "nobody" not in ran.out + ran.err
+    top = run_headrace("top", "--once", "--lane", watched.place.lane, "--json", environment=nowhere)
+    assert top.code == 1 and "postgres" in top.objects[0]["faults"]
     assert found["stages"][0]["inputs"][0]["topics"] == [topic_name("", watched.place.lane, "requests")]
 
 
