@@ -125,12 +125,16 @@ async def test_every_fault_has_the_error_that_it_has_everywhere(
 
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize(
-    ("fault", "code"), [("hang", "timeout_first_token"), ("hang_after_first", "timeout_next_chunk")]
+    ("fault", "code", "deadline"),
+    [
+        ("hang", "timeout_first_token", "first_token_timeout_s"),
+        ("hang_after_first", "timeout_next_chunk", "between_chunks_timeout_s"),
+    ],
 )
 async def test_a_silence_is_noticed_and_the_call_closed(
-    here: Here, client: ModelClients, api: Api, fault: str, code: str
+    here: Here, client: ModelClients, api: Api, fault: str, code: str, deadline: str
 ) -> None:
-    short: dict[str, Any] = {"first_token_timeout_s": 0.4, "between_chunks_timeout_s": 0.4}
+    short: dict[str, Any] = {deadline: 0.4}
     with pytest.raises(OutcomeUnknownError) as caught:
         await ask(client, here, api, f"hi [[fault:{fault}]]", **short)
     assert caught.value.code == code

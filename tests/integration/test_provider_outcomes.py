@@ -7,14 +7,15 @@ from collections.abc import AsyncIterator, Sequence
 from decimal import Decimal
 
 import pytest
+from pydantic import SecretStr
 
 from processors.complete.processor import Complete
-from processors.complete.routes import Deployment, Route
+from processors.complete.routes import Api, Deployment, Route
 from processors.event import Incoming, Output, Recorded
 from processors.filter.policy import FilterPolicy
 from processors.filter.processor import Filter
 from processors.journal import AttemptRow
-from processors.model import OpenAIClient
+from processors.model import ModelClients
 from schemas.errors import NotYetError
 from schemas.records import Answer, Completion, Cost
 from tests.provider.here import Here, serving
@@ -24,7 +25,23 @@ from tests.support.polling import until
 
 # A machine that is busy must not be taken for a slow provider; a silence has to be noticed soon.
 PATIENT = {"first_token_timeout_s": 30.0, "between_chunks_timeout_s": 30.0}
-QUICK = {"first_token_timeout_s": 0.4, "between_chunks_timeout_s": 0.4}
+NOTICED_S = 1.0
+# What each API has its own words for, once more in those of the others.
+WORDED = (
+    "ok",
+    "no_stream",
+    "empty_text",
+    "length",
+    "filtered",
+    "no_usage",
+    "wrong_usage",
+    "context",
+    "truncated",
+    "garbage",
+)
+OTHERS: tuple[Api, ...] = ("azure", "responses", "anthropic")
+EVERYWHERE = [(case, api) for case in CASES if case.fault in WORDED for api in OTHERS]
+BOTH = [(case, "openai") for case in CASES] + EVERYWHERE
 
 
 @pytest.fixture
@@ -34,21 +51,23 @@ async def here() -> AsyncIterator[Here]:
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[OpenAIClient]:
-    opened = OpenAIClient()
+async def client() -> AsyncIterator[ModelClients]:
+    opened = ModelClients()
     yield opened
     await opened.close()
 
 
-def bench_at(here: Here, client: OpenAIClient, *, slow: bool) -> Bench:
+def bench_at(here: Here, client: ModelClients, *, slow: str, api: Api = "openai") -> Bench:
     """A stage with one slot, so that one that is not freed is missed by the next call."""
     bench = Bench()
     bench.model = client  # type: ignore[assignment]
-    deadlines = QUICK if slow else PATIENT
+    deadlines = PATIENT | ({slow: NOTICED_S} if slow else {})
     deployment = Deployment(
         name="d1",
-        base_url=here.base_url,
+        base_url=here.base_url if api in ("openai", "responses") else here.url,
         model="fake",
+        api=api,
+        api_key=SecretStr("k"),
         price=PRICE,
         max_concurrency=1,
         total_timeout_s=60.0,
@@ -71,9 +90,9 @@ async def answer_of(outputs: Sequence[Output], bench: Bench) -> Answer:
     return answer
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.fault)
-async def test_a_fault_ends_as_documented(here: Here, client: OpenAIClient, case: Case) -> None:
-    bench = bench_at(here, client, slow=case.slow)
+@pytest.mark.parametrize(("case", "api"), BOTH, ids=[f"{case.fault}-{api}" for case, api in BOTH])
+async def test_a_fault_ends_as_documented(here: Here, client: ModelClients, case: Case, api: Api) -> None:
+    bench = bench_at(here, client, slow=case.slow, api=api)
     stage = bench.worker()
     outputs = await asyncio.wait_for(stage(event(text=f"why? [[fault:{case.fault}]]")), 120)
     (rows,) = bench.journal.attempts.values()
@@ -120,8 +139,8 @@ def booked_as_documented(row: AttemptRow, case: Case) -> None:
         assert row.cost_usd == row.target.bound.usd
 
 
-async def test_the_wait_that_a_provider_asks_for_is_kept(here: Here, client: OpenAIClient) -> None:
-    bench = bench_at(here, client, slow=False)
+async def test_the_wait_that_a_provider_asks_for_is_kept(here: Here, client: ModelClients) -> None:
+    bench = bench_at(here, client, slow="")
     await bench.worker()(event(text="why? [[fault:429:1,429_reset:0.5,ok]]"))
     first, second, third = [line["time"] for line in here.provider.log.recent() if line["event"] == "begin"]
     # The provider's clock is the wall's, which may be set while the test runs: a little less is no failure.

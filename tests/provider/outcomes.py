@@ -34,7 +34,7 @@ class Case:
 
     ``state`` and ``code`` are the attempt's, ``attempts`` how many are made, ``answer`` the answer's status and code.
     ``after``: what becomes of the next request to the same deployment, by the same worker. ``slow``: the fault is a
-    silence, so that deadlines have to be short.
+    silence, which this deadline of the deployment ends.
     """
 
     fault: str
@@ -45,7 +45,7 @@ class Case:
     attempts: int
     answer: str
     after: str = CALLED
-    slow: bool = False
+    slow: str = ""
 
     @property
     def again(self) -> str:
@@ -66,7 +66,7 @@ def _refused(fault: str, does: str, code: str, *, attempts: int = 3, after: str 
     )
 
 
-def _unknown(fault: str, does: str, code: str, *, slow: bool = False) -> Case:
+def _unknown(fault: str, does: str, code: str, *, slow: str = "") -> Case:
     return Case(
         fault=fault,
         does=does,
@@ -119,9 +119,16 @@ CASES = (
     _refused("401", "replies 401 (a key's)", "http_401", attempts=1, after=NO_KEY),
     _refused("403", "replies 403 (a key's)", "http_403", attempts=1, after=NO_KEY),
     _refused("no_model", "replies 404: no such model", "model_not_found", attempts=1),
-    _unknown("hang", "takes the request and is silent", "timeout_first_token", slow=True),
-    _unknown("drip:0.1", "sends a byte now and then, and no event", "timeout_first_token", slow=True),
-    _unknown("hang_after_first", "falls silent in the middle of a stream", "timeout_next_chunk", slow=True),
+    _unknown("hang", "takes the request and is silent", "timeout_first_token", slow="first_token_timeout_s"),
+    _unknown(
+        "drip:0.1", "sends a byte now and then, and no event", "timeout_first_token", slow="first_token_timeout_s"
+    ),
+    _unknown(
+        "hang_after_first",
+        "falls silent in the middle of a stream",
+        "timeout_next_chunk",
+        slow="between_chunks_timeout_s",
+    ),
     _unknown("disconnect", "resets the connection before it answers", "connection_lost"),
     _unknown("disconnect_stream", "resets the connection in the middle of a stream", "connection_lost"),
     _unknown("truncated", "ends a stream in the middle as if all had been said", "cut_off"),
