@@ -9,10 +9,12 @@ A reservation proves nothing about publication: the request that holds it always
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
+from processors.batching import Together
 from processors.postgres import Database
 from processors.ruling import UNASKED, Ruling, Verdict
 from schemas.errors import DependencyDownError
@@ -71,10 +73,11 @@ class Idempotency(Protocol):
 
 
 class PostgresIdempotency:
-    """Reservations in the table ``idempotency``."""
+    """Reservations in the table ``idempotency``. Rulings that come together are kept by one statement."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._together = Together(self._rule)
 
     async def reserve(
         self, claimant: Claimant, key: str, *, scope: Scope = "key", ruling: Ruling = UNASKED
@@ -107,17 +110,29 @@ class PostgresIdempotency:
         raise DependencyDownError("postgres", "the idempotency row was removed while it was reserved")
 
     async def rule(self, claimant: Claimant, ruling: Ruling, *, was: Ruling) -> Ruling:
+        return await self._together.ask((claimant, ruling, was))
+
+    async def _rule(self, asked: Sequence[tuple[Claimant, Ruling, Ruling]]) -> Sequence[Ruling]:
+        # A statement updates a row once: of two deliveries of one request the first is asked for, the other is told.
+        first = {_place(one): number for number, (one, *_) in reversed(list(enumerate(asked)))}
+        rows = [asked[number] for number in sorted(first.values())]
         parameters = {
-            "tenant": claimant.tenant,
-            "lane": claimant.lane,
-            "key": claimant.request_id,
-            "was": was.verdict,
-            "was_by": was.by,
-            **_ruling_parameters(ruling),
+            "tenants": [one.tenant for one, _, _ in rows],
+            "lanes": [one.lane for one, _, _ in rows],
+            "keys": [one.request_id for one, _, _ in rows],
+            "rulings": [ruling.verdict for _, ruling, _ in rows],
+            "by": [ruling.by for _, ruling, _ in rows],
+            "until": [ruling.until for _, ruling, _ in rows],
+            "was": [was.verdict for *_, was in rows],
+            "was_by": [was.by for *_, was in rows],
         }
-        if await self._database.execute(_RULE, parameters):
-            return ruling
-        rows = await self._database.execute(_RULED, parameters)
+        found = await self._database.execute(_RULE, parameters)
+        kept = {first[tenant, lane, key] for tenant, lane, key in found}
+        return [ours if number in kept else await self._ruled(one) for number, (one, ours, _) in enumerate(asked)]
+
+    async def _ruled(self, claimant: Claimant) -> Ruling:
+        key = {"tenant": claimant.tenant, "lane": claimant.lane, "key": claimant.request_id}
+        rows = await self._database.execute(_RULED, key)
         if not rows:
             raise DependencyDownError("postgres", "the idempotency row was removed while it was decided")
         return _ruling(*rows[0])
@@ -137,16 +152,30 @@ _RESERVE = """
     WHERE tenant = %(tenant)s AND lane = %(lane)s AND scope = %(scope)s AND key = %(key)s
     LIMIT 1
 """
+# Rows are locked in the order of their keys, so that two workers never wait for each other in a circle.
 _RULE = """
-    UPDATE idempotency SET ruling = %(ruling)s, ruled_by = %(ruled_by)s, ruled_until = %(ruled_until)s
-    WHERE tenant = %(tenant)s AND lane = %(lane)s AND scope = 'request' AND key = %(key)s
-      AND ruling = %(was)s AND ruled_by = %(was_by)s
-    RETURNING true
+    WITH asked AS (
+        SELECT * FROM unnest(%(tenants)s::text[], %(lanes)s::text[], %(keys)s::text[], %(rulings)s::text[],
+                             %(by)s::text[], %(until)s::timestamptz[], %(was)s::text[], %(was_by)s::text[])
+            AS asked (tenant, lane, key, ruling, ruled_by, ruled_until, was, was_by)),
+    locked AS (
+        SELECT i.tenant, i.lane, i.key FROM idempotency AS i JOIN asked USING (tenant, lane, key)
+        WHERE i.scope = 'request' ORDER BY i.tenant, i.lane, i.key FOR UPDATE OF i)
+    UPDATE idempotency AS i
+    SET ruling = asked.ruling, ruled_by = asked.ruled_by, ruled_until = asked.ruled_until
+    FROM asked JOIN locked USING (tenant, lane, key)
+    WHERE i.tenant = asked.tenant AND i.lane = asked.lane AND i.scope = 'request' AND i.key = asked.key
+      AND i.ruling = asked.was AND i.ruled_by = asked.was_by
+    RETURNING i.tenant, i.lane, i.key
 """
 _RULED = """
     SELECT ruling, ruled_by, ruled_until FROM idempotency
     WHERE tenant = %(tenant)s AND lane = %(lane)s AND scope = 'request' AND key = %(key)s
 """
+
+
+def _place(claimant: Claimant) -> tuple[str, str, str]:
+    return claimant.tenant, claimant.lane, claimant.request_id
 
 
 def _ruling(verdict: Verdict, by: str, until: datetime | None) -> Ruling:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
+from processors.batching import Together
 from processors.clock import Clock
 from processors.postgres import Connection, Database
 from schemas.errors import DependencyDownError
 
 # A tenant that was full is not asked for again before this: in a flood most requests are set aside without a look.
 FULL_S = 0.1
-# Requests let in at a time.
-LARGEST = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,8 +162,7 @@ class Room:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._in_flight, self._caps, self._lane, self._monotonic = in_flight, dict(caps), lane, monotonic
-        self._waiting: dict[str, list[tuple[Entering, asyncio.Future[bool]]]] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._doors: dict[str, Together[Entering, bool]] = {}
         self._full: dict[str, float] = {}
 
     def capped(self, tenant: str) -> bool:
@@ -178,32 +176,17 @@ class Room:
         """
         if not known and self._monotonic() < self._full.get(tenant, 0.0):
             return False
-        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(tenant, []).append((entering, future))
-        task = self._tasks.get(tenant)
-        if task is None or task.done():
-            self._tasks[tenant] = asyncio.ensure_future(self._work(tenant))
-        return await future
+        if tenant not in self._doors:
+            self._doors[tenant] = Together(partial(self._enter, tenant))
+        return await self._doors[tenant].ask(entering)
 
     async def leave(self, tenant: str, request_id: str) -> None:
         """Take a request out that waits outside the log for something else. Blocks for one round trip."""
         await self._in_flight.leave(self._lane, tenant, request_id)
 
-    async def _work(self, tenant: str) -> None:
-        waiting = self._waiting[tenant]
-        while waiting:
-            batch = waiting[:LARGEST]
-            del waiting[:LARGEST]
-            asked = list({one.request_id: one for one, _ in batch}.values())
-            try:
-                inside = await self._in_flight.enter(self._lane, tenant, self._caps[tenant], asked)
-            except Exception as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            if len(inside) < len(asked):
-                self._full[tenant] = self._monotonic() + FULL_S
-            for one, future in batch:
-                if not future.done():
-                    future.set_result(one.request_id in inside)
+    async def _enter(self, tenant: str, asked: Sequence[Entering]) -> Sequence[bool]:
+        each = list({one.request_id: one for one in asked}.values())
+        inside = await self._in_flight.enter(self._lane, tenant, self._caps[tenant], each)
+        if len(inside) < len(each):
+            self._full[tenant] = self._monotonic() + FULL_S
+        return [one.request_id in inside for one in asked]

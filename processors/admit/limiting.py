@@ -13,7 +13,7 @@ from processors.budgets.refusal import over_budget, who_pays
 from processors.budgets.standings import Standings
 from processors.clock import Clock
 from processors.idempotency import Claimant, Idempotency
-from processors.ruling import ADMITTED, OPEN, UNASKED, Ruling
+from processors.ruling import OPEN, UNASKED, Ruling
 from schemas.errors import NotYetError, RefusedError
 from schemas.records import Admitted, Request
 
@@ -153,7 +153,8 @@ class Limiting:
 
     def _ruling(self, charged: Charged) -> Ruling:
         if charged.verdict == "admitted":
-            return ADMITTED
+            # A value of its own: it tells our decision from an equal one that came first.
+            return Ruling(verdict="admitted")
         until = None if charged.wait_s is None else self._clock.now() + timedelta(seconds=charged.wait_s)
         return Ruling(verdict=charged.verdict, by=charged.by, until=until)
 

@@ -111,3 +111,22 @@ async def sessions(database: Database) -> int:
     statement = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
     [(count,)] = await database.execute(statement, ("headrace",))
     return int(count)
+
+
+async def test_of_many_deliveries_of_many_requests_at_once_each_request_is_decided_by_one(
+    database: Database, lane: str
+) -> None:
+    workers = [PostgresIdempotency(database) for _ in range(4)]
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    claimants = [
+        Claimant(tenant="acme", lane=lane, request_id=f"r{n}", body_hash="h", control_offset=1, accepted_at=at)
+        for n in range(20)
+    ]
+    for claimant in claimants:
+        await workers[0].reserve(claimant, claimant.request_id, scope="request", ruling=OPEN)
+    ours = [(worker, claimant, Ruling(verdict="admitted")) for worker in workers for claimant in claimants * 2]
+    random.Random(3).shuffle(ours)
+    kept = await asyncio.gather(*(worker.rule(claimant, mine, was=OPEN) for worker, claimant, mine in ours))
+    assert set(kept) == {ADMITTED}
+    won = [claimant.request_id for (_, claimant, mine), found in zip(ours, kept, strict=True) if found is mine]
+    assert sorted(won) == sorted(claimant.request_id for claimant in claimants)

@@ -1,0 +1,47 @@
+"""Puts what waits at the same time into one round trip: as many as came while the last one was made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Asked = TypeVar("Asked")
+Answered = TypeVar("Answered")
+
+# A statement of so many stays well under a second.
+LARGEST = 256
+
+
+class Together(Generic[Asked, Answered]):
+    """Calls ``work`` with all that was asked meanwhile; one call at a time, answers in the order of what was asked."""
+
+    def __init__(
+        self, work: Callable[[Sequence[Asked]], Awaitable[Sequence[Answered]]], *, largest: int = LARGEST
+    ) -> None:
+        self._work, self._largest = work, largest
+        self._waiting: list[tuple[Asked, asyncio.Future[Answered]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def ask(self, one: Asked) -> Answered:
+        """Ask for one. Blocks until the call that it goes in has returned, and raises what that raises."""
+        future: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
+        self._waiting.append((one, future))
+        if self._task is None or self._task.done():
+            self._task = asyncio.ensure_future(self._run())
+        return await future
+
+    async def _run(self) -> None:
+        while self._waiting:
+            batch = self._waiting[: self._largest]
+            del self._waiting[: self._largest]
+            try:
+                answers = await self._work([one for one, _ in batch])
+            except Exception as error:
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)

@@ -1,0 +1,42 @@
+"""What waits at the same time goes in one call, and each gets its own answer or the call's error."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from processors.batching import Together
+
+
+async def test_what_comes_while_a_call_is_made_goes_in_the_next_one() -> None:
+    calls: list[list[int]] = []
+    go_on = asyncio.Event()
+
+    async def double(asked: Sequence[int]) -> Sequence[int]:
+        calls.append(list(asked))
+        await go_on.wait()
+        return [2 * one for one in asked]
+
+    together = Together(double, largest=3)
+    first = asyncio.ensure_future(together.ask(0))
+    while not calls:
+        await asyncio.sleep(0)
+    rest = [asyncio.ensure_future(together.ask(number)) for number in range(1, 6)]
+    gone = rest.pop()
+    await asyncio.sleep(0)
+    gone.cancel()
+    go_on.set()
+    assert await asyncio.gather(first, *rest) == [0, 2, 4, 6, 8]
+    assert calls == [[0], [1, 2, 3], [4, 5]]
+
+
+async def test_an_error_is_everybodys_and_the_next_call_is_made_all_the_same() -> None:
+    async def fail(asked: Sequence[int]) -> Sequence[int]:
+        if 0 in asked:
+            raise ValueError("no")
+        return asked
+
+    together = Together(fail)
+    outcomes = await asyncio.gather(together.ask(0), together.ask(1), return_exceptions=True)
+    assert [type(one) for one in outcomes] == [ValueError, ValueError]
+    assert await together.ask(2) == 2
