@@ -57,7 +57,7 @@ def _route(name: str, settings: Settings, deployments: Mapping[str, Deployment])
         max_attempts=route.max_attempts,
         repair_attempts=route.repair_attempts,
         repair=route.repair,
-        unknown_policy="repeat" if route.unknown_policy == "repeat" else "fail",
+        unknown_policy="fail" if route.unknown_policy == "never-repeat" else route.unknown_policy,
         stream=route.stream,
         on_break=route.on_break,
     )

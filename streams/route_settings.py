@@ -65,6 +65,8 @@ class DeploymentSettings(Section):
     first_token_timeout_s: float = Field(default=60.0, gt=0)
     between_chunks_timeout_s: float = Field(default=20.0, gt=0)
     total_timeout_s: float = Field(default=90.0, gt=0)
+    # Where its provider tells what became of an attempt, for ``unknown_policy = "reconcile"``.
+    reconcile_url: str | None = Field(default=None, pattern=r"^https?://.*\{attempt_id\}")
     # Wins over ``prices`` and over the price library.
     price: PriceSettings | None = None
 
@@ -138,7 +140,7 @@ class RouteSettings(Section):
     repair_attempts: int = Field(default=1, ge=0, le=5)
     # Whether JSON that is almost right is mended before that.
     repair: bool = True
-    unknown_policy: Literal["repeat", "fail", "never-repeat"] = "repeat"
+    unknown_policy: Literal["repeat", "fail", "never-repeat", "reconcile"] = "repeat"
     # Whether texts are published while the model writes them, for requests that want a stream.
     stream: bool = True
     # When an attempt breaks off after some of its text became public: another one from the first character, or an end.
@@ -195,6 +197,10 @@ def check_routes(routes: Mapping[str, RouteSettings], deployments: Mapping[str, 
     _check_aliases(routes)
     for name in routes:
         _check_circle(name, (name,), routes)
+    for name, route in routes.items():
+        mute = [one for one in sorted(reached(name, routes, deployments)) if deployments[one].reconcile_url is None]
+        if route.unknown_policy == "reconcile" and mute:
+            raise FieldError(("routes", name, "unknown_policy"), f"needs deployments.{mute[0]}.reconcile_url")
 
 
 def fallback_groups(

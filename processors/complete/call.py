@@ -36,6 +36,7 @@ from processors.complete.routes import Group
 from processors.complete.settling import NOT_SENT, answered, done, failed
 from processors.complete.target import readdressed, target_of
 from processors.complete.task import Again, Left, Sending, Task
+from processors.complete.unresolved import Settler
 from processors.complete.unwritten import Outcome, Unwritten
 from processors.failpoints import Failpoints
 from processors.journal import AttemptRow, CallFailure, Granted, Journal, Lease, LeaseKeeper, Target
@@ -80,9 +81,10 @@ class Caller:
         sink: DeltaSink | None,
         pace: Pace,
         places: Places,
+        settler: Settler,
     ) -> None:
         self._sink, self._pace, self._places, self._pool = sink, pace, places, places.pool
-        self._journal = journal
+        self._journal, self._settler = journal, settler
         self._client = client
         self._keeper = keeper
         self._unwritten = unwritten
@@ -111,6 +113,12 @@ class Caller:
                     # Its worker is gone, perhaps before it could say so.
                     await self._abort(granted.earlier[-1], task)
                 while True:
+                    if task.route.unknown_policy == "reconcile":
+                        until = task.ends - SHORTEST_CALL_S
+                        resolved = await self._settler.resolve(granted.lease, attempts, task, until=until)
+                        if resolved is None:
+                            return
+                        attempts = resolved
                     async with self._streaming(granted.lease, attempts[-1], task) as live:
                         outcome, again = await self._attempt(granted, attempts, sending, task, live)
                         attempts = await self._unwritten.book(outcome)

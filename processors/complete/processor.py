@@ -22,6 +22,7 @@ from processors.complete.observer import CallObserver, NullObserver
 from processors.complete.payload import build_payload, payload_hash
 from processors.complete.places import Places
 from processors.complete.purse import Guard, Purse
+from processors.complete.reconcile import HttpReconciler, Reconciler
 from processors.complete.records import completion_of, costs_of, failed_answer
 from processors.complete.resort import resorted
 from processors.complete.retry import STREAM_BROKEN, Backoff, Go
@@ -30,6 +31,7 @@ from processors.complete.routes import Route
 from processors.complete.streaming import streams, wants_stream
 from processors.complete.target import check_time, narrowed, offer_at, offer_of
 from processors.complete.task import Task
+from processors.complete.unresolved import Settler
 from processors.complete.unwritten import Unwritten
 from processors.control import ControlView, cancelled_error
 from processors.event import Incoming, Output, Recorded
@@ -102,6 +104,7 @@ class Complete:
         caches: Caches | None = None,
         guard: Guard | None = None,
         pool_observer: PoolObserver | None = None,
+        reconciler: Reconciler | None = None,
     ) -> None:
         """Raises ``ConfigurationError`` when T is shorter than a lease and a call."""
         deployments = {one.name: one for route in routes.values() for one in route.deployments}
@@ -131,6 +134,7 @@ class Complete:
             sink=deltas,
             pace=pace or Pace(),
             places=self._places,
+            settler=Settler(reconciler or HttpReconciler(), journal, self._unwritten, clock),
         )
 
     def start(self) -> None:

@@ -46,6 +46,8 @@ class Deployment:
     context_tokens: int = 8192
     default_max_tokens: int = 512
     max_tokens_parameter: str = "max_tokens"
+    # Where its provider tells what became of an attempt; holds ``{attempt_id}``.
+    reconcile_url: str | None = None
     connect_timeout_s: float = 5.0
     first_token_timeout_s: float = 60.0
     between_chunks_timeout_s: float = 20.0

@@ -10,7 +10,8 @@ from typing import Literal
 from schemas.ids import derive_id
 from schemas.records import Usage
 
-UnknownPolicy = Literal["repeat", "fail"]
+# ``reconcile``: its provider is asked before another attempt is sent.
+UnknownPolicy = Literal["repeat", "fail", "reconcile"]
 AttemptState = Literal["calling", "done", "failed", "unknown"]
 CallState = Literal["reserved", "calling", "done", "failed", "unknown"]
 # How a call that will never have a result ends its request.

@@ -20,8 +20,10 @@ from processors.complete.live import Pace
 from processors.complete.payload import build_payload
 from processors.complete.places import Places
 from processors.complete.pricing import upper_bound
+from processors.complete.reconcile import FakeReconciler
 from processors.complete.retry import Backoff
 from processors.complete.task import Task
+from processors.complete.unresolved import Settler
 from processors.complete.unwritten import Unwritten
 from processors.event import Incoming
 from processors.failpoints import Unarmed
@@ -104,6 +106,7 @@ class Scene:
             sink=None,
             pace=Pace(),
             places=Places(pool, bench.clock),
+            settler=Settler(FakeReconciler(), bench.journal, unwritten, bench.clock),
         )
         seat = await pool.take(Ask(group=bench.route.own))
         assert isinstance(seat, Seat)

@@ -1,105 +1,160 @@
-"""What is no fault: corrections, what is too young or too old to be judged, what others than the journal spent."""
+"""A provider is asked what became of an attempt before another one is sent, and what it says is booked."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
-from processors.account.ledger import FakeLedger
-from processors.account.reconcile import Event, Evidence, Journaled, Row, Told, reconcile
-from schemas.records import Cost
-from tests.support.costs import AT, correction, cost, entry
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from pydantic import SecretStr
 
-UNKNOWN = cost("a1", "0.90", state="unknown", upper_bound=True, request_id="r1")
-LATE = correction(UNKNOWN, "0.25", incurred_at=AT + timedelta(minutes=1), correction="late")
-RERATE = replace(
-    UNKNOWN,
-    meta=replace(UNKNOWN.meta, event_id="rerated", stage="rerate"),
-    amount_usd=Decimal("0.10"),
-    correction="rerate",
-    incurred_at=AT + timedelta(minutes=2),
+from processors.complete import unresolved
+from processors.complete.reconcile import FakeReconciler, HttpReconciler, Known, NotTaken, Replied, Undecided
+from processors.complete.routes import Deployment
+from processors.event import Recorded
+from processors.journal import AttemptRow, Bound, Target
+from processors.model import ModelReply
+from schemas.errors import IndeterminateError, OutcomeUnknownError
+from schemas.records import Completion
+from tests.support.completing import KEY, Bench, as_bytes, event
+
+REPLY = ModelReply(
+    text="found", finish_reason="stop", response_id="x-1", usage={"prompt_tokens": 10, "completion_tokens": 2}
 )
 
 
-async def evidence(costs: Sequence[Cost], *, booked: Sequence[Cost] | None = None, **changes: object) -> Evidence:
-    """The ledger after these events, the events, and the journal of ``a1``, settled late."""
-    ledger = FakeLedger()
-    for one in costs if booked is None else booked:
-        await ledger.record([entry(one)])
-    rows = [
-        Row(name, spender, standing.said, standing.conflicts, standing.history, AT)
-        for name, (spender, standing) in ledger.rows.items()
-    ]
-    attempt = Journaled(
-        attempt_id="a1",
-        tenant="acme",
-        run="",
-        request_id="r1",
-        state="done",
-        cost_usd=Decimal("0.25"),
-        started_at=AT,
-        ended_at=AT,
-        late_at=LATE.incurred_at,
-        call_state="done",
-        call_changed_at=AT,
-        held_until=None,
-    )
-    told = [entry(one) for one in costs]
-    values = Evidence(
-        since=AT - timedelta(days=1),
-        until=AT + timedelta(days=1),
-        costs_from=AT - timedelta(days=90),
-        journal_from=AT - timedelta(days=45),
-        rows=rows,
-        events=[Event(one.attempt_id, one.spender, one.said) for one in told],
-        attempts=[attempt],
-        finals={("acme", "r1")},
-    )
-    return replace(values, **changes)  # type: ignore[arg-type]
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unresolved, "_PAUSE_S", 0.0)
 
 
-async def kinds(costs: Sequence[Cost], **changes: object) -> list[str]:
-    return [one.kind for one in reconcile(await evidence(costs, **changes))]  # type: ignore[arg-type]
+def bench_of(answer: Known | Callable[[str], Known]) -> tuple[Bench, FakeReconciler]:
+    script = answer if callable(answer) else lambda _: answer
+    return Bench(unknown_policy="reconcile"), FakeReconciler(script)
 
 
-async def test_corrections_for_late_outcomes_and_other_prices_agree() -> None:
-    assert await kinds([UNKNOWN, LATE, RERATE, UNKNOWN]) == []
-    # A correction that the ledger does not have.
-    assert await kinds([UNKNOWN, LATE, RERATE], booked=[UNKNOWN, LATE]) == ["event_not_booked"]
-    # A price that changed does not hide that the journal knows more.
-    assert await kinds([UNKNOWN, RERATE]) == ["row_differs_from_journal"]
+async def lose(bench: Bench, asked: FakeReconciler) -> None:
+    """A worker that is lost in the middle of its call."""
+    bench.model.hold = asyncio.Event()
+    task = asyncio.create_task(bench.worker("w1", reconciler=asked)(event()))
+    while not bench.model.calls:
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait((task,))
+    bench.clock.advance(16)
+    bench.model.hold.set()
 
 
-async def test_what_is_too_young_is_on_its_way() -> None:
-    assert await kinds([UNKNOWN], booked=[], attempts=()) == ["event_not_booked"]
-    assert await kinds([UNKNOWN], booked=[], attempts=(), until=AT) == []
-    assert await kinds([UNKNOWN, LATE], booked=[UNKNOWN], until=AT + timedelta(seconds=30)) == []
+async def test_a_reply_that_a_lost_worker_had_bought_is_used_and_not_bought_again() -> None:
+    bench, asked = bench_of(Replied(REPLY))
+    await lose(bench, asked)
+    outputs = await bench.worker("w2", reconciler=asked)(event())
+    recorded = outputs[-1]
+    assert isinstance(recorded, Recorded) and isinstance(recorded.record, Completion)
+    assert recorded.record.text is not None and recorded.record.text.inline == "found"
+    assert recorded.record.usage.completion_tokens == 2 and recorded.record.response_id == "x-1"
+    assert len(bench.model.calls) == 1 and asked.asked == [KEY.attempt_id(0)]
+    lost, opened = bench.journal.attempts[KEY.call_id]
+    assert (lost.state, lost.cost_usd) == ("done", Decimal("0.00006")) and lost.late_at is not None
+    assert (opened.state, opened.error_code, opened.cost_usd) == ("failed", "reconciled", 0)
+    costs = [cost.amount_usd for cost in outputs[:-1]]  # type: ignore[union-attr]
+    assert sum(costs) == Decimal("0.00006"), "the bound and its correction"
+    bench.clock.advance(100)
+    assert as_bytes(await bench.worker("w3", reconciler=asked)(event())) == as_bytes(outputs)
 
 
-async def test_a_correction_of_what_was_before_the_stretch_is_not_missed_in_the_ledger() -> None:
-    since = AT + timedelta(seconds=30)
-    assert await kinds([LATE], booked=[], attempts=(), since=since) == []
+async def test_an_attempt_that_was_never_taken_costs_nothing_and_the_next_one_is_sent() -> None:
+    bench, asked = bench_of(NotTaken())
+    bench.fail_with(OutcomeUnknownError("connection_lost", "lost"))
+    first, second, recorded = await bench.worker(reconciler=asked)(event())
+    assert (first.state, first.amount_usd, first.error_code) == ("failed", 0, "not_taken")  # type: ignore[union-attr]
+    assert second.state == "done" and recorded.record.cost_usd == second.amount_usd  # type: ignore[union-attr]
+    assert len(bench.model.calls) == 2
 
 
-async def test_what_a_topic_or_the_journal_no_longer_holds_is_not_missed() -> None:
-    later = AT + timedelta(hours=1)
-    rows = {"booked": [UNKNOWN, LATE]}
-    assert await kinds([], **rows, costs_from=later) == []
-    assert await kinds([], **rows) == ["row_without_event"]
-    assert await kinds([UNKNOWN, LATE], attempts=(), journal_from=later) == []
-    assert await kinds([UNKNOWN, LATE], attempts=()) == ["row_without_attempt"]
+async def test_where_nobody_can_tell_the_call_ends_indeterminate_and_nothing_is_sent() -> None:
+    bench, asked = bench_of(Undecided())
+    await lose(bench, asked)
+    with pytest.raises(IndeterminateError) as caught:
+        await bench.worker("w2", reconciler=asked)(event())
+    cost, unsent, answer = caught.value.outputs
+    assert cost.upper_bound and unsent.amount_usd == 0 and answer.status == "failed"  # type: ignore[attr-defined]
+    assert len(bench.model.calls) == 1 and len(asked.asked) == 5
 
 
-async def test_what_other_stages_spend_and_what_was_reused_has_no_attempt() -> None:
-    embedded = cost("e1", "0.01", purpose="embedding")
-    embedded = replace(embedded, meta=replace(embedded.meta, stage="evaluate"))
-    reused = cost("c1", "0", served_by="cache-exact", avoided_cost_usd=Decimal(1))
-    assert await kinds([embedded, reused], attempts=()) == []
+async def test_a_provider_that_is_still_at_work_is_asked_again() -> None:
+    answers: list[Known] = [Undecided(), Undecided(), Replied(REPLY)]
+    bench, asked = bench_of(lambda _: answers.pop(0))
+    await lose(bench, asked)
+    outputs = await bench.worker("w2", reconciler=asked)(event())
+    assert outputs[-1].record.text.inline == "found" and len(bench.model.calls) == 1  # type: ignore[union-attr]
 
 
-async def test_an_answer_of_no_attempts_costs_nothing() -> None:
-    answer = Told(tenant="acme", run="", request_id="r9", cost_usd=Decimal(0), attempts=(), decided_at=AT)
-    assert await kinds([UNKNOWN, LATE], answers=[answer]) == []
-    assert await kinds([UNKNOWN, LATE], answers=[replace(answer, cost_usd=Decimal(1))]) == ["answer_differs"]
+async def test_every_attempt_of_which_nothing_is_known_is_asked_for() -> None:
+    bench, asked = bench_of(Undecided())
+    await lose(bench, asked)
+    crashing = FakeReconciler(_crash)
+    task = asyncio.create_task(bench.worker("w2", reconciler=crashing)(event()))
+    await asyncio.wait((task,))
+    assert isinstance(task.exception(), RuntimeError)
+    bench.clock.advance(16)
+    third = FakeReconciler(lambda attempt_id: Replied(REPLY) if attempt_id == KEY.attempt_id(0) else NotTaken())
+    outputs = await bench.worker("w3", reconciler=third)(event())
+    assert third.asked == [KEY.attempt_id(0)] and len(bench.model.calls) == 1
+    assert outputs[-1].record.text.inline == "found"  # type: ignore[union-attr]
+
+
+def _crash(_: str) -> Known:
+    raise RuntimeError
+
+
+def row() -> AttemptRow:
+    bound = Bound(prompt_tokens=1, completion_tokens=1, usd=Decimal(1))
+    names = ("route", "deployment", "provider", "model", "price_source", "account", "stage_version")
+    target = Target(**dict.fromkeys(names, ""), control_offset=0, bound=bound)  # type: ignore[arg-type]
+    started = datetime(2026, 1, 1, tzinfo=UTC)
+    return AttemptRow(attempt_id="a-1", ordinal=0, epoch=1, target=target, state="unknown", started_at=started)
+
+
+WHOLE = {"id": "x", "model": "m", "choices": [{"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}]}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "known"),
+    [
+        (200, WHOLE, Replied),
+        (200, {"no": "choices"}, Undecided),
+        (200, {"error": {"message": "x"}}, Undecided),
+        (404, {}, NotTaken),
+        (410, {}, NotTaken),
+        (202, {}, Undecided),
+        (302, {}, Undecided),
+        (500, WHOLE, Undecided),
+    ],
+)
+async def test_a_status_says_what_became_of_an_attempt(status: int, body: Any, known: type[Known]) -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    async def attempts(request: web.Request) -> web.Response:
+        seen.append((request.path, request.headers.get("Authorization")))
+        return web.json_response(body, status=status, headers={"Location": "http://127.0.0.1:9/"})
+
+    app = web.Application()
+    app.add_routes([web.get("/attempts/{id}", attempts)])
+    async with TestServer(app) as server:
+        url = f"http://127.0.0.1:{server.port}/attempts/{{attempt_id}}"
+        deployment = Deployment(name="d", base_url="http://d", model="m", api_key=SecretStr("k"), reconcile_url=url)
+        assert isinstance(await HttpReconciler().ask(row(), deployment), known)
+    assert seen == [("/attempts/a-1", "Bearer k")]
+
+
+async def test_a_provider_that_is_away_or_has_no_such_address_can_not_tell() -> None:
+    away = Deployment(name="d", base_url="http://d", model="m", reconcile_url="http://127.0.0.1:9/{attempt_id}")
+    assert await HttpReconciler().ask(row(), away) == Undecided()
+    assert await HttpReconciler().ask(row(), replace(away, reconcile_url=None)) == Undecided()

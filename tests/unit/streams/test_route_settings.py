@@ -81,6 +81,13 @@ def load(tmp_path: Path, text: str) -> Settings:
         ),
         ('deployment = "spare"', 'deployment = "spare"\naliases = ["default"]', 23, "which route default has already"),
         ('deployment = "spare"', 'deployment = "spare"\nlast_resort = "{{ no }}"', 23, "is no template that can be"),
+        (
+            'deployment = "spare"',
+            'deployment = "spare"\nunknown_policy = "reconcile"',
+            23,
+            "needs deployments.spare.reconcile_url",
+        ),
+        ("max_concurrency = 4", 'reconcile_url = "http://x/attempts"', 16, "should match pattern"),
         ('deployment = "spare"', 'deployment = "spare"\nstrategy = "best"', 23, "Input should be 'weighted'"),
         ('deployment = "spare"', 'deployment = "spare"\n[tenants.a.routes]\ndefault = "x"', 24, "is 'x', which is no"),
         ('deployment = "spare"', 'deployment = "spare"\n[tenants.a.routes]\nx = "cheap"', 24, "stands for no route"),
@@ -200,3 +207,15 @@ d.e = 1
 )
 def test_the_line_of_a_field_is_where_it_is_set(path: tuple[str | int, ...], line: int | None) -> None:
     assert line_of(TOML, path) == line
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("repeat", "repeat"), ("fail", "fail"), ("never-repeat", "fail"), ("reconcile", "reconcile")],
+)
+def test_what_becomes_of_an_unknown_outcome_is_the_routes_to_say(tmp_path: Path, said: str, meant: str) -> None:
+    text = BASE.replace('model = "small"', 'model = "small"\nreconcile_url = "http://s/attempts/{attempt_id}"')
+    settings = load(tmp_path, text + f'unknown_policy = "{said}"\n')
+    route = routes(settings)["cheap"]
+    assert route.unknown_policy == meant
+    assert route.deployment.reconcile_url == "http://s/attempts/{attempt_id}"
