@@ -125,8 +125,12 @@ async def test_a_share_that_is_too_old_is_not_used_but_given_back() -> None:
     limiter = bench.worker()
     first = await charge(limiter, step())
     limiter.give_back(first.paid)
+    await charge(limiter, step())
+    assert bench.buckets.trips == 1, "it is at hand while it is fresh"
+    limiter.give_back(first.paid)
     bench.clock.advance(0.6)
     await charge(limiter, step())
+    assert bench.buckets.trips == 2
     [level] = bench.buckets.levels.values()
     assert level.level == pytest.approx(9, abs=0.2)
     await limiter.close()
