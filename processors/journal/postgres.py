@@ -54,7 +54,8 @@ class PostgresJournal:
             if locked is None:
                 return Expired()
             call, now = locked
-            rows = await self._attempts(connection, offer.key)
+            # A call that was never granted, as a new one, has no attempts.
+            rows = await self._attempts(connection, offer.key) if call.epoch else ()
             decision = decide(call, rows, offer, now)
             if isinstance(decision, Done | Ended | Busy):
                 return decision
@@ -149,9 +150,11 @@ class PostgresJournal:
             return await self._attempts(connection, key)
 
     async def outcome_of(self, key: CallKey) -> Done | Ended | None:
-        async with self._database.transaction() as connection:
-            row = await (await connection.execute(sql.SELECT_CALL, (key.call_id,))).fetchone()
-            return None if row is None else stored(call_from(key, row), await self._attempts(connection, key))
+        rows = await self._database.execute(sql.SELECT_OUTCOME, (key.call_id,))
+        names, first = sql.ATTEMPT_NAMES, len(sql.CALL_COLUMNS.split(","))
+        found = [dict(zip(names, row[first:], strict=True)) for row in rows]
+        attempts = tuple(attempt_from(values) for values in found if values["attempt_id"] is not None)
+        return stored(call_from(key, rows[0]), attempts) if rows else None
 
     async def earlier_result(self, key: CallKey, input_hash: str) -> Done | None:
         async with self._database.transaction() as connection:

@@ -63,6 +63,15 @@ ATTEMPT_COLUMNS = """
     completion_tokens, cached_prompt_tokens, cache_write_tokens, reasoning_tokens, usage_estimated, usage_details,
     cost_usd, estimated, upper_bound, late_at, duplicate"""
 
+ATTEMPT_NAMES = tuple(name.strip() for name in ATTEMPT_COLUMNS.split(","))
+
+# A call with its attempts, as they are at one moment and in one round trip; a row for each attempt.
+SELECT_OUTCOME = f"""
+SELECT {", ".join(f"calls.{name.strip()}" for name in CALL_COLUMNS.split(","))},
+    {", ".join(f"attempts.{name}" for name in ATTEMPT_NAMES)}
+FROM calls LEFT JOIN attempts USING (call_id) WHERE calls.call_id = %s ORDER BY attempts.ordinal
+"""
+
 SELECT_ATTEMPTS = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE call_id = %s ORDER BY ordinal"
 
 # What is written here is paid for: it has to be on disk when the transaction returns, whatever the server's default.

@@ -166,8 +166,14 @@ async def test_an_outcome_is_read_as_it_was_booked(journal: PostgresJournal, lan
     assert await journal.outcome_of(key) is None
     grant = await granted(journal, offer(lane))
     assert await journal.outcome_of(key) is None
-    await journal.finish(grant.lease, grant.attempt.attempt_id, DONE, b"result")
-    assert await journal.outcome_of(key) == await journal.claim(offer(lane), owner="w2")
+    await journal.fail_attempt(grant.lease, grant.attempt.attempt_id, replace(DONE, state="failed", usage=None))
+    second = await journal.next_attempt(grant.lease, grant.attempt.target)
+    counted = replace(DONE, usage=Usage(prompt_tokens=7, details={"input_audio_tokens": 3}))
+    await journal.finish(grant.lease, second.attempt_id, counted, b"result")
+    outcome = await journal.outcome_of(key)
+    assert isinstance(outcome, Done) and [row.state for row in outcome.attempts] == ["failed", "done"]
+    assert outcome.attempts[1].usage == counted.usage
+    assert outcome == await journal.claim(offer(lane), owner="w2")
 
 
 async def test_finishing_twice_with_one_lease_is_harmless(journal: PostgresJournal, lane: str) -> None:
