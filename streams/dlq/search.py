@@ -12,6 +12,7 @@ from typing import Literal
 
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError
+from streams.claims import BlockingClaims
 from streams.dlq.letter import Letter, letter_of
 from streams.dlq.state import UNTOUCHED, LetterStates, Status
 from streams.opened import Opened, Opener
@@ -76,7 +77,7 @@ class LetterSearch:
     ) -> None:
         self._reader, self._states = reader, states
         self._topic = topic_name(settings.prefix, lane, KIND)
-        self._opener = Opener(codec, prefix=settings.prefix, lane=lane)
+        self._opener = Opener(codec, prefix=settings.prefix, lane=lane, claims=BlockingClaims(settings, codec))
 
     def stretches(self, wanted: Filter) -> dict[Place, Stretch]:
         """Where to look: from and until the filter's times, and no further than the topic's end is now."""
