@@ -152,6 +152,11 @@ class Asking:
             # It came too late, or was cancelled: whoever waits makes the call.
             await self._leave()
 
+    async def put_off(self) -> None:
+        """Hear that the request waits for longer: whoever waits for its answer makes the call."""
+        if self._taken_at is not None:
+            await self._leave()
+
     async def _ask(self) -> Found | Taken | Own | Waiting | Failed:
         """Join, or look after the call that was waited for; the store's answer."""
         store, wish = self._caches.store, self._wish()

@@ -43,11 +43,10 @@ from processors.journal import AttemptRow, CallFailure, Granted, Journal, Lease,
 from processors.journal.protocol import CANCELLED, EXPIRED, unknown
 from processors.model.port import ModelClient, ModelReply
 from processors.release.window import cleared
-from processors.routing import Seat
+from processors.routing import Seat, Unavailable
 from processors.routing.causes import ended_with
 from schemas.errors import (
     DependencyDownError,
-    NotYetError,
     ProviderError,
     RefusedError,
     TransientProviderError,
@@ -149,31 +148,30 @@ class Caller:
 
     async def _next(self, lease: Lease, attempts: tuple[AttemptRow, ...], again: Again, task: Task) -> Seat | None:
         """A seat for the next attempt; ``None`` where the call ended instead. Raises as ``run`` does."""
-        go = again.go
-        if isinstance(go, Later):
-            raise NotYetError(go.seconds, f"deployment/{go.deployment}")
         try:
-            async with task.cancellation.scope():
-                await asyncio.sleep(go.seconds)
-            found = await self._places.find(
-                task.route,
-                go,
-                task.stored.record,
-                attempts=attempts,
-                cancellation=task.cancellation,
-                latest=task.ends - SHORTEST_CALL_S,
-            )
+            found = await self._find(attempts, again.go, task)
         except RefusedError:
             await self._journal.end(lease, CANCELLED)
             return None
         if isinstance(found, Seat):
-            if go.cause is not None:
-                self._pool.observer.on_fallback(task.route.name, go.cause)
             return found
         if task.resort is None and not found.denied and found.wait_s < self._left(task).ttl_s:
             raise self._places.set_aside(found)
         await self._resort(lease, attempts, again.otherwise, task)
         return None
+
+    async def _find(self, attempts: tuple[AttemptRow, ...], go: Go | Later, task: Task) -> Seat | Unavailable:
+        if isinstance(go, Later):
+            return Unavailable(go.seconds, "outage", go.deployment)
+        async with task.cancellation.scope():
+            await asyncio.sleep(go.seconds)
+        latest = task.ends - SHORTEST_CALL_S
+        found = await self._places.find(
+            task.route, go, task.stored.record, attempts=attempts, cancellation=task.cancellation, latest=latest
+        )
+        if isinstance(found, Seat) and go.cause is not None:
+            self._pool.observer.on_fallback(task.route.name, go.cause)
+        return found
 
     async def _resort(self, lease: Lease, attempts: tuple[AttemptRow, ...], failure: CallFailure, task: Task) -> None:
         """End a call whose attempts are all booked, with the last resort where there is one."""

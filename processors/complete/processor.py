@@ -60,6 +60,7 @@ from schemas.errors import (
     CrashLoopError,
     FencedError,
     IndeterminateError,
+    NotYetError,
     PermanentProviderError,
     RefusedError,
 )
@@ -242,7 +243,12 @@ class Complete:
                 return claim
             if asking is not None:
                 asking.called()
-            await self._make(claim, self._task(incoming, claim, seat, ends, cancellation), seat, since=since)
+            try:
+                await self._make(claim, self._task(incoming, claim, seat, ends, cancellation), seat, since=since)
+            except NotYetError:
+                if asking is not None:
+                    await asking.put_off()
+                raise
         # Outside the slot: what became of it is read, not claimed.
         return await self._journal.outcome_of(offer.key)
 
@@ -256,8 +262,7 @@ class Complete:
         known = await self._journal.outcome_of(offer.key)
         if known is None and not none.denied and route.last_resort is None:
             if asking is not None:
-                # Whoever waits for this one's answer makes the call.
-                await asking.settle(Expired())
+                await asking.put_off()
             raise self._places.set_aside(none)
         return known
 

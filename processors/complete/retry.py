@@ -26,7 +26,7 @@ class Backoff:
 
 
 # Where no more retries may be made, a request comes back after so long, from and to.
-_WITHOUT_BUDGET_S = (20.0, 40.0)
+_WITHOUT_BUDGET_S = (20.0, 36.0)
 
 STREAM_BROKEN = CallFailure(
     kind="failed",

@@ -333,3 +333,11 @@ async def test_where_no_more_retries_may_be_made_requests_come_back_later_and_no
     mended = True
     bench.clock.advance(40)
     assert len(completion(await stage(event("r1"))).attempts) == 12
+
+
+async def test_where_no_more_retries_may_be_made_the_last_resort_answers_at_once() -> None:
+    bench = Routes(deployment("a"), max_attempts=20, last_resort="Sorry.")
+    bench.model.script = lambda _: rate_limited()
+    answer = completion(await bench.worker()(event()))
+    assert answer.served_by == "template" and len(bench.went) == 11
+    assert [one.error_code for one in answer.attempts] == ["http_429"] * 12, "the last of them was not sent"
