@@ -66,7 +66,7 @@ class BatchingEmbedder:
         try:
             return list(await asyncio.gather(*(one.vector for one in asked)))
         finally:
-            # Where one text failed nobody waits for the others any more: they are not sent, and their errors were heard.
+            # Where one text failed nobody waits for the others: they are not sent, and their errors were heard.
             for one in asked:
                 if not one.vector.cancel() and not one.vector.cancelled():
                     one.vector.exception()

@@ -16,7 +16,8 @@ from processors.embeddings import CachedEmbedder, EmbeddingPolicy, HashingEmbedd
 from schemas.errors import DependencyDownError, HeadraceError, PermanentProviderError, TransientProviderError
 
 Reply = Callable[[dict[str, Any]], Awaitable[web.Response]]
-POLICY = EmbeddingPolicy(model="m", dimension=3, batch=2, deadline_s=0.3)
+# A machine that is busy must not be taken for an endpoint that hangs.
+POLICY = EmbeddingPolicy(model="m", dimension=3, batch=2, deadline_s=2.0)
 
 
 class Endpoint:
