@@ -16,7 +16,13 @@ from processors.cache.local import LocalCache
 from processors.cache.port import Found
 from processors.event import Incoming, Recorded
 from processors.model.port import echo
-from schemas.errors import DependencyDownError, PermanentProviderError, RefusedError
+from schemas.errors import (
+    DependencyDownError,
+    NotYetError,
+    PermanentProviderError,
+    RefusedError,
+    TransientProviderError,
+)
 from schemas.records import (
     Answer,
     Completion,
@@ -390,3 +396,19 @@ def test_the_level_in_the_process_is_bounded_by_number_and_by_bytes() -> None:
     assert len(cache) == 1
     cache.put(b"e", Found(result=b"x" * 11, at=now))
     assert cache.get(b"e", now) is None and cache.get(b"d", now + timedelta(seconds=1)) is None
+
+
+async def test_when_the_first_is_set_aside_for_long_one_of_the_others_makes_the_call() -> None:
+    bench = CacheBench()
+    bench.model.hold = asyncio.Event()
+    bench.fail_with(TransientProviderError("http_429", "429", http_status=429, retry_after_s=90))
+    first = asyncio.create_task(bench.worker("w1")(ask("r0")))
+    while not bench.paid():
+        await asyncio.sleep(0)
+    other = asyncio.create_task(bench.worker("w2")(ask("r1")))
+    while not bench.seen.counts["flight", "wait"]:
+        await asyncio.sleep(0)
+    bench.model.hold.set()
+    with pytest.raises(NotYetError):
+        await first
+    assert split(await other)[1].served_by == "model"
