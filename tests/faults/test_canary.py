@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from schemas.records import ResponseFormat as Format
 from streams.stages import STAGES
 from streams.topics import KINDS
 from tests.faults.evidence import Seen, read_topics
-from tests.faults.pipeline import Pipeline, Scene, scene
+from tests.faults.pipeline import MODEL, Pipeline, Scene, scene
 from tests.faults.traffic import Publisher
+from tests.provider.process import ProviderProcess
 from tests.support.polling import eventually
 from tests.support.stack import TestStack
 
@@ -60,8 +62,10 @@ class Told:
 @pytest.fixture(scope="module")
 def told(stack: TestStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     folder = tmp_path_factory.mktemp("canary")
-    changes = {"deployments": {"fake": {"first_token_timeout_s": 4.0, "total_timeout_s": 8.0}}, "evaluate": {"rate": 1}}
-    with scene(stack, folder, f"c{secrets.token_hex(4)}", **changes) as place:
+    provider = ProviderProcess(folder / "provider.jsonl")
+    lane = f"c{secrets.token_hex(4)}"
+    changes = _changes(provider, f"faults-{lane}")
+    with _running(provider), scene(stack, folder, lane, shared=provider, **changes) as place:
         run = _Run(place)
         with Pipeline(place, (tuple(STAGES),)) as pipeline:
             Publisher(place).push_prompt()
@@ -137,6 +141,26 @@ def test_no_column_but_those_for_content_holds_it(told: Told) -> None:
                 assert hits == (0,), f"{table}.{column}"
 
 
+def _changes(provider: ProviderProcess, prompt: str) -> dict[str, Any]:
+    """Every fault has a deployment and a route of its own: what one does to its keys and breaker holds up no other."""
+    times = {"first_token_timeout_s": 4.0, "total_timeout_s": 8.0}
+    own = {"base_url": provider.base_url, "model": MODEL, "max_concurrency": 2, **times}
+    names = [f"fault-{fault}" for fault in FAULTS]
+    return {
+        "deployments": {"fake": times, **dict.fromkeys(names, own)},
+        "routes": {name: {"deployment": name, "prompt": prompt, "minimum_score": -1} for name in names},
+        "evaluate": {"rate": 1},
+    }
+
+
+@contextmanager
+def _running(provider: ProviderProcess) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        provider.stop()
+
+
 class _Run:
     """Publishes everything that holds the canary."""
 
@@ -168,7 +192,10 @@ class _Run:
                 "query": Text(inline=prompt),
                 "response_format": Format(type="json_schema", schema_json=Text(inline=f'{{"const": "{CANARY}-none"}}')),
             },
-            **{f"fault-{fault}": {"query": Text(inline=f"{prompt} [[fault:{fault}]]")} for fault in FAULTS},
+            **{
+                f"fault-{fault}": {"query": Text(inline=f"{prompt} [[fault:{fault}]]"), "route": f"fault-{fault}"}
+                for fault in FAULTS
+            },
             "broken": {"query": Text(inline=f"{prompt} [[words:40]] [[fault:break_at:90,ok]]"), "stream": True},
         }
         asked = []
