@@ -27,6 +27,7 @@ from processors.journal.entry import (
     Settled,
     Target,
 )
+from processors.journal.granting import GRANT_NEW
 from processors.journal.protocol import End, Take, close, decide, is_repeated, lose, open_attempt, settle_late, stored
 from processors.journal.row import (
     attempt_from,
@@ -49,6 +50,9 @@ class PostgresJournal:
         self.lease_s = lease_s
 
     async def claim(self, offer: Offer, *, owner: str) -> Claim:
+        new = await self._grant_new(offer, owner)
+        if new is not None:
+            return new
         async with self._database.transaction() as connection:
             locked = await self._insert_or_lock(connection, offer)
             if locked is None:
@@ -165,6 +169,16 @@ class PostgresJournal:
             earlier = replace(key, run=row[-1])
             known = stored(call_from(earlier, row), await self._attempts(connection, earlier))
             return known if isinstance(known, Done) else None
+
+    async def _grant_new(self, offer: Offer, owner: str) -> Granted | None:
+        """The grant of a call that nobody asked for before; ``None`` where there is more to decide."""
+        lease = Lease(key=offer.key, owner=owner, epoch=1)
+        parameters = {**opening_parameters(lease, offer.target, 0), **_offered(offer)}
+        rows = await self._database.execute(GRANT_NEW, {**parameters, "owner": owner, "lease_s": self.lease_s})
+        if not rows:
+            return None
+        attempt = attempt_from(dict(zip(sql.ATTEMPT_NAMES, rows[0][:-1], strict=True)))
+        return Granted(lease=lease, attempt=attempt, earlier=(), input=offer.input, input_hash=offer.input_hash)
 
     async def _insert_or_lock(self, connection: Connection, offer: Offer) -> tuple[CallRow, datetime] | None:
         row = await (await connection.execute(sql.INSERT_CALL, _offered(offer))).fetchone()
