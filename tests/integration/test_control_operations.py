@@ -27,8 +27,21 @@ HOLD_S = 120.0
 def desk(stack: TestStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Desk, WorkerProcess]]:
     assert stack.embeddings_url
     folder = tmp_path_factory.mktemp("operations")
-    route = {"deployment": "fake", "k": 0}
-    with scene(stack, folder, f"ops{folder.stat().st_ino:x}", worker=SHORT, routes={"other": route}) as where:
+    routes = {
+        "other": {"deployment": "fake", "k": 0},
+        "away": {"deployment": "away", "k": 0, "max_attempts": 9},
+        "sorry": {
+            "deployment": "away",
+            "k": 0,
+            "max_attempts": 1,
+            "patience_s": 0,
+            "last_resort": "Sorry: {{ code }}.",
+        },
+    }
+    # Nothing listens there.
+    away = {"away": {"base_url": "http://127.0.0.1:9/v1", "model": "m", "total_timeout_s": 20.0}}
+    lane = f"ops{folder.stat().st_ino:x}"
+    with scene(stack, folder, lane, worker=SHORT, routes=routes, deployments=away) as where:
         Publisher(where).push_prompt()
         worker = WorkerProcess(STAGES, lane=where.lane, slot="w0", env=where.env, folder=folder, cpu=None)
         worker.start()
@@ -200,3 +213,21 @@ def test_a_malformed_record_is_passed_over_and_counted(desk: tuple[Desk, WorkerP
     assert page(worker, "/livez")[0] == 200
     at.ask("after-malformed")
     assert at.answers(["after-malformed"])["after-malformed"].status == "answered"
+
+
+def test_a_request_whose_deployment_is_down_is_set_aside_and_ends_when_it_is_cancelled(
+    desk: tuple[Desk, WorkerProcess],
+) -> None:
+    at, worker = desk
+    at.ask("parked", route="away")
+    eventually(lambda: at.deferred() == [("complete", "parked")], "its breaker opened, and it was set aside")
+    eventually(lambda: not uncommitted(at.where), "it holds no commit")
+    assert sample(worker, "headrace_breaker_open", deployment="away") == 1
+    at.ask("consoled", route="sorry")
+    consoled = at.answers(["consoled"])["consoled"]
+    assert (consoled.status, consoled.served_by) == ("answered", "template")
+    assert consoled.text is not None and consoled.text.inline == "Sorry: deployment_unavailable."
+    at.json("cancel", "parked", "--tenant", "acme", code=0)
+    parked = at.answers(["parked"])["parked"]
+    assert parked.failure is not None and parked.failure.code == "cancelled"
+    assert [attempt.error_code for attempt in parked.attempts] == ["connect_error"] * 5 and not at.deferred()
