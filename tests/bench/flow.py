@@ -249,5 +249,6 @@ def processes(stack: TestStack, pipelines: Sequence[Pipeline], place: Scene) -> 
         for stages, worker in pipeline.workers.items():
             name = stages[0] if len(stages) == 1 else "flow"
             workers[f"{name} {number + 1}" if number else name] = worker.pid
-    outside = {name: stack.pid(part) for name, part in (("broker", "kafka"), ("postgres", "postgres"))}
+    parts = (("broker", "kafka"), ("postgres", "postgres"), ("embeddings", "embeddings"))
+    outside = {name: stack.pid(part) for name, part in parts if stack.runs(part)}
     return {**workers, **outside, "provider": place.provider.pid}

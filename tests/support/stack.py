@@ -60,6 +60,11 @@ class TestStack:
         """What runs, by name."""
         return {name: str(version) for name, version in self._state.versions.items()}
 
+    def runs(self, component: str) -> bool:
+        """Whether a component was started."""
+        child = self._state.child(component)
+        return child is not None and child.pid is not None
+
     def pid(self, component: str) -> int:
         """The process of a component, e.g. kafka; its children belong to it."""
         child = self._state.child(component)
