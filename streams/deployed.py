@@ -136,6 +136,12 @@ def _price(settings: PriceSettings, *, name: str = "") -> Price:
     return Price(**settings.model_dump(), name=name)
 
 
+def check_keys(settings: Settings) -> None:
+    """Check that the variables which hold keys are set. Raises ``ConfigurationError`` with file and line."""
+    for name, deployment in settings.deployments.items():
+        _keys(settings, name, deployment)
+
+
 def _keys(whole: Settings, name: str, settings: DeploymentSettings) -> tuple[SecretStr, ...]:
     field = "api_keys_env" if settings.api_keys_env else "api_key_env"
     for variable in settings.key_variables:

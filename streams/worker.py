@@ -32,6 +32,7 @@ from streams.claims import Claims
 from streams.control import ControlFollower
 from streams.dead_letters import safe_message, safe_trace
 from streams.deferring import PutBack
+from streams.deployed import check_keys
 from streams.gate import Gate
 from streams.health import Health, Unit
 from streams.logs import configure_logs
@@ -72,6 +73,8 @@ class WorkerPlan:
 
 def run_worker(plan: WorkerPlan, settings: Settings) -> int:
     """Run until SIGTERM or SIGINT. Returns the exit code: 0 after a drain, 1 after a crash."""
+    if "complete" in plan.stages:
+        check_keys(settings)
     configure_logs(settings.worker)
     unknown = [name for name in plan.stages if name not in STAGES]
     if unknown or not plan.stages:

@@ -12,6 +12,7 @@ from schemas.errors import ConfigurationError
 from streams.deployed import routes
 from streams.settings import Settings, load_settings
 from streams.toml_lines import line_of
+from streams.worker import WorkerPlan, run_worker
 from tests.support.settings import bare_settings
 
 BASE = """\
@@ -118,6 +119,8 @@ def test_a_key_that_is_not_set_is_an_error_with_its_line(tmp_path: Path, monkeyp
     monkeypatch.delenv("KEY_B", raising=False)
     with pytest.raises(ConfigurationError, match=r"headrace\.toml:10: deployments\.main\.api_keys_env names KEY_B"):
         routes(settings)
+    with pytest.raises(ConfigurationError, match=r"headrace\.toml:10: deployments\.main\.api_keys_env names KEY_B"):
+        run_worker(WorkerPlan(stages=("complete",), slot="w0"), settings)
     monkeypatch.setenv("KEY_B", "b")
     deployment = routes(settings)["default"].deployment
     assert [key.get_secret_value() for key in deployment.api_keys] == ["a", "b"]
