@@ -72,17 +72,22 @@ def scene(
     lane: str,
     *provider_options: str,
     shared: ProviderProcess | None = None,
+    apart: Sequence[str] = (),
     **changes: Any,
 ) -> Iterator[Scene]:
     """A lane of its own: schemas registered, topics made, a provider that logs its calls (or the ``shared`` one).
 
-    ``changes`` are settings, merged into the run's own.
+    ``changes`` are settings, merged into the run's own. Each name of ``apart`` is a route to a deployment of its own at
+    the same provider: what becomes of that one's key and breaker holds up no other.
     """
     folder.mkdir(parents=True, exist_ok=True)
     provider = shared or ProviderProcess(folder / "provider.jsonl", *provider_options)
     try:
         prompt = f"faults-{lane}"
         values = _merged(setting_values(stack, provider.base_url, prompt), changes)
+        fake, default = values["deployments"]["fake"], values["routes"]["default"]
+        values["deployments"] |= {name: {**fake, "max_concurrency": 4} for name in apart}
+        values["routes"] |= {name: {**default, "deployment": name} for name in apart}
         settings = Settings(**values)
         # The registry refuses the second of two first registrations of a subject.
         with _REGISTERING:

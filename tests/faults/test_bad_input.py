@@ -112,7 +112,7 @@ def stream(stack: TestStack, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder: Path = tmp_path_factory.mktemp("bad")
     lane = f"t{secrets.token_hex(4)}"
     with (
-        scene(stack, folder, lane, deployments=SHORT) as place,
+        scene(stack, folder, lane, deployments=SHORT, apart=[f"fault-{fault}" for fault in FAULTY]) as place,
         Pipeline(place, GROUPS) as first,
         Pipeline(place, GROUPS, slot="w1"),
     ):
@@ -189,7 +189,7 @@ def test_a_request_id_that_nobody_can_be_answered_under_is_a_dead_letter(stream:
 def test_a_provider_that_always_fails_ends_in_a_failed_answer_of_its_class(
     stream: Stream, fault: str, error_class: str
 ) -> None:
-    asked = stream.request(f"fault-{fault}", query=Text(inline=f"How? [[fault:{fault}]]"))
+    asked = stream.request(f"fault-{fault}", query=Text(inline=f"How? [[fault:{fault}]]"), route=f"fault-{fault}")
     answer = stream.answer(stream.ask(asked))
     assert answer.status == "failed" and answer.failure is not None
     assert answer.failure.error_class == error_class
