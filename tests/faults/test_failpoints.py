@@ -50,6 +50,8 @@ class Case:
     paused: bool = False
 
 
+# What is published there is what `complete` of the same worker waits for.
+CALL_FOLLOWS = "after_produce:2"
 CASES = (
     Case("after_claim", unknown=1),
     Case("before_call", unknown=1),
@@ -112,9 +114,13 @@ def test_a_kill_loses_nothing_and_pays_at_most_once_more(case: Case, results: di
     assert verdict.violations == ()
     assert verdict.statuses == {"answered": 2}
     first = _attempts(evidence, "first")
-    assert sum(call.paid for call in evidence.provider if call.request_id.endswith("first")) == case.paid
-    assert [row.state for row in first] == ["failed"] * case.failed + ["unknown"] * case.unknown + ["done"]
-    assert all(row.upper_bound and row.cost_usd == row.upper_bound_usd for row in first[: case.unknown])
+    paid = sum(call.paid for call in evidence.provider if call.request_id.endswith("first"))
+    # The kill may come a moment after the broker has the event, when the next stage has begun its call.
+    more = int(case.point == CALL_FOLLOWS and len(first) > 1)
+    unknown = case.unknown + more
+    assert case.paid <= paid <= case.paid + more
+    assert [row.state for row in first] == ["failed"] * case.failed + ["unknown"] * unknown + ["done"]
+    assert all(row.upper_bound and row.cost_usd == row.upper_bound_usd for row in first[:unknown])
     assert [row.state for row in _attempts(evidence, "second")] == ["done"]
     if case.twice is not None:
         assert len(_of_first(evidence.topics[case.twice], evidence)) > 1
