@@ -87,11 +87,16 @@ def by_file(result: Result) -> dict[str, dict[str, Any]]:
     return {one["file"]: one for one in map(json.loads, result.stdout.splitlines())}
 
 
-def test_good_documents_are_published_and_bad_ones_are_named(settings: Settings, lane: str) -> None:
+def test_good_documents_are_published_and_bad_ones_are_named(
+    settings: Settings, lane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_BODIES__MAX_BYTES", "2000000")
     Path("good.md").write_text("# Heading\n\nText.")
     Path("lines.jsonl").write_text('{"id": "one", "text": "first"}\n{oops\n')
     Path("bad.txt").write_bytes(b"\xff")
-    Path("huge.jsonl").write_text(json.dumps({"id": "huge", "text": "x" * 1_100_000}))
+    # Over the topic's limit, so by reference; and over the most that is taken at all.
+    Path("large.jsonl").write_text(json.dumps({"id": "large", "text": "x" * 1_100_000}))
+    Path("huge.jsonl").write_text(json.dumps({"id": "huge", "text": "x" * 2_100_000}))
     Path("other.bin").write_bytes(b"x")
 
     result = headrace("ingest", ".", "--tenant", lane, "--namespace", "docs", "--lane", lane, "--json")
@@ -102,13 +107,18 @@ def test_good_documents_are_published_and_bad_ones_are_named(settings: Settings,
         "bad.txt": ("failed", 0),
         "good.md": ("published", 1),
         "huge.jsonl": ("failed", 0),
+        "large.jsonl": ("published", 1),
         "lines.jsonl": ("partial", 1),
     }
     assert files["good.md"]["problems"] == [] and files["good.md"]["indexed"] is None
     assert [problem["line"] for problem in files["lines.jsonl"]["problems"]] == [2]
     assert "not published" in files["huge.jsonl"]["problems"][0]["what"]
     assert "lines.jsonl, line 2: is not JSON" in result.stderr
-    assert sorted((entry.key or b"").decode() for entry in entries(settings, lane, "documents")) == ["good.md", "one"]
+    assert sorted((entry.key or b"").decode() for entry in entries(settings, lane, "documents")) == [
+        "good.md",
+        "large",
+        "one",
+    ]
 
 
 def test_waiting_ends_when_the_index_holds_the_documents(settings: Settings, lane: str) -> None:
