@@ -15,7 +15,7 @@ WITH new AS (
     SELECT %(call_id)s, %(tenant)s, %(lane)s, %(run)s, %(request_id)s, %(purpose)s, %(ordinal)s, %(input_hash)s,
         %(input)s, 'calling', %(owner)s, 1, clock_timestamp() + make_interval(secs => %(lease_s)s)
     WHERE NOT %(expired)s AND coalesce(%(expires_at)s::timestamptz > clock_timestamp(), true)
-    ON CONFLICT (call_id) DO NOTHING
+    ON CONFLICT DO NOTHING
     RETURNING call_id
 )
 INSERT INTO attempts (attempt_id, call_id, ordinal, epoch, route, deployment, provider, model, price_source,

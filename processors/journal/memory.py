@@ -49,46 +49,26 @@ class MemoryJournal:
         self.attempts: dict[str, list[AttemptRow]] = {}
 
     async def claim(self, offer: Offer, *, owner: str) -> Claim:
-        self._reach()
-        now, call_id = self.clock.now(), offer.key.call_id
-        call = self.calls.get(call_id)
-        if call is None:
-            if is_expired(offer, now):
-                return Expired()
-            call = self._insert(offer)
-        rows = self.attempts[call_id]
-        decision = decide(call, rows, offer, now)
-        if not isinstance(decision, Take | End):
-            return decision
-        lost = open_attempt(rows)
-        if lost is not None:
-            rows[lost.ordinal] = lose(lost, now)
-        if isinstance(decision, End):
-            return self._end(call, decision.failure)
+        taken = self._decide(offer)
+        if not isinstance(taken, tuple):
+            return taken
+        call, rows, decision = taken
         lease = Lease(key=offer.key, owner=owner, epoch=decision.epoch)
-        self.calls[call_id] = replace(call, owner=owner, epoch=decision.epoch)
+        self.calls[offer.key.call_id] = replace(call, owner=owner, epoch=decision.epoch)
         attempt = self._open(lease, offer.target, decision.ordinal)
         return Granted(
             lease=lease, attempt=attempt, earlier=tuple(rows[:-1]), input=call.input, input_hash=call.input_hash
         )
 
     async def serve(self, offer: Offer, make: Callable[[tuple[AttemptRow, ...]], bytes]) -> Claim:
-        self._reach()
-        now, call_id = self.clock.now(), offer.key.call_id
-        if call_id not in self.calls and is_expired(offer, now):
-            return Expired()
-        call = self.calls.get(call_id) or self._insert(offer)
-        rows = self.attempts[call_id]
-        decision = decide(call, rows, offer, now)
-        if not isinstance(decision, Take | End):
-            return decision
-        lost = open_attempt(rows)
-        if lost is not None:
-            rows[lost.ordinal] = lose(lost, now)
-        if isinstance(decision, End):
-            return self._end(call, decision.failure)
-        served = replace(call, state="done", result=make(tuple(rows)), epoch=decision.epoch, updated_at=now)
-        self.calls[call_id] = replace(served, owner=None, lease_until=None)
+        taken = self._decide(offer)
+        if not isinstance(taken, tuple):
+            return taken
+        call, rows, decision = taken
+        served = replace(
+            call, state="done", result=make(tuple(rows)), epoch=decision.epoch, updated_at=self.clock.now()
+        )
+        self.calls[offer.key.call_id] = replace(served, owner=None, lease_until=None)
         outcome = stored(served, rows)
         assert outcome is not None
         return outcome
@@ -152,6 +132,24 @@ class MemoryJournal:
     def _reach(self) -> None:
         if self.down:
             raise DependencyDownError("postgres", "the test took it away")
+
+    def _decide(self, offer: Offer) -> tuple[CallRow, list[AttemptRow], Take] | Claim:
+        """What becomes of the call; where it may be taken, its open attempt is booked as lost."""
+        self._reach()
+        now, call_id = self.clock.now(), offer.key.call_id
+        if call_id not in self.calls and is_expired(offer, now):
+            return Expired()
+        call = self.calls.get(call_id) or self._insert(offer)
+        rows = self.attempts[call_id]
+        decision = decide(call, rows, offer, now)
+        if not isinstance(decision, Take | End):
+            return decision
+        lost = open_attempt(rows)
+        if lost is not None:
+            rows[lost.ordinal] = lose(lost, now)
+        if isinstance(decision, End):
+            return self._end(call, decision.failure)
+        return call, rows, decision
 
     def _insert(self, offer: Offer) -> CallRow:
         self.attempts[offer.key.call_id] = []

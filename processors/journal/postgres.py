@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
@@ -42,6 +42,14 @@ from processors.postgres import Connection, Database
 from schemas.errors import FencedError
 
 
+class _Taken(NamedTuple):
+    """A locked call that may be granted, or served by another's result."""
+
+    call: CallRow
+    attempts: tuple[AttemptRow, ...]
+    take: Take
+
+
 class PostgresJournal:
     """A ``Journal`` that every worker shares. Leases are measured by the database's clock."""
 
@@ -54,19 +62,10 @@ class PostgresJournal:
         if new is not None:
             return new
         async with self._database.transaction() as connection:
-            locked = await self._insert_or_lock(connection, offer)
-            if locked is None:
-                return Expired()
-            call, now = locked
-            # A call that was never granted, as a new one, has no attempts.
-            rows = await self._attempts(connection, offer.key) if call.epoch else ()
-            decision = decide(call, rows, offer, now)
-            if isinstance(decision, Done | Ended | Busy):
-                return decision
-            rows = await self._lose_open(connection, rows, now)
-            if isinstance(decision, End):
-                return await self._end(connection, call, decision.failure, rows, now)
-            return await self._take(connection, call, offer, decision, earlier=rows, owner=owner)
+            taken = await self._decide(connection, offer)
+            if not isinstance(taken, _Taken):
+                return taken
+            return await self._take(connection, taken.call, offer, taken.take, earlier=taken.attempts, owner=owner)
 
     async def serve(self, offer: Offer, make: Callable[[tuple[AttemptRow, ...]], bytes]) -> Claim:
         result = make(())
@@ -74,23 +73,15 @@ class PostgresJournal:
         if rows:
             return Done(result=result, attempts=(), input=offer.input, input_hash=offer.input_hash, ended_at=rows[0][0])
         async with self._database.transaction() as connection:
-            locked = await self._insert_or_lock(connection, offer)
-            if locked is None:
-                return Expired()
-            call, now = locked
-            attempts = await self._attempts(connection, offer.key)
-            decision = decide(call, attempts, offer, now)
-            if isinstance(decision, Done | Ended | Busy):
-                return decision
-            attempts = await self._lose_open(connection, attempts, now)
-            if isinstance(decision, End):
-                return await self._end(connection, call, decision.failure, attempts, now)
-            parameters = {"call_id": offer.key.call_id, "epoch": decision.epoch, "result": make(attempts)}
+            taken = await self._decide(connection, offer)
+            if not isinstance(taken, _Taken):
+                return taken
+            parameters = {"call_id": offer.key.call_id, "epoch": taken.take.epoch, "result": make(taken.attempts)}
             await connection.execute(SERVE_CALL, parameters)
             # Read back, because a redelivery has to see the same.
             row = await (await connection.execute(sql.SELECT_CALL, (offer.key.call_id,))).fetchone()
             assert row is not None
-            served = stored(call_from(offer.key, row), attempts)
+            served = stored(call_from(offer.key, row), taken.attempts)
             assert served is not None
             return served
 
@@ -179,6 +170,22 @@ class PostgresJournal:
             return None
         attempt = attempt_from(dict(zip(sql.ATTEMPT_NAMES, rows[0][:-1], strict=True)))
         return Granted(lease=lease, attempt=attempt, earlier=(), input=offer.input, input_hash=offer.input_hash)
+
+    async def _decide(self, connection: Connection, offer: Offer) -> _Taken | Done | Ended | Busy | Expired:
+        """Lock the call and say what becomes of it; where it may be taken, its open attempt is booked as lost."""
+        locked = await self._insert_or_lock(connection, offer)
+        if locked is None:
+            return Expired()
+        call, now = locked
+        # A call that was never granted, as a new one, has no attempts.
+        rows = await self._attempts(connection, offer.key) if call.epoch else ()
+        decision = decide(call, rows, offer, now)
+        if isinstance(decision, Done | Ended | Busy):
+            return decision
+        rows = await self._lose_open(connection, rows, now)
+        if isinstance(decision, End):
+            return await self._end(connection, call, decision.failure, rows, now)
+        return _Taken(call, rows, decision)
 
     async def _insert_or_lock(self, connection: Connection, offer: Offer) -> tuple[CallRow, datetime] | None:
         row = await (await connection.execute(sql.INSERT_CALL, _offered(offer))).fetchone()

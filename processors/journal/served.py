@@ -8,7 +8,7 @@ INSERT INTO calls (call_id, tenant, lane, run, request_id, purpose, ordinal, inp
 SELECT %(call_id)s, %(tenant)s, %(lane)s, %(run)s, %(request_id)s, %(purpose)s, %(ordinal)s, %(input_hash)s, %(input)s,
        'done', %(result)s
 WHERE NOT %(expired)s AND coalesce(%(expires_at)s::timestamptz > clock_timestamp(), true)
-ON CONFLICT (call_id) DO NOTHING
+ON CONFLICT DO NOTHING
 RETURNING updated_at, set_config('synchronous_commit', 'on', true)
 """
 

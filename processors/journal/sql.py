@@ -8,7 +8,7 @@ INSERT_CALL = f"""
 INSERT INTO calls (call_id, tenant, lane, run, request_id, purpose, ordinal, input_hash, input)
 SELECT %(call_id)s, %(tenant)s, %(lane)s, %(run)s, %(request_id)s, %(purpose)s, %(ordinal)s, %(input_hash)s, %(input)s
 WHERE NOT %(expired)s AND coalesce(%(expires_at)s::timestamptz > clock_timestamp(), true)
-ON CONFLICT (call_id) DO NOTHING
+ON CONFLICT DO NOTHING
 RETURNING {CALL_COLUMNS}, clock_timestamp()
 """
 

@@ -188,6 +188,13 @@ async def test_of_100_claims_by_two_owners_one_is_granted(patient: PostgresJourn
     assert sum(isinstance(claim, Busy) for claim in claims) == 99
 
 
+async def test_claims_that_meet_in_the_database_all_get_an_answer(patient: PostgresJournal, lane: str) -> None:
+    for number in range(40):
+        asked = [replace(offer(lane), key=replace(offer(lane).key, request_id=f"r{number}"))] * 6
+        claims = await asyncio.gather(*(patient.claim(one, owner=f"w{n}") for n, one in enumerate(asked)))
+        assert sorted(type(claim).__name__ for claim in claims) == ["Busy"] * 5 + ["Granted"]
+
+
 async def test_a_live_lease_keeps_its_own_worker_out_too(patient: PostgresJournal, lane: str) -> None:
     await granted(patient, offer(lane), "w1")
     claim = await patient.claim(offer(lane), owner="w1")
