@@ -22,6 +22,16 @@ Check = Callable[[bytes | None], bool]
 
 # Required by the client; a group of this name is never joined.
 READER_GROUP = "headrace-reader"
+# The client's options of whoever reads without being a member of a group.
+READER: dict[str, str | bool | int] = {
+    "group.id": READER_GROUP,
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "auto.offset.reset": "earliest",
+    "enable.partition.eof": True,
+    # By default the client stands still for a second whenever its queue is full.
+    "fetch.queue.backoff.ms": 5,
+}
 TIMEOUT_S = 10.0
 # A read up to a known end that gets nothing for this long gives up: the broker is away.
 STALLED_S = 30.0
@@ -84,16 +94,10 @@ class TopicReader:
             security.librdkafka(
                 settings.kafka,
                 {
-                    "group.id": READER_GROUP,
-                    "enable.auto.commit": False,
-                    "enable.auto.offset.store": False,
-                    "auto.offset.reset": "earliest",
-                    "enable.partition.eof": True,
+                    **READER,
                     # What goes wrong is raised; the client's own lines would come many times a second.
                     "log_level": 2,
                     "fetch.wait.max.ms": 50,
-                    # By default the client stands still for a second whenever its queue is full.
-                    "fetch.queue.backoff.ms": 5,
                     "queued.max.messages.kbytes": 65_536,
                     "fetch.message.max.bytes": 2_097_152,
                 },

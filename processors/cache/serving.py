@@ -7,13 +7,14 @@ from dataclasses import replace
 from decimal import Decimal
 
 from processors.complete import STAGE, VERSION
-from processors.complete.records import attempt_of
+from processors.complete.records import attempt_of, labels_of
+from processors.complete.reuse import SERVED_BY, served_again
 from processors.event import Incoming
 from processors.journal.entry import AttemptRow, CallKey, Done
 from schemas.ids import derive_id
-from schemas.records import Completion, Cost, Enrichment, Usage
+from schemas.records import Completion, Cost, Enrichment
 
-EXACT, SEMANTIC, JOURNAL = "cache-exact", "cache-semantic", "journal"
+EXACT, SEMANTIC = "cache-exact", "cache-semantic"
 CACHES = (EXACT, SEMANTIC)
 # Cut off, or withheld by the provider: the next call may do better.
 _NO_ANSWER = ("length", "content_filter")
@@ -40,23 +41,11 @@ def cached_completion(
     """
     attempts = tuple(attempt_of(row) for row in lost)
     return replace(
-        original,
-        meta=incoming.child(STAGE, VERSION),
-        request=incoming.record.request,
-        admission=incoming.record.admission,
-        grounding=incoming.record.grounding,
-        usage=Usage(),
+        served_again(incoming, original, meta=incoming.child(STAGE, VERSION), served_by=served_by),
         cost_usd=sum((attempt.cost_usd or Decimal(0) for attempt in attempts), Decimal(0)),
-        avoided_cost_usd=original.cost_usd,
         estimated=any(attempt.estimated for attempt in attempts),
         attempts=attempts,
-        served_by=served_by,
-        source_event_id=original.meta.event_id,
         input_hash=input_hash,
-        duration_ms=None,
-        first_token_ms=None,
-        # No deltas were published for this request: the filter writes its chunks.
-        streamed=False,
     )
 
 
@@ -65,7 +54,7 @@ def hit_again(
 ) -> list[Cost | Completion]:
     """The events of a further run of a request whose first run was answered from a cache: that answer is used again."""
     completion = replace(
-        cached_completion(incoming, original, (), served_by=JOURNAL, input_hash=original.input_hash),
+        cached_completion(incoming, original, (), served_by=SERVED_BY, input_hash=original.input_hash),
         meta=replace(incoming.child(STAGE, original.meta.stage_version), control_offset=original.meta.control_offset),
         avoided_cost_usd=original.avoided_cost_usd,
     )
@@ -74,7 +63,6 @@ def hit_again(
 
 def cost_of_hit(incoming: Incoming[Enrichment], key: CallKey, done: Done, completion: Completion) -> Cost:
     """The cost event of the call that was not made: amount 0, and what it would have cost."""
-    request, admission = incoming.record.request, incoming.record.admission
     attempt_id = derive_id(key.call_id, "cache")
     meta = replace(
         incoming.child(STAGE, completion.meta.stage_version),
@@ -85,7 +73,7 @@ def cost_of_hit(incoming: Incoming[Enrichment], key: CallKey, done: Done, comple
         meta=meta,
         attempt_id=attempt_id,
         purpose=key.purpose,
-        route=admission.route,
+        route=incoming.record.admission.route,
         deployment=completion.deployment,
         provider=completion.provider,
         model=completion.model,
@@ -94,12 +82,6 @@ def cost_of_hit(incoming: Incoming[Enrichment], key: CallKey, done: Done, comple
         avoided_cost_usd=completion.avoided_cost_usd,
         served_by=completion.served_by,
         source_event_id=completion.source_event_id,
-        prompt_version=incoming.record.grounding.prompt_version,
-        team=request.team,
-        user=request.user,
-        session=request.session,
-        feature=request.feature,
-        tier=admission.tier,
-        arm=admission.arm,
+        **labels_of(incoming),
         incurred_at=done.ended_at,
     )

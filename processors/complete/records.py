@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
+from typing import TypedDict
 
 from processors.answers import final_answer
 from processors.complete import STAGE, VERSION
@@ -122,8 +123,34 @@ def _attempt(row: AttemptRow, outcome: AttemptRow | Settled) -> Attempt:
     )
 
 
+class Labels(TypedDict):
+    """What a cost event says of who asked, and for what."""
+
+    prompt_version: str
+    team: str
+    user: str
+    session: str
+    feature: str
+    tier: str
+    arm: str
+
+
+def labels_of(incoming: Incoming[Enrichment]) -> Labels:
+    """The labels of a request's cost events."""
+    request, admission = incoming.record.request, incoming.record.admission
+    return Labels(
+        prompt_version=incoming.record.grounding.prompt_version,
+        team=request.team,
+        user=request.user,
+        session=request.session,
+        feature=request.feature,
+        tier=admission.tier,
+        arm=admission.arm,
+    )
+
+
 def _cost(incoming: Incoming[Enrichment], key: CallKey, row: AttemptRow, *, event_id: str) -> Cost:
-    request, admission, target = incoming.record.request, incoming.record.admission, row.target
+    target = row.target
     meta = replace(incoming.child(STAGE, target.stage_version), event_id=event_id, control_offset=target.control_offset)
     return Cost(
         meta=meta,
@@ -144,13 +171,7 @@ def _cost(incoming: Incoming[Enrichment], key: CallKey, row: AttemptRow, *, even
         error_code=row.error_code,
         response_id=row.response_id,
         account=target.account,
-        prompt_version=incoming.record.grounding.prompt_version,
-        team=request.team,
-        user=request.user,
-        session=request.session,
-        feature=request.feature,
-        tier=admission.tier,
-        arm=admission.arm,
+        **labels_of(incoming),
         incurred_at=row.ended_at,
     )
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 from processors.complete import STAGE
+from processors.complete.records import labels_of
 from processors.event import Incoming
 from processors.journal import CallKey, Done
 from processors.prices.version import version_of
@@ -17,31 +18,37 @@ from schemas.records import Completion, Cost, Enrichment, Meta, Usage
 SERVED_BY = "journal"
 
 
-def reused_completion(incoming: Incoming[Enrichment], earlier: Done, original: Completion) -> Completion:
-    """The recorded completion as one of this run: no tokens, no attempts, no cost; the original's cost is avoided."""
+def served_again(incoming: Incoming[Enrichment], original: Completion, *, meta: Meta, served_by: str) -> Completion:
+    """A recorded completion as another request's or run's: no tokens, attempts and cost; the original's is avoided."""
     return replace(
         original,
-        meta=_meta(incoming, earlier),
+        meta=meta,
         request=incoming.record.request,
         admission=incoming.record.admission,
         grounding=incoming.record.grounding,
         usage=Usage(),
         cost_usd=Decimal(0),
-        avoided_cost_usd=original.cost_usd or original.avoided_cost_usd,
+        avoided_cost_usd=original.cost_usd,
         attempts=(),
-        served_by=SERVED_BY,
+        served_by=served_by,
         source_event_id=original.meta.event_id,
         duration_ms=None,
         first_token_ms=None,
-        # No deltas were published for this run.
+        # No deltas were published for it: the filter writes its chunks.
         streamed=False,
     )
+
+
+def reused_completion(incoming: Incoming[Enrichment], earlier: Done, original: Completion) -> Completion:
+    """The recorded completion as one of this run; what an earlier reuse avoided is avoided again."""
+    served = served_again(incoming, original, meta=_meta(incoming, earlier), served_by=SERVED_BY)
+    return replace(served, avoided_cost_usd=original.cost_usd or original.avoided_cost_usd)
 
 
 def cost_of_reuse(incoming: Incoming[Enrichment], key: CallKey, earlier: Done) -> Cost:
     """The cost event of a call that was not made: amount 0, and what it would have cost."""
     last = earlier.attempts[-1]
-    request, admission, attempt_id = incoming.record.request, incoming.record.admission, key.attempt_id(0)
+    attempt_id = key.attempt_id(0)
     return Cost(
         meta=replace(_meta(incoming, earlier), event_id=attempt_id),
         attempt_id=attempt_id,
@@ -58,13 +65,7 @@ def cost_of_reuse(incoming: Incoming[Enrichment], key: CallKey, earlier: Done) -
         account=last.target.account,
         served_by=SERVED_BY,
         source_event_id=last.attempt_id,
-        prompt_version=incoming.record.grounding.prompt_version,
-        team=request.team,
-        user=request.user,
-        session=request.session,
-        feature=request.feature,
-        tier=admission.tier,
-        arm=admission.arm,
+        **labels_of(incoming),
         incurred_at=last.ended_at,
     )
 

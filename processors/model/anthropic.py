@@ -42,10 +42,7 @@ class AnthropicClient:
         assembly = MessageAssembly(None if heard is None else lambda text: heard(text, time.monotonic()))
         call = Call(deployment, assembly, max_body_bytes=self._max_body_bytes)
         wire = _wire(self._session(deployment), messages_url(deployment.base_url), body, headers)
-        error = await call.run(wire, deadline_s=deadline_s)
-        if error is not None:
-            raise error
-        return call.finished()
+        return await call.reply(wire, deadline_s=deadline_s)
 
     async def close(self) -> None:
         sessions, self._sessions = list(self._sessions.values()), {}

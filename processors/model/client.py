@@ -58,10 +58,7 @@ class OpenAIClient:
         else:
             assembly, wire = ChatAssembly(say), _chat(client, payload, headers)
         call = Call(deployment, assembly, max_body_bytes=self._max_body_bytes)
-        error = await call.run(wire, deadline_s=deadline_s)
-        if error is not None:
-            raise error
-        return call.finished()
+        return await call.reply(wire, deadline_s=deadline_s)
 
     async def close(self) -> None:
         clients, self._clients = list(self._clients.values()), {}

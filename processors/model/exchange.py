@@ -88,12 +88,17 @@ class Call:
         self._timer: asyncio.Timeout | None = None
         self._waiting_for = "connect"
 
-    async def run(self, wire: Wire, *, deadline_s: float) -> ProviderError | None:
-        """Make the call; the error it ended with, if any.
+    async def reply(self, wire: Wire, *, deadline_s: float) -> ModelReply:
+        """Make the call. Raises a ``ProviderError``."""
+        error = await self._run(wire, deadline_s)
+        if error is not None:
+            # Outside any handler: an exception of a library, which may hold the provider's text, must not hang on to
+            # it as its context.
+            raise error
+        return self._assembly.reply(duration_ms=self._duration_ms, first_token_ms=self._first_token_ms)
 
-        To be raised outside any handler: an exception of a library, which may hold the provider's text, must not hang
-        on to it as its context.
-        """
+    async def _run(self, wire: Wire, deadline_s: float) -> ProviderError | None:
+        """The error that the call ended with, if any."""
         deployment, name = self._deployment, self._deployment.name
         try:
             async with asyncio.timeout(deadline_s):
@@ -119,10 +124,6 @@ class Call:
         finally:
             self._duration_ms = (time.monotonic() - self._began) * 1000
         return self._incomplete()
-
-    def finished(self) -> ModelReply:
-        """The reply; only after ``run`` gave no error."""
-        return self._assembly.reply(duration_ms=self._duration_ms, first_token_ms=self._first_token_ms)
 
     async def _exchange(self, wire: Wire) -> None:
         self._began = time.monotonic()

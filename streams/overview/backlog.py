@@ -23,7 +23,7 @@ from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 from schemas.errors import DependencyDownError
 from streams import login, security
 from streams.app import group_name
-from streams.reading import READER_GROUP, Place
+from streams.reading import READER, Place
 from streams.settings import Settings
 from streams.stages import STAGES
 from streams.topics import admin_client, input_topics, topic_name
@@ -71,18 +71,12 @@ class BacklogReader:
             security.librdkafka(
                 settings.kafka,
                 {
-                    "group.id": READER_GROUP,
-                    "enable.auto.commit": False,
-                    "enable.auto.offset.store": False,
-                    "auto.offset.reset": "earliest",
-                    "enable.partition.eof": True,
+                    **READER,
                     "log_level": 0,
                     "fetch.wait.max.ms": 20,
                     "fetch.message.max.bytes": 1,
                     "queued.min.messages": 1,
                     "queued.max.messages.kbytes": 1_024,
-                    # By default the client stands still for a second whenever its queue is full.
-                    "fetch.queue.backoff.ms": 5,
                 },
             )
         )

@@ -10,16 +10,13 @@ from __future__ import annotations
 import argparse
 import csv
 import secrets
-import tempfile
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from tests.bench.flow import Ask, Measured, flowing
-from tests.bench.machine import confine, described, percentile, show, table, tell
+from tests.bench.machine import confine, described, fresh_stack, percentile, sampled, show, table, tell
 from tests.faults.pipeline import Pipeline
 from tests.support.stack import TestStack
 
@@ -79,18 +76,6 @@ class Signals:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self.samples: list[dict[str, float]] = []
-        self._over = threading.Event()
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Sample within the block."""
-        thread = threading.Thread(target=self._follow, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._over.set()
-            thread.join(10)
 
     def lines(self) -> list[tuple[str, float, float, float]]:
         """Median, p95 and most of each."""
@@ -102,11 +87,9 @@ class Signals:
             )
         return found
 
-    def _follow(self) -> None:
-        while True:
-            self.samples.append(dict(self._pipeline.counters()))
-            if self._over.wait(1.0):
-                return
+    def take(self) -> None:
+        """One sample."""
+        self.samples.append(dict(self._pipeline.counters()))
 
 
 def main() -> None:
@@ -117,15 +100,9 @@ def main() -> None:
     options = parser.parse_args()
     wanted = arrivals(options.trace, options.minutes)
     confine()
-    with tempfile.TemporaryDirectory(prefix="hr-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        stack = TestStack(folder / "stack")
-        try:
-            found, signals = run(stack, folder, wanted, options.compress)
-            about = described(stack)
-        finally:
-            stack.close()
+    with fresh_stack() as (folder, stack):
+        found, signals = run(stack, folder, wanted, options.compress)
+        about = described(stack)
     added = [found.latencies_ms[f"trace-{n}"] - one.latency_s * 1000 for n, one in enumerate(wanted)
              if f"trace-{n}" in found.latencies_ms]  # fmt: skip
     seconds = wanted[-1].at_s / options.compress
@@ -143,7 +120,7 @@ def run(stack: TestStack, folder: Path, wanted: list[Arrival], compress: float) 
         signals = Signals(running.pipeline)
         tell(f"{len(wanted):,} requests in {wanted[-1].at_s / compress:.0f} s")
         ask = Ask(lambda number: wanted[number].question)
-        with signals.watched():
+        with sampled(signals.take):
             found = running.flow.paced("trace", ask, (one.at_s / compress for one in wanted))
     return found, signals
 

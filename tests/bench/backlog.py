@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import argparse
 import secrets
-import tempfile
 import time
 from pathlib import Path
 
 from tests.bench.flow import Ask, Flow, flowing
-from tests.bench.machine import Meter, confine, described, show, table, tell
+from tests.bench.machine import Meter, confine, described, fresh_stack, show, table, tell
 from tests.support.stack import TestStack
 
 LATENCY_MS = 200.0
@@ -71,16 +70,10 @@ def main() -> None:
     parser.add_argument("--waiting", default="1000,200000")
     options = parser.parse_args()
     confine()
-    with tempfile.TemporaryDirectory(prefix="hr-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        stack = TestStack(folder / "stack")
-        try:
-            counts = [int(count) for count in options.waiting.split(",")]
-            lines = [run(stack, folder, count, options.seconds) for count in counts]
-            about = described(stack)
-        finally:
-            stack.close()
+    with fresh_stack() as (folder, stack):
+        counts = [int(count) for count in options.waiting.split(",")]
+        lines = [run(stack, folder, count, options.seconds) for count in counts]
+        about = described(stack)
     ratio = f"{counts[-1]:,} waiting against {counts[0]:,}: {lines[-1][1] / lines[0][1]:.2f}."
     show(table(HEADS, lines), ratio, about)
 

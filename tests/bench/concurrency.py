@@ -9,15 +9,23 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
-import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.bench.flow import Ask, flowing
-from tests.bench.machine import Meter, confine, described, percentile, resident_mb, show, table, tell
+from tests.bench.machine import (
+    Meter,
+    confine,
+    described,
+    fresh_stack,
+    percentile,
+    resident_mb,
+    sampled,
+    show,
+    table,
+    tell,
+)
 from tests.support.stack import TestStack
 
 LATENCY_MS = 2_000.0
@@ -27,7 +35,6 @@ HEADS = (
     *("CPU ms a request", "memory of a worker: start, end, most, MB"),
 )
 WORKERS = ("flow", "complete")
-EVERY_S = 1.0
 
 
 class Memory:
@@ -36,18 +43,6 @@ class Memory:
     def __init__(self, processes: Mapping[str, int]) -> None:
         self._processes = dict(processes)
         self._samples: list[tuple[float, dict[str, float]]] = []
-        self._over = threading.Event()
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Sample within the block."""
-        thread = threading.Thread(target=self._follow, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._over.set()
-            thread.join(10)
 
     def told(self, after_s: float) -> str:
         """Start, end and most of each process since then."""
@@ -59,12 +54,10 @@ class Memory:
             parts.append(f"{name} {values[0]:.0f}, {values[-1]:.0f}, {max(values):.0f}")
         return "; ".join(parts)
 
-    def _follow(self) -> None:
-        while True:
-            sample = {name: resident_mb(pid) for name, pid in self._processes.items()}
-            self._samples.append((time.monotonic(), sample))
-            if self._over.wait(EVERY_S):
-                return
+    def take(self) -> None:
+        """One sample."""
+        sample = {name: resident_mb(pid) for name, pid in self._processes.items()}
+        self._samples.append((time.monotonic(), sample))
 
 
 def run(stack: TestStack, folder: Path, *, workers: int, in_flight: int, seconds: float) -> tuple[object, ...]:
@@ -74,7 +67,7 @@ def run(stack: TestStack, folder: Path, *, workers: int, in_flight: int, seconds
         tell(f"{in_flight} in flight on {workers} workers for {seconds:g} s")
         meter = Meter({**running.processes, "client": os.getpid()})
         memory = Memory({name: pid for name, pid in running.processes.items() if name.startswith(WORKERS)})
-        with memory.watched():
+        with sampled(memory.take):
             found = running.flow.closed("slow", Ask(lambda _: QUESTION), in_flight=in_flight, seconds=seconds)
         used = meter.ms_per(found.sent)
     warm_s = min(30.0, max(2 * LATENCY_MS / 1000, seconds / 4))
@@ -93,18 +86,12 @@ def main() -> None:
     parser.add_argument("--workers", default="1,2")
     options = parser.parse_args()
     confine()
-    with tempfile.TemporaryDirectory(prefix="hr-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        stack = TestStack(folder / "stack")
-        try:
-            lines = [
-                run(stack, folder, workers=int(count), in_flight=options.in_flight, seconds=options.seconds)
-                for count in options.workers.split(",")
-            ]
-            about = described(stack)
-        finally:
-            stack.close()
+    with fresh_stack() as (folder, stack):
+        lines = [
+            run(stack, folder, workers=int(count), in_flight=options.in_flight, seconds=options.seconds)
+            for count in options.workers.split(",")
+        ]
+        about = described(stack)
     show(table(HEADS, lines), about)
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +16,7 @@ from pathlib import Path
 from tests.support.stack import TestStack
 
 CORES = 2
+SAMPLE_S = 1.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
 _LIBRARIES = ("faust-streaming", "aiokafka", "confluent-kafka", "psycopg")
@@ -21,6 +25,38 @@ _LIBRARIES = ("faust-streaming", "aiokafka", "confluent-kafka", "psycopg")
 def confine() -> None:
     """Keep this process, and all that it starts, on the same two cores."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+
+
+@contextmanager
+def fresh_stack() -> Iterator[tuple[Path, TestStack]]:
+    """A folder and a stack in it, which starts what is asked of it; both are gone behind the block."""
+    with tempfile.TemporaryDirectory(prefix="hr-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        stack = TestStack(folder / "stack")
+        try:
+            yield folder, stack
+        finally:
+            stack.close()
+
+
+@contextmanager
+def sampled(take: Callable[[], None]) -> Iterator[None]:
+    """Call ``take`` in a thread of its own, at once and then every second, until the block ends."""
+    over = threading.Event()
+
+    def follow() -> None:
+        take()
+        while not over.wait(SAMPLE_S):
+            take()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(10)
 
 
 def described(stack: TestStack, **more: str) -> str:

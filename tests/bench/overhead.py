@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from schemas.records import Answer
 from streams.topics import topic_name
 from tests.bench.flow import BY_STAGE, Ask, Flow, Measured, flowing
-from tests.bench.machine import Meter, confine, described, percentile, show, table, tell
+from tests.bench.machine import Meter, confine, described, fresh_stack, percentile, show, table, tell
 from tests.support.polling import eventually
 from tests.support.stack import TestStack
 
@@ -144,16 +143,10 @@ def main() -> None:
     parser.add_argument("--in-flight", default="1,10")
     options = parser.parse_args()
     confine()
-    with tempfile.TemporaryDirectory(prefix="hr-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        stack = TestStack(folder / "stack")
-        try:
-            levels = [int(part) for part in options.in_flight.split(",")]
-            blocks = run(stack, folder, levels, options.seconds)
-            about = described(stack)
-        finally:
-            stack.close()
+    with fresh_stack() as (folder, stack):
+        levels = [int(part) for part in options.in_flight.split(",")]
+        blocks = run(stack, folder, levels, options.seconds)
+        about = described(stack)
     show(*blocks, about)
 
 

@@ -37,5 +37,7 @@ async def failing(error: Exception) -> AsyncIterator[Opened]:
 async def test_only_what_was_never_sent_is_booked_at_nothing(
     assembly: type[Assembly], raised: Exception, kind: type[ProviderError], code: str
 ) -> None:
-    error = await Call(HERE, assembly()).run(failing(raised), deadline_s=60)
-    assert (type(error), error and error.code) == (kind, code)
+    with pytest.raises(ProviderError) as caught:
+        await Call(HERE, assembly()).reply(failing(raised), deadline_s=60)
+    assert (type(caught.value), caught.value.code) == (kind, code)
+    assert caught.value.__context__ is None, "what a library raised may hold the provider's text"
