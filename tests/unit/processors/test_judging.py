@@ -193,7 +193,7 @@ async def test_there_is_no_repeat_without_time_for_it(monkeypatch: pytest.Monkey
     judge = scene.judge
 
     def at_the_end(reply: ModelReply, attempts: Sequence[AttemptRow]) -> Judgement:
-        monkeypatch.setattr("processors.complete.call.SHORTEST_CALL_S", 1000.0)
+        monkeypatch.setattr("processors.complete.timing.SHORTEST_CALL_S", 1000.0)
         return judge(reply, attempts)
 
     scene.judge = at_the_end  # type: ignore[method-assign]
