@@ -11,35 +11,28 @@ from datetime import timedelta
 
 from processors.age import too_old
 from processors.cache.caches import Asking, Caches
-from processors.cache.serving import CACHES, cost_of_hit, hit_again
 from processors.clock import Clock
 from processors.complete.call import Caller
 from processors.complete.cancellation import Cancellation
-from processors.complete.deltas import DeltaSink, closing_delta, failed_delta
-from processors.complete.judging import accept_all
+from processors.complete.deltas import DeltaSink
+from processors.complete.given import Given
 from processors.complete.live import Pace
 from processors.complete.observer import CallObserver, NullObserver
-from processors.complete.payload import build_payload, payload_hash
 from processors.complete.places import Places
 from processors.complete.purse import Guard, Purse
 from processors.complete.reconcile import HttpReconciler, Reconciler
-from processors.complete.records import completion_of, costs_of, failed_answer
-from processors.complete.resort import resorted
-from processors.complete.retry import STREAM_BROKEN, Backoff, Go
-from processors.complete.reuse import cost_of_reuse, reused_completion
+from processors.complete.retry import Backoff, Go
 from processors.complete.routes import Route
-from processors.complete.streaming import streams, wants_stream
-from processors.complete.target import check_time, narrowed, offer_at, offer_of
+from processors.complete.target import check_time, offer_at
 from processors.complete.task import Task
+from processors.complete.tasks import Tasks, key_of
 from processors.complete.unresolved import Settler
 from processors.complete.unwritten import Unwritten
 from processors.control import ControlView, cancelled_error
-from processors.event import Incoming, Output, Recorded
+from processors.event import Incoming, Output
 from processors.failpoints import Failpoints, Unarmed
 from processors.journal import (
-    AttemptRow,
     Busy,
-    CallKey,
     Done,
     Ended,
     Expired,
@@ -47,24 +40,20 @@ from processors.journal import (
     Journal,
     LeaseKeeper,
     Offer,
-    Settled,
 )
 from processors.journal.protocol import EXPIRED
-from processors.model.port import ModelClient, ModelReply
+from processors.model.port import ModelClient
 from processors.routing import Pool, Seat, Unavailable
 from processors.routing.causes import UNUSED
 from processors.routing.observer import PoolObserver
-from processors.structured.judge import judge_of
 from schemas.codec import Codec
 from schemas.errors import (
-    CrashLoopError,
     FencedError,
-    IndeterminateError,
     NotYetError,
     PermanentProviderError,
     RefusedError,
 )
-from schemas.records import Completion, Enrichment
+from schemas.records import Enrichment
 
 # What an attempt of the stage keeps for booking and publishing after its call.
 _BOOKING_S = 2.0
@@ -111,9 +100,10 @@ class Complete:
         deployments = {one.name: one for route in routes.values() for one in route.deployments}
         for deployment in deployments.values():
             check_time(deployment, journal.lease_s, timeout_s, booking_s=_BOOKING_S)
-        self._journal, self._routes, self._codec, self._clock = journal, routes, codec, clock
-        self._timeout_s = timeout_s
-        self._control, self._can_stream = control, deltas is not None
+        self._journal, self._routes, self._clock = journal, routes, clock
+        self._timeout_s, self._control = timeout_s, control
+        self._tasks = Tasks(routes, codec, clock, can_stream=deltas is not None)
+        self._given = Given(self._tasks, codec)
         self._horizon, self._caches, self._guard = horizon, caches, guard or Guard.none(clock)
         self._observer = observer or NullObserver()
         self._random = random_ or random.Random()
@@ -155,7 +145,7 @@ class Complete:
         and answer in ``outputs``), ``NotYetError`` (no deployment for long), and ``DependencyDownError``.
         """
         ends = time.monotonic() + self._timeout_s - _BOOKING_S
-        key = _key(incoming)
+        key = key_of(incoming)
         await self._unwritten.book_kept(key)
         late = too_old(incoming.meta, self._horizon, self._clock.now())
         if late is not None:
@@ -163,19 +153,19 @@ class Complete:
             known = await self._journal.outcome_of(key)
             if known is None:
                 raise late
-            return self._outputs(incoming, key, known)
+            return self._given.outputs(incoming, key, known)
         try:
-            offer = self._offer(incoming)
+            offer = self._tasks.offer(incoming)
         except PermanentProviderError:
             # The settings may have changed since the call was made: what was paid is given out all the same.
             known = await self._journal.outcome_of(key)
             if known is None:
                 raise
-            return self._outputs(incoming, key, known)
+            return self._given.outputs(incoming, key, known)
         earlier = await self._journal.earlier_result(key, offer.input_hash) if key.run else None
         if earlier is not None:
             # A dead letter that was sent once more: what it asks was paid for before.
-            return self._reused(incoming, key, earlier)
+            return self._given.reused(incoming, key, earlier)
         own = self._routes[offer.target.route].own.deployments
         asking = None if self._caches is None else self._caches.asking(incoming, offer, own)
         purse = self._guard.of(incoming, key)
@@ -188,7 +178,7 @@ class Complete:
             if isinstance(claim, Done | Ended):
                 if claim.input_hash != offer.input_hash:
                     self._observer.on_input_drift()
-                return await purse.settled(incoming, claim, self._outputs)
+                return await purse.settled(incoming, claim, self._given.outputs)
             if isinstance(claim, Expired):
                 await purse.refuse(incoming)
                 if cancellation.requested:
@@ -217,7 +207,7 @@ class Complete:
             unwanted = replace(offer, expired=expired, cancelled=cancellation.requested)
             claim = await self._journal.claim(unwanted, owner=self.keeper.owner)
             return None if isinstance(claim, Granted) else claim
-        route = self._route(incoming.record)
+        route = self._tasks.route(incoming.record)
         latest = ends - max(one.total_timeout_s for one in route.deployments)
         # Outside the slot, too: who waits for another request's answer keeps nobody from calling.
         served = None if asking is None else await asking.claim(latest)
@@ -244,7 +234,7 @@ class Complete:
             if asking is not None:
                 asking.called()
             try:
-                await self._make(claim, self._task(incoming, claim, seat, ends, cancellation), seat, since=since)
+                await self._make(claim, self._tasks.task(incoming, claim, seat, ends, cancellation), seat, since=since)
             except NotYetError:
                 if asking is not None:
                     await asking.put_off()
@@ -279,98 +269,6 @@ class Complete:
                 code = "key_refused" if seat.denied else "deployment_unavailable"
                 await self._caller.unsent(granted, task, code, since=since)
 
-    def _offer(self, incoming: Incoming[Enrichment]) -> Offer:
-        route = self._route(incoming.record)
-        # Nobody knows how much of the text was public when its worker was lost.
-        broken = route.on_break == "failed" and self._streams(incoming.record, route)
-        lost = STREAM_BROKEN if broken else None
-        return offer_of(incoming, _key(incoming), route, if_lost=lost, at=self._clock.now())
-
-    def _task(
-        self,
-        incoming: Incoming[Enrichment],
-        granted: Granted,
-        seat: Seat | Unavailable,
-        ends: float,
-        cancellation: Cancellation,
-    ) -> Task:
-        """What to call with: the journal's input, whatever this delivery says."""
-        stored = self._as_stored(incoming, granted.input)
-        route = self._route(stored.record)
-        payload = build_payload(stored.record, seat.deployment if isinstance(seat, Seat) else route.deployment)
-        input_hash = payload_hash(build_payload(stored.record, route.deployment), route.deployment)
-        streamed = self._streams(stored.record, route)
-        judge = judge_of(stored.record.request, route, payload)
-
-        def encode(reply: ModelReply, attempts: tuple[AttemptRow, ...], settled: Settled) -> bytes:
-            completion = completion_of(stored, reply, attempts, settled, input_hash=input_hash)
-            checked = None if judge is None else judge.record(attempts)
-            return self._codec.encode(replace(completion, streamed=streamed, structured=checked))
-
-        def resort(attempts: tuple[AttemptRow, ...], settled: Settled, code: str) -> bytes:
-            completion = resorted(stored, attempts, settled, route=route, code=code, input_hash=input_hash)
-            return self._codec.encode(replace(completion, streamed=streamed))
-
-        return Task(
-            route=route,
-            seat=seat if isinstance(seat, Seat) else None,
-            resort=None if route.last_resort is None else resort,
-            payload=payload,
-            stored=stored,
-            streamed=streamed,
-            cancellation=cancellation,
-            ends=ends,
-            encode=encode,
-            judge=judge or accept_all,
-        )
-
-    def _reused(self, incoming: Incoming[Enrichment], key: CallKey, earlier: Done) -> Sequence[Output]:
-        original = self._codec.decode(earlier.result, Completion)
-        if original.served_by in CACHES:
-            return hit_again(incoming, key, earlier, original)
-        return [cost_of_reuse(incoming, key, earlier), reused_completion(incoming, earlier, original)]
-
-    def _outputs(self, incoming: Incoming[Enrichment], key: CallKey, claim: Done | Ended) -> Sequence[Output]:
-        stored = self._as_stored(incoming, claim.input)
-        costs = costs_of(stored, key, claim.attempts)
-        if isinstance(claim, Done):
-            completion = self._codec.decode(claim.result, Completion)
-            if completion.served_by in CACHES:
-                costs.append(cost_of_hit(stored, key, claim, completion))
-            closing = [closing_delta(completion)] if completion.streamed else []
-            return [*costs, *closing, Recorded(completion, claim.result)]
-        failure = claim.failure
-        closing = [failed_delta(stored, claim)] if claim.attempts and self._streamed(stored.record) else []
-        outputs = (*costs, *closing, failed_answer(stored, claim, key))
-        if failure.kind in ("indeterminate", "crash_loop"):
-            error = (IndeterminateError if failure.kind == "indeterminate" else CrashLoopError)(failure.message)
-            error.outputs = outputs
-            raise error
-        return outputs
-
-    def _streams(self, enrichment: Enrichment, route: Route) -> bool:
-        return self._can_stream and streams(enrichment.request, route_streams=route.stream)
-
-    def _streamed(self, enrichment: Enrichment) -> bool:
-        """Whether a call that failed may have streamed; without its route, whether it was asked to."""
-        route = self._routes.get(enrichment.admission.route)
-        return wants_stream(enrichment.request) if route is None else self._streams(enrichment, route)
-
-    def _as_stored(self, incoming: Incoming[Enrichment], data: bytes) -> Incoming[Enrichment]:
-        """This delivery with the record that the journal has."""
-        if data == incoming.raw:
-            return incoming
-        record = self._codec.decode(data, Enrichment)
-        accepted_at = record.meta.accepted_at or incoming.meta.accepted_at
-        return replace(incoming, record=record, meta=replace(record.meta, accepted_at=accepted_at), raw=data)
-
-    def _route(self, enrichment: Enrichment) -> Route:
-        name, model = enrichment.admission.route, enrichment.request.model
-        route = self._routes.get(name)
-        if route is None:
-            raise PermanentProviderError("unknown_route", f"route {name!r} is not in this worker's settings")
-        return narrowed(route, model)
-
     @asynccontextmanager
     async def _seat(
         self, incoming: Incoming[Enrichment], route: Route, latest: float, cancellation: Cancellation
@@ -392,8 +290,3 @@ class Complete:
         finally:
             if isinstance(found, Seat):
                 self._pool.leave(found, UNUSED)
-
-
-def _key(incoming: Incoming[Enrichment]) -> CallKey:
-    meta = incoming.meta
-    return CallKey(tenant=meta.tenant, lane=meta.lane, run=meta.run, request_id=meta.request_id)

@@ -75,7 +75,7 @@ class Bench:
         return Complete(
             self.journal,
             self.model,
-            routes={"default": options.pop("route", self.route)},
+            routes=options.pop("routes", {"default": options.pop("route", self.route)}),
             codec=CODEC,
             clock=self.clock,
             control=self.control,

@@ -285,9 +285,9 @@ async def test_what_was_paid_is_given_out_after_its_route_or_model_left_the_sett
         bench.fail_with(error)
     asked = event(model="m1")
     first = await bench.worker()(asked)
-    other = bench.worker("w2")
     deployment = replace(bench.route.deployment, model="m2")
-    other._routes = {"default": replace(bench.route, deployment=deployment)} if changed == "model" else {}
+    routes = {"default": replace(bench.route, deployment=deployment)} if changed == "model" else {}
+    other = bench.worker("w2", routes=routes)
     assert as_bytes(await other(asked)) == as_bytes(first)
     assert len(bench.model.calls) == 1
 

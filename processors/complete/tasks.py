@@ -1,0 +1,110 @@
+"""What the stage makes of one event: the call to offer, and the task once it is granted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from processors.clock import Clock
+from processors.complete.cancellation import Cancellation
+from processors.complete.judging import accept_all
+from processors.complete.payload import build_payload, payload_hash
+from processors.complete.records import completion_of
+from processors.complete.resort import resorted
+from processors.complete.retry import STREAM_BROKEN
+from processors.complete.routes import Route
+from processors.complete.streaming import streams, wants_stream
+from processors.complete.target import narrowed, offer_of
+from processors.complete.task import Task
+from processors.event import Incoming
+from processors.journal import AttemptRow, CallKey, Granted, Offer, Settled
+from processors.model.port import ModelReply
+from processors.routing import Seat, Unavailable
+from processors.structured.judge import judge_of
+from schemas.codec import Codec
+from schemas.errors import PermanentProviderError
+from schemas.records import Enrichment
+
+
+class Tasks:
+    """Makes offers and tasks. ``can_stream``: whether there is anywhere to send live text."""
+
+    def __init__(self, routes: Mapping[str, Route], codec: Codec, clock: Clock, *, can_stream: bool) -> None:
+        self._routes, self._codec, self._clock, self._can_stream = routes, codec, clock, can_stream
+
+    def offer(self, incoming: Incoming[Enrichment]) -> Offer:
+        """The call that the event asks for. Raises ``PermanentProviderError``: no such route or model."""
+        route = self.route(incoming.record)
+        # Nobody knows how much of the text was public when its worker was lost.
+        broken = route.on_break == "failed" and self.streams(incoming.record, route)
+        lost = STREAM_BROKEN if broken else None
+        return offer_of(incoming, key_of(incoming), route, if_lost=lost, at=self._clock.now())
+
+    def task(
+        self,
+        incoming: Incoming[Enrichment],
+        granted: Granted,
+        seat: Seat | Unavailable,
+        ends: float,
+        cancellation: Cancellation,
+    ) -> Task:
+        """What to call with: the journal's input, whatever this delivery says."""
+        stored = self.as_stored(incoming, granted.input)
+        route = self.route(stored.record)
+        payload = build_payload(stored.record, seat.deployment if isinstance(seat, Seat) else route.deployment)
+        input_hash = payload_hash(build_payload(stored.record, route.deployment), route.deployment)
+        streamed = self.streams(stored.record, route)
+        judge = judge_of(stored.record.request, route, payload)
+
+        def encode(reply: ModelReply, attempts: tuple[AttemptRow, ...], settled: Settled) -> bytes:
+            completion = completion_of(stored, reply, attempts, settled, input_hash=input_hash)
+            checked = None if judge is None else judge.record(attempts)
+            return self._codec.encode(replace(completion, streamed=streamed, structured=checked))
+
+        def resort(attempts: tuple[AttemptRow, ...], settled: Settled, code: str) -> bytes:
+            completion = resorted(stored, attempts, settled, route=route, code=code, input_hash=input_hash)
+            return self._codec.encode(replace(completion, streamed=streamed))
+
+        return Task(
+            route=route,
+            seat=seat if isinstance(seat, Seat) else None,
+            resort=None if route.last_resort is None else resort,
+            payload=payload,
+            stored=stored,
+            streamed=streamed,
+            cancellation=cancellation,
+            ends=ends,
+            encode=encode,
+            judge=judge or accept_all,
+        )
+
+    def streams(self, enrichment: Enrichment, route: Route) -> bool:
+        """Whether a call by this route is streamed."""
+        return self._can_stream and streams(enrichment.request, route_streams=route.stream)
+
+    def streamed(self, enrichment: Enrichment) -> bool:
+        """Whether a call that failed may have streamed; without its route, whether it was asked to."""
+        route = self._routes.get(enrichment.admission.route)
+        return wants_stream(enrichment.request) if route is None else self.streams(enrichment, route)
+
+    def as_stored(self, incoming: Incoming[Enrichment], data: bytes) -> Incoming[Enrichment]:
+        """This delivery with the record that the journal has."""
+        if data == incoming.raw:
+            return incoming
+        record = self._codec.decode(data, Enrichment)
+        accepted_at = record.meta.accepted_at or incoming.meta.accepted_at
+        return replace(incoming, record=record, meta=replace(record.meta, accepted_at=accepted_at), raw=data)
+
+    def route(self, enrichment: Enrichment) -> Route:
+        """The route, with what serves the model asked for. Raises ``PermanentProviderError``: there is none."""
+        name, model = enrichment.admission.route, enrichment.request.model
+        route = self._routes.get(name)
+        if route is None:
+            raise PermanentProviderError("unknown_route", f"route {name!r} is not in this worker's settings")
+        return narrowed(route, model)
+
+
+def key_of(incoming: Incoming[Enrichment]) -> CallKey:
+    """The call that answers the request itself."""
+    meta = incoming.meta
+    return CallKey(tenant=meta.tenant, lane=meta.lane, run=meta.run, request_id=meta.request_id)
