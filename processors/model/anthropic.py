@@ -14,7 +14,7 @@ from processors.complete.routes import Deployment
 from processors.model.anthropic_assembly import MessageAssembly
 from processors.model.anthropic_payload import to_messages
 from processors.model.exchange import MAX_BODY_BYTES, Call, Opened, RefusedStatusError, content_type
-from processors.model.port import Heard, ModelReply
+from processors.model.port import Began, Heard, ModelReply
 
 # The version of the API, which has been the only one since its beginning.
 ANTHROPIC_VERSION = "2023-06-01"
@@ -37,10 +37,11 @@ class AnthropicClient:
         deadline_s: float,
         headers: Mapping[str, str],
         heard: Heard | None = None,
+        began: Began | None = None,
     ) -> ModelReply:
         body = orjson.dumps({**to_messages(payload), "stream": True})
         assembly = MessageAssembly(None if heard is None else lambda text: heard(text, time.monotonic()))
-        call = Call(deployment, assembly, max_body_bytes=self._max_body_bytes)
+        call = Call(deployment, assembly, max_body_bytes=self._max_body_bytes, began=began)
         wire = _wire(self._session(deployment), messages_url(deployment.base_url), body, headers)
         return await call.reply(wire, deadline_s=deadline_s)
 

@@ -22,7 +22,7 @@ from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAioHttpClient
 from processors.complete.routes import Deployment
 from processors.model.assembly import ChatAssembly
 from processors.model.exchange import MAX_BODY_BYTES, Assembly, Call, Opened, Wire, content_type
-from processors.model.port import Heard, ModelReply
+from processors.model.port import Began, Heard, ModelReply
 from processors.model.responses_assembly import ResponsesAssembly
 from processors.model.responses_payload import to_responses
 
@@ -48,6 +48,7 @@ class OpenAIClient:
         deadline_s: float,
         headers: Mapping[str, str],
         heard: Heard | None = None,
+        began: Began | None = None,
     ) -> ModelReply:
         say = None if heard is None else lambda text: heard(text, time.monotonic())
         client = self._client(deployment)
@@ -57,7 +58,7 @@ class OpenAIClient:
             assembly, wire = ResponsesAssembly(say), _responses(client, to_responses(payload), headers)
         else:
             assembly, wire = ChatAssembly(say), _chat(client, payload, headers)
-        call = Call(deployment, assembly, max_body_bytes=self._max_body_bytes)
+        call = Call(deployment, assembly, max_body_bytes=self._max_body_bytes, began=began)
         return await call.reply(wire, deadline_s=deadline_s)
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ from processors.complete.routes import Deployment
 from processors.model.anthropic import AnthropicClient
 from processors.model.client import OpenAIClient
 from processors.model.exchange import MAX_BODY_BYTES
-from processors.model.port import Heard, ModelClient, ModelReply
+from processors.model.port import Began, Heard, ModelClient, ModelReply
 
 
 class ModelClients:
@@ -33,9 +33,10 @@ class ModelClients:
         deadline_s: float,
         headers: Mapping[str, str],
         heard: Heard | None = None,
+        began: Began | None = None,
     ) -> ModelReply:
         client = self._clients[deployment.api]
-        return await client.chat(deployment, payload, deadline_s=deadline_s, headers=headers, heard=heard)
+        return await client.chat(deployment, payload, deadline_s=deadline_s, headers=headers, heard=heard, began=began)
 
     async def close(self) -> None:
         for client in set(self._clients.values()):

@@ -19,7 +19,7 @@ import openai
 from processors.complete.routes import Deployment
 from processors.model import cause
 from processors.model.fields import MalformedError, ReportedError
-from processors.model.port import ModelReply
+from processors.model.port import Began, ModelReply
 from processors.model.sse import DONE, BodyTooLargeError, bounded, events
 from schemas.errors import OutcomeUnknownError, PermanentProviderError, ProviderError, TransientProviderError
 
@@ -78,8 +78,15 @@ class Assembly(Protocol):
 class Call:
     """One call."""
 
-    def __init__(self, deployment: Deployment, assembly: Assembly, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
-        self._deployment = deployment
+    def __init__(
+        self,
+        deployment: Deployment,
+        assembly: Assembly,
+        *,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        began: Began | None = None,
+    ) -> None:
+        self._deployment, self._tell = deployment, began
         self._assembly = assembly
         self._max_body_bytes = max_body_bytes
         self._began = time.monotonic()
@@ -150,6 +157,8 @@ class Call:
                 return
             if self._assembly.add_event(data) and self._first_token_ms is None:
                 self._first_token_ms = (time.monotonic() - self._began) * 1000
+                if self._tell is not None:
+                    self._tell()
             if self._assembly.ended:
                 return
             if self._assembly.began:

@@ -16,6 +16,8 @@ RawUsage = Mapping[str, Any]
 # Hears every piece of the text as it comes, never empty, with its monotonic time in seconds. Called while the reply is
 # read: must return at once and raise nothing.
 Heard = Callable[[str, float], None]
+# Told that the reply has begun. Must not block or raise.
+Began = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +48,13 @@ class ModelClient(Protocol):
         deadline_s: float,
         headers: Mapping[str, str],
         heard: Heard | None = None,
+        began: Began | None = None,
     ) -> ModelReply:
         """Make one call, without retries, and wait for the whole reply, ``deadline_s`` at most.
 
-        ``heard`` gets the text piece by piece meanwhile; together the pieces are the reply's text. Cancelling closes
-        the connection at once. Costs money as soon as it is sent. Raises ``TransientProviderError`` (not sent, or
+        ``heard`` gets the text piece by piece meanwhile; together the pieces are the reply's text. ``began`` is called
+        once, with the first output of any kind, where there is one before the whole. Cancelling closes the connection
+        at once. Costs money as soon as it is sent. Raises ``TransientProviderError`` (not sent, or
         refused for now), ``OutcomeUnknownError`` (sent, and no whole reply was read) and ``PermanentProviderError``. No
         error holds text of the provider or of the payload.
         """
@@ -98,6 +102,7 @@ class FakeModelClient:
         deadline_s: float,
         headers: Mapping[str, str],
         heard: Heard | None = None,
+        began: Began | None = None,
     ) -> ModelReply:
         call = SentCall(deployment.name, payload, headers, deadline_s)
         self.calls.append(call)
@@ -105,6 +110,8 @@ class FakeModelClient:
         self.most_running = max(self.most_running, self.running)
         scripted = self.pieces.pop(0) if self.pieces else None
         try:
+            if scripted and began is not None:
+                began()
             await _say(scripted or (), heard)
             if self.hold is not None:
                 await self.hold.wait()

@@ -41,3 +41,22 @@ async def test_only_what_was_never_sent_is_booked_at_nothing(
         await Call(HERE, assembly()).reply(failing(raised), deadline_s=60)
     assert (type(caught.value), caught.value.code) == (kind, code)
     assert caught.value.__context__ is None, "what a library raised may hold the provider's text"
+
+
+async def test_the_first_output_is_told_once_and_before_the_reply_is_whole() -> None:
+    told: list[bool] = []
+
+    @asynccontextmanager
+    async def wire() -> AsyncIterator[Opened]:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield b'data: {"choices": [{"index": 0, "delta": {"role": "assistant"}}]}\n\n'
+            assert told == [], "a role is no output"
+            yield b'data: {"choices": [{"index": 0, "delta": {"content": "one "}}]}\n\n'
+            assert told == [True]
+            yield b'data: {"choices": [{"index": 0, "delta": {"content": "two"}, "finish_reason": "stop"}]}\n\n'
+            yield b"data: [DONE]\n\n"
+
+        yield Opened("text/event-stream", chunks())
+
+    reply = await Call(HERE, ChatAssembly(), began=lambda: told.append(True)).reply(wire(), deadline_s=60)
+    assert (reply.text, told) == ("one two", [True])
