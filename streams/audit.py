@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from schemas.codec import Codec
 from schemas.errors import ConfigurationError, DependencyDownError
 from streams import security
 from streams.causes import Event, causal_order
@@ -26,6 +27,8 @@ _OTHERS = ("documents", "control")
 # Between the broker's clock and the database's, and for what was published twice.
 BEFORE = timedelta(minutes=1)
 AFTER = timedelta(minutes=10)
+# A replay writes into a lane of its own.
+REPLAYS = "replay-"
 
 Note = Callable[[str], None]
 
@@ -41,14 +44,19 @@ class Audit:
     # The stretch of the broker's time that was read; None is without a bound.
     since: datetime | None
     until: datetime | None
+    # Where it ran; events of other lanes are those of replays.
+    lane: str = ""
 
     @property
     def status(self) -> str:
         """The final status; else how far the request got: dead_lettered, in_progress or unknown."""
         if self.known.final is not None:
             return str(self.known.final["status"])
-        kinds = [event.kind for event in self.events]
-        for event in self.events:
+        own = [
+            one for one in self.events if not self.lane or one.first.meta is None or one.first.meta.lane == self.lane
+        ]
+        kinds = [event.kind for event in own]
+        for event in own:
             if event.kind == "answers":
                 return str(getattr(event.first.record, "status", "in_progress"))
         if DEAD_LETTERS in kinds:
@@ -59,18 +67,22 @@ class Audit:
 class Auditor:
     """Finds what happened to a request of a lane. Use it once; blocks on broker, registry and Postgres."""
 
-    def __init__(self, settings: Settings, *, lane: str, note: Note = lambda _: None) -> None:
-        self._settings, self._lane, self._note = settings, lane, note
+    def __init__(
+        self, settings: Settings, *, lane: str, note: Note = lambda _: None, codec: Codec | None = None
+    ) -> None:
+        self._settings, self._lane, self._note, self._codec = settings, lane, note, codec
 
-    def audit(self, request_id: str, *, tenant: str | None = None, after: timedelta = AFTER) -> Audit:
-        """All about a request, to ``after`` its final answer.
+    def audit(
+        self, request_id: str, *, tenant: str | None = None, after: timedelta = AFTER, replays: bool = False
+    ) -> Audit:
+        """All about a request, to ``after`` its final answer; with ``replays``, its events in the lanes of replays too.
 
         Raises ``ConfigurationError`` for a lane without topics, or when several tenants used the id and none was
         named; ``DependencyDownError`` when broker or registry are away. Without Postgres it reads whole partitions.
         """
         settings = self._settings
         known = self._look_up(request_id, [tenant] if tenant else {*settings.tenants, "default"})
-        codec = asyncio.run(security.codec(settings.registry))
+        codec = self._codec or asyncio.run(security.codec(settings.registry))
         claims = BlockingClaims(settings, codec)
         opener = Opener(codec, prefix=settings.prefix, lane=self._lane, claims=claims)
         since = known.since - BEFORE if known.since else None
@@ -83,6 +95,9 @@ class Auditor:
             if until is not None and not any(one.kind == "answers" for one in found):
                 self._note("the answer came later than its row: reading on to the end")
                 found, until = search.between(since, None), None
+            for lane in replay_lanes(reader, settings.prefix, self._lane) if replays else ():
+                opener = Opener(codec, prefix=settings.prefix, lane=lane, claims=claims)
+                found = found + _Search(reader, opener, request_id, self._topics(reader, lane)).copies(since)
         found = [one for one in found if tenant is None or one.meta is None or one.meta.tenant in ("", tenant)]
         tenants = {one.meta.tenant for one in found if one.meta is not None and one.meta.tenant} | {*known.tenants}
         if len(tenants) > 1:
@@ -92,7 +107,7 @@ class Auditor:
         if tenants - {*known.tenants}:
             # A tenant that the settings do not list was learned from the topics.
             known = self._look_up(request_id, tenants)
-        return Audit(request_id, tuple(tenants), causal_order(found), known, since, until)
+        return Audit(request_id, tuple(tenants), causal_order(found), known, since, until, self._lane)
 
     def _look_up(self, request_id: str, tenants: Collection[str]) -> Known:
         dsn = self._settings.postgres.dsn.get_secret_value()
@@ -105,8 +120,8 @@ class Auditor:
     def _is_requests(self, topic: str) -> bool:
         return kind_of(topic, self._settings.prefix, self._lane) == "requests"
 
-    def _topics(self, reader: TopicReader) -> dict[str, int]:
-        settings, lane = self._settings, self._lane
+    def _topics(self, reader: TopicReader, of: str | None = None) -> dict[str, int]:
+        settings, lane = self._settings, of or self._lane
         names = [topic_name(settings.prefix, lane, kind) for kind in KINDS if kind not in _OTHERS]
         # What is written to tenants' own topics besides is in the shared ones too.
         names += input_topics(settings, lane, "requests")
@@ -114,6 +129,17 @@ class Auditor:
         if not there:
             raise ConfigurationError(f"the lane {self._lane} has no topics; name another with --lane")
         return there
+
+
+def replay_lanes(reader: TopicReader, prefix: str, lane: str) -> list[str]:
+    """The lanes of replays on the broker, but this one."""
+    ends = tuple(f".{kind}" for kind in KINDS)
+    lanes = {
+        name.removeprefix(prefix).partition(".")[0]
+        for name in reader.everything()
+        if name.startswith(f"{prefix}{REPLAYS}") and name.endswith(ends)
+    }
+    return sorted(lanes - {lane})
 
 
 class _Search:
@@ -125,7 +151,7 @@ class _Search:
         opener: Opener,
         request_id: str,
         topics: dict[str, int],
-        is_requests: Callable[[str], bool],
+        is_requests: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._reader, self._opener, self._topics, self._is_requests = reader, opener, topics, is_requests
         self._key = request_id.encode()
@@ -140,6 +166,12 @@ class _Search:
         names = [topic for topic in self._topics if self._is_requests(topic)]
         others = {(topic, number) for topic in names for number in range(self._topics[topic])} - places
         return self._read(others, since, until) + found
+
+    def copies(self, since: datetime | None) -> list[Opened]:
+        """The entries where our own stages put them, to the end."""
+        return self._read(
+            {(topic, partition_for(self._key, count)) for topic, count in self._topics.items()}, since, None
+        )
 
     def _read(self, places: Collection[Place], since: datetime | None, until: datetime | None) -> list[Opened]:
         stretches = self._reader.ends(places)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from schemas.ids import request_event_id
-from schemas.records import Meta
+from schemas.records import Feedback, Meta
 from streams.headers import header
 from streams.opened import DEAD_LETTERS, Opened
 from streams.topics import KINDS
@@ -48,7 +48,7 @@ def causal_order(found: Sequence[Opened]) -> list[Event]:
     below: dict[int, list[Event]] = {}
     roots = []
     for event in events:
-        parent = parents.get(event.causation_id)
+        parent = parents.get(event.causation_id) or _latest_answer(event, events)
         if parent is None or parent is event:
             roots.append(event)
         else:
@@ -57,6 +57,14 @@ def causal_order(found: Sequence[Opened]) -> list[Event]:
     # What two events claim to have caused each other is no tree; it is shown all the same.
     left = [event for event in events if not any(event is one for one in ordered)]
     return ordered + sorted(left, key=_order)
+
+
+def _latest_answer(event: Event, events: Sequence[Event]) -> Event | None:
+    """Feedback that names no answer is about the latest one."""
+    if not isinstance(event.first.record, Feedback):
+        return None
+    answers = [one for one in events if one.kind == "answers" and one.at <= event.at and one.first.letter is None]
+    return max(answers, key=lambda one: one.at, default=None)
 
 
 def _grouped(found: Sequence[Opened]) -> list[Event]:
@@ -78,6 +86,9 @@ def _event(opened: Opened) -> Event:
         # A dead letter is the event itself, so it hangs under it.
         return Event(DEAD_LETTERS, event_id, event_id, opened.letter.failed_stage)
     cause = meta.causation_id if meta else (header(_set(opened), "ce_causationid") or b"").decode("utf-8", "replace")
+    if isinstance(opened.record, Feedback):
+        # It comes from outside, and names what it is about.
+        cause = opened.record.answer_event_id or cause
     return Event(opened.kind, event_id, cause, meta.stage if meta else "")
 
 

@@ -130,8 +130,13 @@ class TopicReader:
 
     def existing(self, topics: Collection[str]) -> dict[str, int]:
         """As ``counts``, without the topics that are not there."""
+        found = self.everything()
+        return {topic: found[topic] for topic in topics if topic in found}
+
+    def everything(self) -> dict[str, int]:
+        """How many partitions each topic has that this principal may see."""
         found = self._asked(lambda: self._consumer.list_topics(timeout=TIMEOUT_S)).topics
-        return {topic: len(found[topic].partitions) for topic in topics if topic in found}
+        return {name: len(topic.partitions) for name, topic in found.items()}
 
     def ends(self, places: Collection[Place]) -> dict[Place, Stretch]:
         """The first and one past the last offset of each partition now."""

@@ -26,7 +26,6 @@ COMMANDS = {
     "stream": ("streams.cli.streaming", "stream"),
     "submit": ("streams.cli.submit", "submit"),
     "tail": ("streams.cli.tail", "tail"),
-    "audit": ("streams.cli.audit", "audit"),
     "pause": ("streams.cli.pause", "pause"),
     "resume": ("streams.cli.pause", "resume"),
     "drain": ("streams.cli.pause", "drain"),
@@ -36,6 +35,7 @@ COMMANDS = {
     "eval": ("streams.cli.eval", "evaluations"),
 }
 GROUPS = {
+    "audit": ("streams.cli.audit_group", "app"),
     "topics": ("streams.cli.topics", "app"),
     "schemas": ("streams.cli.schemas", "app"),
     "prompt": ("streams.cli.prompt", "app"),

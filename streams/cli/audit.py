@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +14,16 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
+from schemas.errors import ConfigurationError, PoisonError
 from schemas.json_view import to_json
+from schemas.wire import schema_id_of
+from streams import security
 from streams.audit import Audit, Auditor
+from streams.auditing.background import gather_background
+from streams.auditing.explain import explained
+from streams.auditing.page import write_page
 from streams.causes import Event
+from streams.cli.audit_sections import add_sections
 from streams.cli.folding import Run, describe_run, fold
 from streams.cli.lines import clean, summary
 from streams.cli.output import print_json, say
@@ -31,20 +40,35 @@ def audit(
     after: Annotated[float, typer.Option(min=0, help="Minutes after its answer to look for later events.")] = 10.0,
     folder: Annotated[Path | None, typer.Option(help="The embedded stack's folder.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Show each delta and chunk of a stream on a line.")] = False,
+    replays: Annotated[bool, typer.Option(help="Look into the lanes of replays, too.")] = True,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page that needs no network, for a browser.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show every event of a request in causal order, every attempt and its final answer. Exit code 1: nothing found.
+    """Show every event of a request in causal order, every attempt, and why its answer says what it says.
 
-    The deltas and the chunks of an attempt are one line each, without --all; --json has them all. Texts are shown,
-    and may hold personal data.
+    The prompt and what has changed in it since, the passages and their documents, what guards found, scores, and what
+    was live on control. The deltas and the chunks of an attempt are one line each, without --all; --json and --html
+    have them all. Texts are shown, and may hold personal data. Exit code 1: nothing found.
     """
-    auditor = Auditor(load_settings(folder=folder), lane=lane, note=say)
-    found = auditor.audit(request_id, tenant=tenant, after=timedelta(minutes=after))
+    if html is not None and not html.absolute().parent.is_dir():
+        raise ConfigurationError(f"--html: the folder {html.absolute().parent} is not there; make it first")
+    settings = load_settings(folder=folder)
+    codec = asyncio.run(security.codec(settings.registry))
+    auditor = Auditor(settings, lane=lane, note=say, codec=codec)
+    found = auditor.audit(request_id, tenant=tenant, after=timedelta(minutes=after), replays=replays)
+    background = gather_background(settings, codec, found, lane=lane, note=say)
+    origins = explained(found.events, background, tenant=(found.tenants or ("",))[0], request_id=request_id)
+    if html is not None:
+        write_page({**view(found), **origins, "lane": lane}, html)
+        say(f"{html} tells the story of {request_id}")
     if json:
-        print_json(view(found))
-    elif found.events or found.known.final:
+        print_json({**view(found), **origins})
+    elif html is None and (found.events or found.known.final):
         # A file or a pipe has no width to fit into.
-        Console(highlight=False, width=None if sys.stdout.isatty() else WIDE).print(tree(found, every=every))
+        shown = tree(found, every=every, origins=origins)
+        Console(highlight=False, width=None if sys.stdout.isatty() else WIDE).print(shown)
     if not found.events and found.known.final is None and not found.known.attempts:
         say(f"headrace: nothing was found of {request_id} in the lane {lane}")
         raise typer.Exit(1)
@@ -78,11 +102,13 @@ def _event(event: Event) -> dict[str, Any]:
         "causation_id": event.causation_id,
         "stage": event.stage,
         "kind": event.kind,
+        "depth": event.depth,
         "copies": [
             {"partition": one.entry.partition, "offset": one.entry.offset, "time": iso(one.entry.time)}
             for one in event.copies
         ],
         "same_bytes": event.same_bytes,
+        "schema_id": _schema_id(first.entry.value),
         "record": opened["record"],
     }
     if first.fault is not None:
@@ -96,7 +122,14 @@ def _event(event: Event) -> dict[str, Any]:
     return shown
 
 
-def tree(found: Audit, *, every: bool = True) -> Tree:
+def _schema_id(value: bytes | None) -> int | None:
+    try:
+        return schema_id_of(value or b"")
+    except PoisonError:
+        return None
+
+
+def tree(found: Audit, *, every: bool = True, origins: Mapping[str, Any] | None = None) -> Tree:
     """The audit for a person. Without ``every`` the deltas and the chunks of an attempt are one line each."""
     tenant = f" · tenant {found.tenants[0]}" if found.tenants else ""
     top = Tree(Text(clean(f"{found.request_id}{tenant} · {found.status}"), style="bold"))
@@ -113,6 +146,8 @@ def tree(found: Audit, *, every: bool = True) -> Tree:
         evaluations = top.add(Text("evaluations", style="bold"))
         for one in found.known.evaluations:
             evaluations.add(Text(clean(_evaluation(one))))
+    if origins is not None:
+        add_sections(top, origins)
     for told in found.known.feedback:
         if told["answer_event_id"] is None:
             top.add(Text(f"feedback {told['event_id']} of {told['received_at']} waits for its answer", style="bold"))
@@ -128,7 +163,8 @@ def tree(found: Audit, *, every: bool = True) -> Tree:
 def _node(event: Event) -> Text:
     entry = event.first.entry
     node = Text(f"{event.kind} ", style="bold red" if event.first.letter or event.first.fault else "bold cyan")
-    node.append(f"{entry.partition}@{entry.offset} {iso(entry.time)} ", style="dim")
+    lane = event.first.meta.lane if event.first.meta is not None and event.first.meta.run else ""
+    node.append(f"{lane}{' ' if lane else ''}{entry.partition}@{entry.offset} {iso(entry.time)} ", style="dim")
     node.append(clean(summary(event.first)), style="default")
     if len(event.copies) > 1:
         places = ", ".join(f"{one.entry.partition}@{one.entry.offset}" for one in event.copies)

@@ -233,3 +233,30 @@ def test_a_request_is_found_quickly_among_many(commands: Commands) -> None:
     started = time.process_time()
     assert len(audit(commands)["events"]) == 6
     assert time.process_time() - started < 2.0
+
+
+def test_what_a_replay_made_of_the_request_hangs_in_the_tree_and_the_page_tells_it(
+    commands: Commands, stack: TestStack, tmp_path: Path
+) -> None:
+    events = flow(request(commands))
+    publish(commands, *events)
+    completion = events[3]
+    assert isinstance(completion, Completion)
+    (tmp_path / "run").mkdir()
+    run = Commands(stack, f"replay-{commands.lane}", tmp_path / "run", ("answers",))
+    meta = replace(
+        completion.meta, event_id="e-again", causation_id=completion.meta.event_id, stage="filter", lane=run.lane
+    )
+    publish(run, Answer(meta=replace(meta, run="run-1"), status="answered", text=Text(inline="<b>again</b>")))
+    file = tmp_path / "audit.html"
+    found = audit(commands, "r-1", "--html", str(file))
+    again = next(event for event in found["events"] if event["event_id"] == "e-again")
+    parent = next(event for event in found["events"] if event["event_id"] == "e-completed")
+    assert (again["topic"], again["depth"]) == (topic_name("", run.lane, "answers"), parent["depth"] + 1)
+    assert again["schema_id"] > 0
+    # The answer of the request is its own, not the replay's.
+    shown = file.read_text()
+    assert "<pre>because</pre>" in shown and "<b>again" not in shown and "&lt;b&gt;again" in shown
+    assert len(audit(commands, "r-1", "--no-replays")["events"]) == len(events)
+    nowhere = commands.run("audit", "r-1", "--lane", commands.lane, "--html", str(tmp_path / "none" / "x.html"))
+    assert nowhere.code == 2 and "make it first" in nowhere.err

@@ -1,0 +1,73 @@
+"""What an audit says of an answer's origins, as branches of its tree: prompts, passages, verdicts and control."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.text import Text
+from rich.tree import Tree
+
+from streams.cli.lines import clean
+
+SHORT = 12
+
+
+def add_sections(top: Tree, explained: Mapping[str, Any]) -> None:
+    """Add a branch for each part that has something to say."""
+    for title, lines in (
+        ("prompts", _prompts(explained)),
+        ("passages", _passages(explained)),
+        ("guards", _verdicts(explained)),
+        ("control", _control(explained)),
+    ):
+        branch: Tree | None = None
+        for line in lines:
+            branch = branch or top.add(Text(title, style="bold"))
+            branch.add(Text(clean(line)))
+
+
+def _prompts(explained: Mapping[str, Any]) -> Iterator[str]:
+    for one in explained["prompts"]:
+        digest = f" {one['digest'][:SHORT]}" if one["digest"] else " is not stored any more"
+        if one["is_current"]:
+            yield f"{one['prompt']}{digest} · still the current one"
+            continue
+        yield f"{one['prompt']}{digest} · now {one['current']} is live"
+        for line in (one["diff"] or "").splitlines():
+            yield f"  {line}"
+
+
+def _passages(explained: Mapping[str, Any]) -> Iterator[str]:
+    for version in explained["index_versions"]:
+        yield f"index {version} · embedded by {', '.join(explained['embedding_models']) or 'nobody knows whom'}"
+    for one in explained["passages"]:
+        now = one["document_now"]
+        if now is None:
+            state = "not in the index now"
+        elif now["deleted"]:
+            state = "its document was removed"
+        else:
+            state = "its document has changed since" if now["changed"] else "its document is unchanged"
+        cited = " · cited" if one["cited"] else ""
+        yield (
+            f"[{one['number']}] {one['namespace']}/{one['document_id']} {one['digest'][:SHORT]} of document "
+            f"{one['document_digest'][:SHORT]} · score {one['score']:.3f}{cited} · {state}"
+        )
+
+
+def _verdicts(explained: Mapping[str, Any]) -> Iterator[str]:
+    for one in explained["verdicts"]:
+        what = " ".join(str(part) for part in (one["category"], one["detail"]) if part)
+        spans = ", ".join(f"{span['kind']} {span['start_char']}-{span['end_char']}" for span in one["spans"])
+        yield f"{one['stage']} {one['guard']} {one['outcome']} {what}{f' · {spans}' if spans else ''}".rstrip()
+
+
+def _control(explained: Mapping[str, Any]) -> Iterator[str]:
+    for moment in explained["control"]:
+        live = ", ".join(
+            f"{one['kind']} {one['name']}{'@' + one['version'] if one['version'] else ''}" for one in moment["live"]
+        )
+        at = "before the first record" if moment["offset"] < 0 else f"offset {moment['offset']}"
+        ended = " · the request was cancelled" if moment["cancelled"] else ""
+        yield f"{at} for {', '.join(moment['stages'])}: {live or 'nothing was made live'}{ended}"
