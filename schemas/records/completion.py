@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from schemas.record import Record
 from schemas.records.asked import Meta, Text
-from schemas.records.done import Admission, Attempt, Grounding, Structured, Usage
+from schemas.records.done import Admission, Attempt, Cascade, FanOut, Grounding, Structured, Usage
 from schemas.records.request import Request
 
 
@@ -71,3 +71,7 @@ class Completion(Record):
     streamed: bool = False
     # Checks of a reply that had to be JSON; null where none was made
     structured: Structured | None = None
+    # Checks of the replies of a route with a cascade; null on any other route
+    cascade: Cascade | None = None
+    # The calls behind the answer of a route with a fan-out; null on any other route
+    fan_out: FanOut | None = None

@@ -311,6 +311,102 @@ class Structured(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CascadeStep(Record):
+    """What was found about one reply."""
+
+    AVRO_NAME: ClassVar[str] = "headrace.CascadeStep"
+
+    # Number of the attempt that brought it, from 0
+    attempt: int = 0
+    # Deployment that wrote it
+    deployment: str = ""
+    # passed, escalated or stood
+    outcome: str = ""
+    # Check that failed: refusal, format or groundedness
+    check: str | None = None
+    # What it found, e.g. declined, phrase, cut_off, too_short, invalid_output,
+    # ungrounded; or why groundedness could not be told
+    code: str | None = None
+    # Figure that was found: groundedness from 0 to 1, or a number of words
+    value: float | None = None
+    # Least figure that passes
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cascade(Record):
+    """How replies of a cheap model were checked before a stronger one was asked."""
+
+    AVRO_NAME: ClassVar[str] = "headrace.Cascade"
+
+    # kept: the first model's reply passed its checks; escalated: a stronger model wrote
+    # this; stood: a check failed and the reply stands all the same; unchecked: the reply
+    # is another deployment's
+    outcome: str = ""
+    # Why a reply stands whose check failed: time, budget, or unavailable where no
+    # stronger model answered
+    reason: str | None = None
+    # Every reply that was checked, in order
+    steps: tuple[CascadeStep, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FanOutSample(Record):
+    """One of the calls. Its text is in the journal."""
+
+    AVRO_NAME: ClassVar[str] = "headrace.FanOutSample"
+
+    # From 0; the ordinal of its call in the journal
+    number: int = 0
+    # Its call in the journal
+    call_id: str = ""
+    # answered or failed
+    outcome: str = ""
+    # Code of its failure
+    code: str | None = None
+    # Deployment that answered, or was asked last
+    deployment: str = ""
+    # Its model
+    model: str = ""
+    # Why its text ended
+    finish_reason: str = ""
+    # Whether its text is in the answer
+    used: bool = False
+    # Number of the first sample that voted the same; null where it had no vote
+    group: int | None = None
+    # Its score, 0 to 1, where the best was chosen
+    score: float | None = None
+    # Ids of its attempts
+    attempts: tuple[str, ...] = ()
+    # What they cost (US dollars)
+    cost_usd: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FanOut(Record):
+    """The calls whose replies were made into one."""
+
+    AVRO_NAME: ClassVar[str] = "headrace.FanOut"
+
+    # vote, best or join
+    aggregate: str = ""
+    # Field of the JSON that was voted on
+    field: str | None = None
+    # What the best was chosen by: groundedness or relevance
+    scorer: str | None = None
+    # How many calls had to be answered
+    needed: int = 0
+    # How many were
+    answered: int = 0
+    # Number of the sample whose text this is, from 0; null where texts were joined
+    chosen: int | None = None
+    # Share of the answered calls that voted for it, 0 to 1
+    agreement: float | None = None
+    # Every call, in order
+    samples: tuple[FanOutSample, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Header(Record):
     """A Kafka header; a key may come several times."""
 
