@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Literal
 
 from schemas.ids import derive_id
@@ -105,6 +107,10 @@ class Settled:
     response_id: str | None = None
     duration_ms: float | None = None
     first_token_ms: float | None = None
+
+
+# No other attempt was open.
+NONE: Mapping[str, Settled] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

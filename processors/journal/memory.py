@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import timedelta
 
 from processors.clock import Clock, FakeClock
 from processors.journal.entry import (
+    NONE,
     AttemptRow,
     CallFailure,
     CallKey,
@@ -26,14 +27,15 @@ from processors.journal.entry import (
 from processors.journal.protocol import (
     End,
     Take,
-    close,
+    closed,
     decide,
     is_expired,
     is_repeated,
     lose,
-    open_attempt,
-    settle_late,
+    open_attempts,
+    settled_late,
     stored,
+    unheard,
 )
 from schemas.errors import DependencyDownError, FencedError
 
@@ -73,23 +75,37 @@ class MemoryJournal:
         assert outcome is not None
         return outcome
 
-    async def finish(self, lease: Lease, attempt_id: str, settled: Settled, result: bytes) -> tuple[AttemptRow, ...]:
+    async def finish(
+        self,
+        lease: Lease,
+        attempt_id: str,
+        settled: Settled,
+        result: bytes,
+        *,
+        others: Mapping[str, Settled] = NONE,
+    ) -> tuple[AttemptRow, ...]:
         self._reach()
         call = self.calls[lease.key.call_id]
         if call.state == "done" and call.epoch == lease.epoch:
             return tuple(self.attempts[lease.key.call_id])
-        self._close(lease, attempt_id, settled)
+        self._close(lease, {**others, attempt_id: settled})
         self.calls[lease.key.call_id] = replace(call, state="done", result=result, updated_at=self.clock.now())
         return tuple(self.attempts[lease.key.call_id])
 
     async def fail_attempt(
-        self, lease: Lease, attempt_id: str, settled: Settled, failure: CallFailure | None = None
+        self,
+        lease: Lease,
+        attempt_id: str,
+        settled: Settled,
+        failure: CallFailure | None = None,
+        *,
+        others: Mapping[str, Settled] = NONE,
     ) -> tuple[AttemptRow, ...]:
         self._reach()
         call, rows = self.calls[lease.key.call_id], self.attempts[lease.key.call_id]
         if is_repeated(call, rows, lease, attempt_id, settled):
             return tuple(rows)
-        self._close(lease, attempt_id, settled)
+        self._close(lease, {**others, attempt_id: settled})
         if failure is not None:
             self._end(self.calls[lease.key.call_id], failure)
         return tuple(self.attempts[lease.key.call_id])
@@ -98,10 +114,15 @@ class MemoryJournal:
         self._reach()
         self._end(self._owned(lease), failure)
 
-    async def next_attempt(self, lease: Lease, target: Target) -> AttemptRow:
+    async def next_attempt(self, lease: Lease, target: Target, *, beside: str | None = None) -> AttemptRow:
         self._reach()
         self._owned(lease)
-        return self._open(lease, target, len(self.attempts[lease.key.call_id]))
+        rows = self.attempts[lease.key.call_id]
+        known = unheard(rows, beside)
+        if known is None:
+            return self._open(lease, target, len(rows))
+        self._extend(lease)
+        return known
 
     async def renew(self, owner: str, leases: Collection[Lease]) -> frozenset[Lease]:
         self._reach()
@@ -144,8 +165,7 @@ class MemoryJournal:
         decision = decide(call, rows, offer, now)
         if not isinstance(decision, Take | End):
             return decision
-        lost = open_attempt(rows)
-        if lost is not None:
+        for lost in open_attempts(rows):
             rows[lost.ordinal] = lose(lost, now)
         if isinstance(decision, End):
             return self._end(call, decision.failure)
@@ -192,13 +212,11 @@ class MemoryJournal:
         self._extend(lease)
         return attempt
 
-    def _close(self, lease: Lease, attempt_id: str, settled: Settled) -> None:
+    def _close(self, lease: Lease, outcomes: Mapping[str, Settled]) -> None:
         rows, now = self.attempts[lease.key.call_id], self.clock.now()
-        place = next(index for index, row in enumerate(rows) if row.attempt_id == attempt_id)
-        if not self._holds(lease):
-            rows[place] = settle_late(rows[place], settled, now)
+        book = closed if self._holds(lease) else settled_late
+        self.attempts[lease.key.call_id] = list(book(rows, outcomes, now)[0])
         self._owned(lease)
-        rows[place] = close(rows[place], settled, now)
 
     def _end(self, call: CallRow, failure: CallFailure) -> Claim:
         state: CallState = "unknown" if failure.kind == "indeterminate" else "failed"

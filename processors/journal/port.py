@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
-from processors.journal.entry import AttemptRow, CallFailure, CallKey, Claim, Done, Ended, Lease, Offer, Settled, Target
+from processors.journal.entry import (
+    NONE,
+    AttemptRow,
+    CallFailure,
+    CallKey,
+    Claim,
+    Done,
+    Ended,
+    Lease,
+    Offer,
+    Settled,
+    Target,
+)
 
 
 class Journal(Protocol):
@@ -31,22 +43,45 @@ class Journal(Protocol):
         """
         ...
 
-    async def finish(self, lease: Lease, attempt_id: str, settled: Settled, result: bytes) -> tuple[AttemptRow, ...]:
-        """Book the result. Calling it again with the same lease is harmless. Returns all attempts."""
+    async def finish(
+        self,
+        lease: Lease,
+        attempt_id: str,
+        settled: Settled,
+        result: bytes,
+        *,
+        others: Mapping[str, Settled] = NONE,
+    ) -> tuple[AttemptRow, ...]:
+        """Book the result. Calling it again with the same lease is harmless. Returns all attempts.
+
+        ``others`` are booked with it, by their ids: what was open beside the attempt. One that is not there is none.
+        """
         ...
 
     async def fail_attempt(
-        self, lease: Lease, attempt_id: str, settled: Settled, failure: CallFailure | None = None
+        self,
+        lease: Lease,
+        attempt_id: str,
+        settled: Settled,
+        failure: CallFailure | None = None,
+        *,
+        others: Mapping[str, Settled] = NONE,
     ) -> tuple[AttemptRow, ...]:
-        """Book a failed or unknown attempt; with ``failure`` the call ends with it. Returns all attempts."""
+        """Book a failed or unknown attempt; with ``failure`` the call ends with it. Returns all attempts.
+
+        ``others`` as for ``finish``.
+        """
         ...
 
     async def end(self, lease: Lease, failure: CallFailure) -> None:
         """End a call that has no open attempt."""
         ...
 
-    async def next_attempt(self, lease: Lease, target: Target) -> AttemptRow:
-        """Commit a further attempt within the lease, and renew the lease. It may be sent when this returns."""
+    async def next_attempt(self, lease: Lease, target: Target, *, beside: str | None = None) -> AttemptRow:
+        """Commit a further attempt within the lease, and renew the lease. It may be sent when this returns.
+
+        ``beside``: the id of the attempt that was sent and is still open; without it there is none.
+        """
         ...
 
     async def renew(self, owner: str, leases: Collection[Lease]) -> frozenset[Lease]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 
 from processors.journal import sql
 from processors.journal.entry import (
+    NONE,
     AttemptRow,
     Busy,
     CallFailure,
@@ -28,7 +29,18 @@ from processors.journal.entry import (
     Target,
 )
 from processors.journal.granting import GRANT_NEW
-from processors.journal.protocol import End, Take, close, decide, is_repeated, lose, open_attempt, settle_late, stored
+from processors.journal.protocol import (
+    End,
+    Take,
+    closed,
+    decide,
+    is_repeated,
+    lose,
+    open_attempts,
+    settled_late,
+    stored,
+    unheard,
+)
 from processors.journal.row import (
     attempt_from,
     call_from,
@@ -85,29 +97,43 @@ class PostgresJournal:
             assert served is not None
             return served
 
-    async def finish(self, lease: Lease, attempt_id: str, settled: Settled, result: bytes) -> tuple[AttemptRow, ...]:
+    async def finish(
+        self,
+        lease: Lease,
+        attempt_id: str,
+        settled: Settled,
+        result: bytes,
+        *,
+        others: Mapping[str, Settled] = NONE,
+    ) -> tuple[AttemptRow, ...]:
         async with self._database.transaction() as connection:
             parameters = {"call_id": lease.key.call_id, "epoch": lease.epoch, "result": result}
             cursor = await connection.execute(sql.FINISH_CALL, parameters)
             written = await cursor.fetchone()
             if written is not None:
                 rows = await self._attempts(connection, lease.key)
-                return await self._close(connection, rows, attempt_id, settled, written[0])
-            repeated = await self._repeated_or_late(connection, lease, attempt_id, settled)
+                return await self._save(connection, *closed(rows, {**others, attempt_id: settled}, written[0]))
+            repeated = await self._repeated_or_late(connection, lease, attempt_id, settled, others)
         return _or_fenced(lease, repeated)
 
     async def fail_attempt(
-        self, lease: Lease, attempt_id: str, settled: Settled, failure: CallFailure | None = None
+        self,
+        lease: Lease,
+        attempt_id: str,
+        settled: Settled,
+        failure: CallFailure | None = None,
+        *,
+        others: Mapping[str, Settled] = NONE,
     ) -> tuple[AttemptRow, ...]:
         async with self._database.transaction() as connection:
             call, now = await self._lock(connection, lease.key)
             if _holds(call, lease):
                 rows = await self._attempts(connection, lease.key)
-                rows = await self._close(connection, rows, attempt_id, settled, now)
+                rows = await self._save(connection, *closed(rows, {**others, attempt_id: settled}, now))
                 if failure is not None:
                     await self._end(connection, call, failure, rows, now)
                 return rows
-            repeated = await self._repeated_or_late(connection, lease, attempt_id, settled)
+            repeated = await self._repeated_or_late(connection, lease, attempt_id, settled, others)
         return _or_fenced(lease, repeated)
 
     async def end(self, lease: Lease, failure: CallFailure) -> None:
@@ -117,16 +143,14 @@ class PostgresJournal:
                 raise _fenced(lease)
             await self._end(connection, call, failure, (), now)
 
-    async def next_attempt(self, lease: Lease, target: Target) -> AttemptRow:
+    async def next_attempt(self, lease: Lease, target: Target, *, beside: str | None = None) -> AttemptRow:
         async with self._database.transaction() as connection:
             parameters = {"call_id": lease.key.call_id, "epoch": lease.epoch, "lease_s": self.lease_s}
             cursor = await connection.execute(sql.EXTEND_LEASE, parameters)
             if await cursor.fetchone() is None:
                 raise _fenced(lease)
             rows = await self._attempts(connection, lease.key)
-            still_open = open_attempt(rows)
-            # Committed by an earlier call of this method whose reply was lost; it was never sent.
-            return still_open or await self._open(connection, lease, target, len(rows))
+            return unheard(rows, beside) or await self._open(connection, lease, target, len(rows))
 
     async def renew(self, owner: str, leases: Collection[Lease]) -> frozenset[Lease]:
         by_id = {lease.key.call_id: lease for lease in leases}
@@ -230,19 +254,17 @@ class PostgresJournal:
     async def _lose_open(
         self, connection: Connection, rows: tuple[AttemptRow, ...], now: datetime
     ) -> tuple[AttemptRow, ...]:
-        lost = open_attempt(rows)
-        return rows if lost is None else await self._replace(connection, rows, lose(lost, now))
+        lost = {row.attempt_id: lose(row, now) for row in open_attempts(rows)}
+        rows = tuple(lost.get(row.attempt_id, row) for row in rows)
+        return await self._save(connection, rows, tuple(lost.values()))
 
-    async def _close(
-        self, connection: Connection, rows: Sequence[AttemptRow], attempt_id: str, settled: Settled, now: datetime
+    async def _save(
+        self, connection: Connection, rows: tuple[AttemptRow, ...], changed: Sequence[AttemptRow]
     ) -> tuple[AttemptRow, ...]:
-        return await self._replace(connection, rows, close(_find(rows, attempt_id), settled, now))
-
-    async def _replace(
-        self, connection: Connection, rows: Sequence[AttemptRow], changed: AttemptRow
-    ) -> tuple[AttemptRow, ...]:
-        await connection.execute(sql.SAVE_ATTEMPT, saving_parameters(changed))
-        return tuple(changed if row.attempt_id == changed.attempt_id else row for row in rows)
+        """Write those of the rows that changed; returns all."""
+        for row in changed:
+            await connection.execute(sql.SAVE_ATTEMPT, saving_parameters(row))
+        return rows
 
     async def _end(
         self,
@@ -263,14 +285,19 @@ class PostgresJournal:
         return Ended(failure=failure, attempts=rows, input=call.input, input_hash=call.input_hash, ended_at=now)
 
     async def _repeated_or_late(
-        self, connection: Connection, lease: Lease, attempt_id: str, settled: Settled
+        self,
+        connection: Connection,
+        lease: Lease,
+        attempt_id: str,
+        settled: Settled,
+        others: Mapping[str, Settled],
     ) -> tuple[AttemptRow, ...] | None:
         """All attempts when this very outcome was booked before; else book it as late, and ``None``."""
         call, now = await self._lock(connection, lease.key)
         rows = await self._attempts(connection, lease.key)
         if is_repeated(call, rows, lease, attempt_id, settled):
             return rows
-        await self._replace(connection, rows, settle_late(_find(rows, attempt_id), settled, now))
+        await self._save(connection, *settled_late(rows, {**others, attempt_id: settled}, now))
         return None
 
 
@@ -283,10 +310,6 @@ def _offered(offer: Offer) -> dict[str, Any]:
         "expired": offer.expired or offer.cancelled or offer.refused is not None,
         "expires_at": offer.expires_at,
     }
-
-
-def _find(rows: Sequence[AttemptRow], attempt_id: str) -> AttemptRow:
-    return next(row for row in rows if row.attempt_id == attempt_id)
 
 
 def _holds(call: CallRow, lease: Lease) -> bool:

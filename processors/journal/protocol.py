@@ -5,7 +5,7 @@ Both adapters call these under a lock on the call's row, with the time by the cl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -27,6 +27,8 @@ from schemas.records import Usage
 
 # The code of an attempt whose reply came, was paid, and was judged wrong.
 INVALID_OUTPUT = "invalid_output"
+# The code of an attempt that was given up because the call's other one, sent beside it, had its reply first.
+HEDGE_LOST = "hedge_lost"
 # So many workers may end in the middle of one call before the call itself is taken to be the cause.
 CRASH_LOOP_EPOCHS = 3
 
@@ -55,9 +57,17 @@ def is_expired(offer: Offer, now: datetime) -> bool:
     return unwanted or (offer.expires_at is not None and offer.expires_at <= now)
 
 
-def open_attempt(attempts: Sequence[AttemptRow]) -> AttemptRow | None:
-    """The attempt whose outcome nobody has booked, if there is one."""
-    return next((row for row in attempts if row.state == "calling"), None)
+def open_attempts(attempts: Sequence[AttemptRow]) -> tuple[AttemptRow, ...]:
+    """The attempts whose outcome nobody has booked: none, one, or two where a call is hedged."""
+    return tuple(row for row in attempts if row.state == "calling")
+
+
+def unheard(attempts: Sequence[AttemptRow], beside: str | None) -> AttemptRow | None:
+    """The attempt that was committed though the reply to that was lost, and so was never sent, if there is one.
+
+    ``beside`` is the id of the open attempt that was sent.
+    """
+    return next((row for row in open_attempts(attempts) if row.attempt_id != beside), None)
 
 
 def decide(call: CallRow, attempts: Sequence[AttemptRow], offer: Offer, now: datetime) -> Decision:
@@ -69,12 +79,15 @@ def decide(call: CallRow, attempts: Sequence[AttemptRow], offer: Offer, now: dat
         return Busy((call.lease_until - now).total_seconds())
     if offer.cancelled or offer.refused is not None:
         return End(offer.refused or CANCELLED)
-    lost = open_attempt(attempts) is not None
+    lost = bool(open_attempts(attempts))
     if lost and offer.unknown_policy == "fail":
         return End(INDETERMINATE)
     if lost and offer.if_lost is not None:
         return End(offer.if_lost)
-    if sum(row.error_code == WORKER_LOST for row in attempts) + lost >= CRASH_LOOP_EPOCHS:
+    if (
+        len({row.epoch for row in attempts if row.error_code == WORKER_LOST or row.state == "calling"})
+        >= CRASH_LOOP_EPOCHS
+    ):
         return End(CRASH_LOOP)
     if is_expired(offer, now):
         return End(EXPIRED)
@@ -113,6 +126,14 @@ def is_repeated(call: CallRow, attempts: Sequence[AttemptRow], lease: Lease, att
     """Whether this outcome ended the call before: its transaction was committed, but the reply to it was lost."""
     state = next(row.state for row in attempts if row.attempt_id == attempt_id)
     return call.epoch == lease.epoch and call.state in ("done", "failed", "unknown") and state == settled.state
+
+
+def closed(
+    attempts: Sequence[AttemptRow], outcomes: Mapping[str, Settled], now: datetime
+) -> tuple[tuple[AttemptRow, ...], tuple[AttemptRow, ...]]:
+    """All attempts, and of them those that were changed, once these outcomes are booked; ids without a row are none."""
+    rows = tuple(close(row, outcomes[row.attempt_id], now) if row.attempt_id in outcomes else row for row in attempts)
+    return rows, tuple(row for row in rows if row.attempt_id in outcomes)
 
 
 def close(row: AttemptRow, settled: Settled, now: datetime) -> AttemptRow:
@@ -170,6 +191,16 @@ def settle_late(row: AttemptRow, settled: Settled, now: datetime) -> AttemptRow:
         late_at=now,
         duplicate=settled.cost_usd > Decimal(0) or settled.state == "done",
     )
+
+
+def settled_late(
+    attempts: Sequence[AttemptRow], outcomes: Mapping[str, Settled], now: datetime
+) -> tuple[tuple[AttemptRow, ...], tuple[AttemptRow, ...]]:
+    """As ``closed``, where the outcomes came after a later owner had booked the attempts."""
+    rows = tuple(
+        settle_late(row, outcomes[row.attempt_id], now) if row.attempt_id in outcomes else row for row in attempts
+    )
+    return rows, tuple(row for row in rows if row.attempt_id in outcomes)
 
 
 def as_booked(row: AttemptRow) -> AttemptRow:
