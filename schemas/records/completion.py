@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from schemas.record import Record
 from schemas.records.asked import Meta, Text
-from schemas.records.done import Admission, Attempt, Cascade, FanOut, Grounding, Structured, Usage
+from schemas.records.done import Admission, Attempt, Cascade, Complexity, FanOut, Grounding, Hedge, Structured, Usage
 from schemas.records.request import Request
 
 
@@ -75,3 +75,7 @@ class Completion(Record):
     cascade: Cascade | None = None
     # The calls behind the answer of a route with a fan-out; null on any other route
     fan_out: FanOut | None = None
+    # The second call that was sent while the first was open; null where there was none
+    hedge: Hedge | None = None
+    # How hard the request was taken to be; null on a route without rules for that
+    complexity: Complexity | None = None

@@ -407,6 +407,51 @@ class FanOut(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hedge(Record):
+    """A second call that was sent while the first was open."""
+
+    AVRO_NAME: ClassVar[str] = "headrace.Hedge"
+
+    # Number of the attempt that was sent beside the first, from 0
+    attempt: int = 0
+    # Number of the attempt whose reply came first and is taken
+    won: int = 0
+    # How long the first was open without any output when the second was sent, in
+    # milliseconds
+    after_ms: float = 0
+    # Recent calls of the route from which that wait was taken; 0: there were too few, and
+    # it is the setting's
+    samples: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complexity(Record):
+    """How hard the request was taken to be, and why."""
+
+    AVRO_NAME: ClassVar[str] = "headrace.Complexity"
+
+    # simple, balanced or complex
+    name: str = ""
+    # Features that decided: reasoning_effort, prompt_tokens, question or spread
+    reasons: tuple[str, ...] = ()
+    # What the route's settings have for the class: route/NAME, tag/TAG or the names of
+    # deployments, several with commas; empty where the class stays at the route
+    target: str = ""
+    # Whether the request named a model, which wins over the class
+    requested: bool = False
+    # Estimated tokens of what was put before the model
+    prompt_tokens: int = 0
+    # Type of the question: lookup, open, reasoning, code or analysis
+    question: str = ""
+    # Effort that the request asked for
+    reasoning_effort: str | None = None
+    # Passages that were put before the model
+    passages: int = 0
+    # Best less worst score of the passages; null with fewer than two
+    spread: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Header(Record):
     """A Kafka header; a key may come several times."""
 
