@@ -97,10 +97,15 @@ class Attempting:
         self._failpoints.hit("after_reply")
         settled = done(reply, sending, task, at=self._clock.now())
         self._pool.leave(sending.seat, answered(reply, settled.usage))
+        judgement = task.judge(reply, attempts)
+        if task.checks is not None:
+            left_s = left_of(task, self._clock).s
+            stronger = await task.checks.escalation(reply, judgement, attempts, settled, left_s=left_s)
+            if stronger is not None:
+                return self._elsewhere(replace(outcome, settled=settled), *stronger, sending, task)
         elsewhere = self._held_back(reply, attempts, task, live)
         if elsewhere is not None:
-            return self._refused(replace(outcome, settled=settled), elsewhere, sending)
-        judgement = task.judge(reply, attempts)
+            return self._elsewhere(replace(outcome, settled=settled), elsewhere, CONTENT_REFUSED, sending, task)
         if isinstance(judgement, AskAgain | Refuse):
             return self._wrong(replace(outcome, settled=settled), judgement, attempts, sending, task)
         try:
@@ -126,14 +131,14 @@ class Attempting:
             return None
         return fallback(task.route, "content_refused", attempts)
 
-    def _refused(self, outcome: Outcome, go: Go, sending: Sending) -> tuple[Outcome, Again]:
-        """Book a reply that says nothing, which is paid, and ask elsewhere."""
+    def _elsewhere(
+        self, outcome: Outcome, go: Go, failure: CallFailure, sending: Sending, task: Task
+    ) -> tuple[Outcome, Again]:
+        """Book a reply that is not good enough, which is paid, and ask elsewhere, as at first."""
         assert outcome.settled is not None
-        settled = replace(
-            outcome.settled, state="failed", error_class=CONTENT_REFUSED.error_class, error_code=CONTENT_REFUSED.code
-        )
-        self._observer.on_retry(sending.deployment.name, CONTENT_REFUSED.code)
-        return replace(outcome, settled=settled), Again(go, sending.payload, CONTENT_REFUSED)
+        settled = replace(outcome.settled, state="failed", error_class=failure.error_class, error_code=failure.code)
+        self._observer.on_retry(sending.deployment.name, failure.code)
+        return replace(outcome, settled=settled), Again(go, task.payload, failure)
 
     def _wrong(
         self,
@@ -183,7 +188,7 @@ class Attempting:
         left = left_of(task, self._clock)
         if left.expired and error.retryable:
             return EXPIRED
-        return after_error(
+        verdict = after_error(
             error,
             attempts,
             task.route,
@@ -193,3 +198,4 @@ class Attempting:
                 left_s=left.s, ttl_left_s=left.ttl_s, may_retry=self._pool.may_retry, usable=self._pool.usable
             ),
         )
+        return verdict if task.checks is None else task.checks.after_error(error, verdict, attempts)

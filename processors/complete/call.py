@@ -125,7 +125,7 @@ class Caller:
             return None
         if isinstance(found, Seat):
             return found
-        if task.resort is None and not found.denied and found.wait_s < left_of(task, self._clock).ttl_s:
+        if not task.has_last_word and not found.denied and found.wait_s < left_of(task, self._clock).ttl_s:
             raise self._places.set_aside(found)
         await self._endings.resort(lease, attempts, again.otherwise, task)
         return None

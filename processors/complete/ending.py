@@ -31,8 +31,8 @@ class Endings:
         await self._unwritten.book(self.ended(replace(outcome, settled=settled), failure, attempts, task))
 
     async def resort(self, lease: Lease, attempts: tuple[AttemptRow, ...], failure: CallFailure, task: Task) -> None:
-        """End a call whose attempts are all booked, with the last resort where there is one."""
-        if task.resort is None or failure.code in _NO_RESORT:
+        """End a call whose attempts are all booked, with a kept reply or the last resort where there is one."""
+        if not task.has_last_word or failure.code in _NO_RESORT:
             await self._journal.end(lease, failure)
             return
         attempt = await self._journal.next_attempt(lease, attempts[-1].target)
@@ -41,9 +41,14 @@ class Endings:
         await self._unwritten.book(self.ended(outcome, failure, (*attempts, attempt), task))
 
     def ended(self, outcome: Outcome, failure: CallFailure, attempts: tuple[AttemptRow, ...], task: Task) -> Outcome:
-        """The outcome of a call's last attempt: answered by the last resort where there is one, else failed."""
-        if task.resort is None or failure.kind != "failed" or failure.code in _NO_RESORT:
+        """The outcome of a call's last attempt: answered by a kept reply or the last resort, else failed."""
+        if failure.kind != "failed" or failure.code in _NO_RESORT:
             return replace(outcome, failure=failure)
         assert outcome.settled is not None
+        standing = None if task.checks is None else task.checks.stands()
+        if standing is not None and task.stand is not None:
+            return replace(outcome, result=task.stand(standing, attempts, outcome.settled))
+        if task.resort is None:
+            return replace(outcome, failure=failure)
         self._pool.observer.on_last_resort(task.route.name)
         return replace(outcome, result=task.resort(attempts, outcome.settled, failure.code))

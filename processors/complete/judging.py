@@ -1,6 +1,6 @@
 """What becomes of a reply that is here and paid for: it answers the call, or another one is asked for, or none will do.
 
-The seam between the core of a call (``attempting.py``) and whoever can tell a good reply from a wrong one. A reply that is
+The seam between the core of a call (``attempting``) and whoever can tell a good reply from a wrong one. A reply that is
 not accepted is a paid attempt all the same: it is booked ``failed`` with the usage and cost that it really had, so that
 ledger and journal have it, and its text is dropped.
 

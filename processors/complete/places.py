@@ -47,7 +47,9 @@ class Places:
         then. Waits for ``patience_s`` of the route, or ``LONGEST_WAIT_S`` where there is nothing else to go to, for
         one that may not be used now. Raises ``RefusedError`` when the request is cancelled meanwhile.
         """
-        elsewhere = bool(route.fallbacks) or route.last_resort is not None
+        # A reply is kept while a stronger model is looked for, most times.
+        stronger = go.cause == "cascade" and bool(attempts)
+        elsewhere = bool(route.fallbacks) or route.last_resort is not None or stronger
         try:
             async with cancellation.scope(), asyncio.timeout(max(0.0, latest - time.monotonic())):
                 ask = self._ask(go, asked, first=not attempts)
@@ -55,7 +57,7 @@ class Places:
                 if isinstance(found, Seat):
                     return found
                 other = await self._elsewhere(route, found, asked, attempts)
-                if other is not None or route.last_resort is not None or not elsewhere:
+                if other is not None or route.last_resort is not None or stronger or not elsewhere:
                     return other or found
                 return await self.pool.take(ask, patience_s=LONGEST_WAIT_S - route.patience_s)
         except TimeoutError:

@@ -14,6 +14,7 @@ from processors.cache.caches import Asking, Caches
 from processors.clock import Clock
 from processors.complete.call import Caller
 from processors.complete.cancellation import Cancellation
+from processors.complete.cascade import beginning
 from processors.complete.deltas import DeltaSink
 from processors.complete.given import Given
 from processors.complete.live import Pace
@@ -29,6 +30,7 @@ from processors.complete.tasks import Tasks, key_of
 from processors.complete.unresolved import Settler
 from processors.complete.unwritten import Unwritten
 from processors.control import ControlView, cancelled_error
+from processors.evaluate.replies import ReplyScorer
 from processors.event import Incoming, Output
 from processors.failpoints import Failpoints, Unarmed
 from processors.journal import (
@@ -95,6 +97,7 @@ class Complete:
         guard: Guard | None = None,
         pool_observer: PoolObserver | None = None,
         reconciler: Reconciler | None = None,
+        scorer: ReplyScorer | None = None,
     ) -> None:
         """Raises ``ConfigurationError`` when T is shorter than a lease and a call."""
         deployments = {one.name: one for route in routes.values() for one in route.deployments}
@@ -102,7 +105,7 @@ class Complete:
             check_time(deployment, journal.lease_s, timeout_s, booking_s=_BOOKING_S)
         self._journal, self._routes, self._clock = journal, routes, clock
         self._timeout_s, self._control = timeout_s, control
-        self._tasks = Tasks(routes, codec, clock, can_stream=deltas is not None)
+        self._tasks = Tasks(routes, codec, clock, can_stream=deltas is not None, scorer=scorer)
         self._given = Given(self._tasks, codec)
         self._horizon, self._caches, self._guard = horizon, caches, guard or Guard.none(clock)
         self._observer = observer or NullObserver()
@@ -213,7 +216,8 @@ class Complete:
         served = None if asking is None else await asking.claim(latest)
         if served is not None:
             return None if isinstance(served, Granted) else served
-        async with self._seat(incoming, route, latest, cancellation) as seat:
+        rows = () if route.cascade is None else await self._journal.attempts_of(offer.key)
+        async with self._seat(incoming, route, beginning(route, rows), latest, cancellation) as seat:
             if isinstance(seat, Unavailable):
                 known = await self._without(seat, offer, route, asking)
                 if known is not None:
@@ -234,7 +238,9 @@ class Complete:
             if asking is not None:
                 asking.called()
             try:
-                await self._make(claim, self._tasks.task(incoming, claim, seat, ends, cancellation), seat, since=since)
+                affordable = purse.holds_stronger
+                task = self._tasks.task(incoming, claim, seat, ends, cancellation, affordable=affordable)
+                await self._make(claim, task, seat, since=since)
             except NotYetError:
                 if asking is not None:
                     await asking.put_off()
@@ -271,7 +277,7 @@ class Complete:
 
     @asynccontextmanager
     async def _seat(
-        self, incoming: Incoming[Enrichment], route: Route, latest: float, cancellation: Cancellation
+        self, incoming: Incoming[Enrichment], route: Route, go: Go, latest: float, cancellation: Cancellation
     ) -> AsyncIterator[Seat | Unavailable | None]:
         """A seat at one of the route's deployments; ``None`` without one when the request is cancelled before.
 
@@ -279,9 +285,7 @@ class Complete:
         fit any more.
         """
         try:
-            found = await self._places.find(
-                route, Go(group=route.own), incoming.record, cancellation=cancellation, latest=latest
-            )
+            found = await self._places.find(route, go, incoming.record, cancellation=cancellation, latest=latest)
         except RefusedError:
             yield None
             return

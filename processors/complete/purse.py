@@ -10,7 +10,7 @@ from typing import Protocol
 
 from processors.budgets.port import Budgets, FakeBudgets
 from processors.budgets.refusal import over_budget, who_pays
-from processors.budgets.rule import Budget, Crossed, Full, Over, Part, parts_of
+from processors.budgets.rule import Budget, Crossed, Full, Over, Part, Reserved, parts_of
 from processors.clock import Clock
 from processors.complete import STAGE, VERSION
 from processors.complete.routes import Route
@@ -94,6 +94,8 @@ class Purse:
         self._clock, self._hold_s, self._observer = clock, hold_s, observer
         self._since: float | None = None
         self.refusal: RefusedError | None = None
+        # Whether what is reserved holds the calls of a cascade's stronger models.
+        self.holds_stronger = True
 
     async def reserve(self, offer: Offer, enrichment: Enrichment, route: Route) -> Offer | Busy:
         """The offer, to be claimed with; ``Busy`` while open calls may spend what is left.
@@ -102,12 +104,14 @@ class Purse:
         where no budget counts the call or the call costs nothing. Raises ``NotYetError`` after waiting for
         ``PATIENCE_S``, and ``DependencyDownError``.
         """
-        self.refusal = None
-        worst_usd = worst_case(enrichment, route, at=self._clock.now()) if self._parts else Decimal(0)
-        if worst_usd <= 0:
+        self.refusal, self.holds_stronger = None, True
+        outcome = await self._held(enrichment, route)
+        if isinstance(outcome, Over) and route.cascade is not None:
+            # Enough for the first model, perhaps: its reply stands then, whatever it is.
+            self.holds_stronger = False
+            outcome = await self._held(enrichment, replace(route, cascade=None))
+        if outcome is None:
             return offer
-        amount = worst_usd.quantize(_SMALLEST, rounding=ROUND_UP)
-        outcome = await self._budgets.reserve(self._key.call_id, self._parts, amount, hold_s=self._hold_s)
         if isinstance(outcome, Full):
             return self._wait(outcome)
         if isinstance(outcome, Over):
@@ -116,6 +120,13 @@ class Purse:
             return replace(offer, refused=_failure(self.refusal))
         self._observer.on_reserved("", "held")
         return offer
+
+    async def _held(self, enrichment: Enrichment, route: Route) -> Reserved | None:
+        worst_usd = worst_case(enrichment, route, at=self._clock.now()) if self._parts else Decimal(0)
+        if worst_usd <= 0:
+            return None
+        amount = worst_usd.quantize(_SMALLEST, rounding=ROUND_UP)
+        return await self._budgets.reserve(self._key.call_id, self._parts, amount, hold_s=self._hold_s)
 
     async def settled(
         self,

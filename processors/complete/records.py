@@ -32,10 +32,16 @@ def completion_of(
     settled: Settled,
     *,
     input_hash: str,
+    by: AttemptRow | None = None,
 ) -> Completion:
-    """The completion; the last of ``attempts`` is the open one, which ``settled`` is about to close."""
+    """The completion; the last of ``attempts`` is the open one, which ``settled`` is about to close.
+
+    ``by``: the earlier attempt that brought the reply, where the last one did not.
+    """
     *earlier, last = attempts
-    assert settled.usage is not None
+    wrote = (last if by is None else by).target
+    brought = settled if by is None else by
+    assert brought.usage is not None
     booked = (*(attempt_of(row) for row in earlier), _attempt(last, settled))
     enrichment = incoming.record
     return Completion(
@@ -47,19 +53,19 @@ def completion_of(
         tool_calls_json=_text(reply.tool_calls_json),
         refusal=_text(reply.refusal),
         finish_reason=reply.finish_reason,
-        model=reply.model or last.target.model,
-        provider=last.target.provider,
-        deployment=last.target.deployment,
+        model=reply.model or wrote.model,
+        provider=wrote.provider,
+        deployment=wrote.deployment,
         response_id=reply.response_id,
         system_fingerprint=reply.fingerprint,
         logprobs_json=_text(reply.logprobs_json),
-        usage=settled.usage,
+        usage=brought.usage,
         cost_usd=sum((attempt.cost_usd or Decimal(0) for attempt in booked), Decimal(0)),
         estimated=any(attempt.estimated for attempt in booked),
         attempts=booked,
         input_hash=input_hash,
-        duration_ms=settled.duration_ms,
-        first_token_ms=settled.first_token_ms,
+        duration_ms=brought.duration_ms,
+        first_token_ms=brought.first_token_ms,
     )
 
 

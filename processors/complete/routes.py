@@ -9,6 +9,7 @@ from typing import Literal
 from genai_prices.types import Provider
 from pydantic import SecretStr
 
+from processors.complete.policies import CascadePolicy, FanOutPolicy
 from processors.journal.entry import UnknownPolicy
 from processors.prices.tariff import Price, Tariff
 
@@ -16,8 +17,8 @@ OnBreak = Literal["restart", "failed"]
 Strategy = Literal["weighted", "least_busy", "lowest_latency", "cheapest"]
 # OpenAI's chat completions, Azure's form of them, OpenAI's Responses API, Anthropic's messages.
 Api = Literal["openai", "azure", "responses", "anthropic"]
-# Why a request goes to a fallback.
-Cause = Literal["rate_limit", "outage", "context_too_long", "content_refused", "malformed_output"]
+# Why a request goes to a fallback, or on to a stronger model.
+Cause = Literal["rate_limit", "outage", "context_too_long", "content_refused", "malformed_output", "cascade"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,9 @@ class Route:
 
     ``repair_attempts``: how often a reply is asked for once more that is not the JSON that was wanted, beside
     ``max_attempts``. ``repair``: whether JSON that is almost right is mended before that.
+
+    With ``cascade`` a reply of its own deployments may be followed by one of a stronger model; with ``fan_out`` several
+    calls are made for each request. Either needs whole texts: such a route does not stream.
     """
 
     name: str
@@ -93,6 +97,8 @@ class Route:
     unknown_policy: UnknownPolicy = "repeat"
     stream: bool = True
     on_break: OnBreak = "restart"
+    cascade: CascadePolicy | None = None
+    fan_out: FanOutPolicy | None = None
 
     @property
     def own(self) -> Group:
@@ -103,9 +109,20 @@ class Route:
     def deployments(self) -> tuple[Deployment, ...]:
         """Every deployment that a request may come to, each once, its own first."""
         fallen = (one for groups in self.fallbacks.values() for group in groups for one in group.deployments)
-        return tuple({one.name: one for one in (*self.own.deployments, *fallen)}.values())
+        stronger = (one for group in self._stronger for one in group.deployments)
+        return tuple({one.name: one for one in (*self.own.deployments, *stronger, *fallen)}.values())
 
     @property
     def most_attempts(self) -> int:
-        """How many attempts a call may take, fallbacks included."""
-        return self.max_attempts + len({group for groups in self.fallbacks.values() for group in groups})
+        """How many attempts a call may take, fallbacks and stronger models included."""
+        fallen = {group for groups in self.fallbacks.values() for group in groups}
+        return self.max_attempts + len(fallen) + len(self._stronger)
+
+    @property
+    def live(self) -> bool:
+        """Whether its texts may be published while they are written."""
+        return self.stream and self.cascade is None and self.fan_out is None
+
+    @property
+    def _stronger(self) -> tuple[Group, ...]:
+        return () if self.cascade is None else self.cascade.groups

@@ -85,7 +85,15 @@ def narrowed(route: Route, model: str | None) -> Route:
         same = (tuple(one for one in group.deployments if one.model == model) for group in groups)
         kept = (replace(group, deployments=left) for group, left in zip(groups, list(same), strict=True) if left)
         fallbacks[cause] = tuple(kept)
-    return replace(route, deployment=own[0], others=own[1:], fallbacks=fallbacks)
+    cascade, fan_out = route.cascade, route.fan_out
+    if cascade is not None:
+        stronger = (tuple(one for one in group.deployments if one.model == model) for group in cascade.groups)
+        groups = tuple(replace(old, deployments=new) for old, new in zip(cascade.groups, stronger, strict=True) if new)
+        cascade = replace(cascade, groups=groups) if groups else None
+    if fan_out is not None and fan_out.members:
+        members = tuple(one for one in fan_out.members if one.model == model)
+        fan_out = replace(fan_out, members=members, needed=min(fan_out.needed, len(members))) if members else None
+    return replace(route, deployment=own[0], others=own[1:], fallbacks=fallbacks, cascade=cascade, fan_out=fan_out)
 
 
 def check_time(deployment: Deployment, lease_s: float, timeout_s: float, *, booking_s: float) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from processors.complete.cancellation import Cancellation
+from processors.complete.cascade import Checks, Standing
 from processors.complete.judging import Judge, accept_all
 from processors.complete.payload import Payload
 from processors.complete.retry import Go, Later
@@ -20,6 +21,8 @@ from schemas.records import Enrichment
 Encode = Callable[[ModelReply, tuple[AttemptRow, ...], Settled], bytes]
 # Encodes the event that answers without a model, after the error of this code.
 Resort = Callable[[tuple[AttemptRow, ...], Settled, str], bytes]
+# Encodes the event of a reply that was kept, given the attempts with the one at the end that ``settled`` closes.
+Stand = Callable[[Standing, tuple[AttemptRow, ...], Settled], bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +31,8 @@ class Task:
 
     ``stored`` is the event as the journal has it; ``streamed``: its text goes to ``deltas`` too. ``payload`` is what
     the first attempt sends at ``seat``; ``judge`` says what becomes of each reply. ``resort`` is the event that answers
-    without a model, where the route has one.
+    without a model, where the route has one. ``checks`` are those of a route with a cascade, and ``stand`` the event of
+    a reply that they kept.
     """
 
     route: Route
@@ -42,6 +46,13 @@ class Task:
     seat: Seat | None
     judge: Judge = field(default=accept_all)
     resort: Resort | None = None
+    checks: Checks | None = None
+    stand: Stand | None = None
+
+    @property
+    def has_last_word(self) -> bool:
+        """Whether there is an answer though no model gives one any more."""
+        return self.resort is not None or (self.checks is not None and self.checks.standing is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from processors.clock import Clock
 from processors.complete.cancellation import Cancellation
+from processors.complete.cascade import Checks, Standing
 from processors.complete.judging import accept_all
 from processors.complete.payload import build_payload, payload_hash
 from processors.complete.records import completion_of
@@ -16,6 +17,7 @@ from processors.complete.routes import Route
 from processors.complete.streaming import streams, wants_stream
 from processors.complete.target import narrowed, offer_of
 from processors.complete.task import Task
+from processors.evaluate.replies import ReplyScorer
 from processors.event import Incoming
 from processors.journal import AttemptRow, CallKey, Granted, Offer, Settled
 from processors.model.port import ModelReply
@@ -23,14 +25,26 @@ from processors.routing import Seat, Unavailable
 from processors.structured.judge import judge_of
 from schemas.codec import Codec
 from schemas.errors import PermanentProviderError
-from schemas.records import Enrichment
+from schemas.records import Completion, Enrichment
 
 
 class Tasks:
-    """Makes offers and tasks. ``can_stream``: whether there is anywhere to send live text."""
+    """Makes offers and tasks.
 
-    def __init__(self, routes: Mapping[str, Route], codec: Codec, clock: Clock, *, can_stream: bool) -> None:
+    ``can_stream``: whether there is anywhere to send live text. ``scorer`` is for routes that check groundedness.
+    """
+
+    def __init__(
+        self,
+        routes: Mapping[str, Route],
+        codec: Codec,
+        clock: Clock,
+        *,
+        can_stream: bool,
+        scorer: ReplyScorer | None = None,
+    ) -> None:
         self._routes, self._codec, self._clock, self._can_stream = routes, codec, clock, can_stream
+        self._scorer = scorer
 
     def offer(self, incoming: Incoming[Enrichment]) -> Offer:
         """The call that the event asks for. Raises ``PermanentProviderError``: no such route or model."""
@@ -47,23 +61,38 @@ class Tasks:
         seat: Seat | Unavailable,
         ends: float,
         cancellation: Cancellation,
+        *,
+        affordable: bool = True,
     ) -> Task:
-        """What to call with: the journal's input, whatever this delivery says."""
+        """What to call with: the journal's input, whatever this delivery says.
+
+        ``affordable``: whether the call's budgets hold a stronger model's call too.
+        """
         stored = self.as_stored(incoming, granted.input)
         route = self.route(stored.record)
         payload = build_payload(stored.record, seat.deployment if isinstance(seat, Seat) else route.deployment)
         input_hash = payload_hash(build_payload(stored.record, route.deployment), route.deployment)
         streamed = self.streams(stored.record, route)
-        judge = judge_of(stored.record.request, route, payload)
+        judge, checks = judge_of(stored.record.request, route, payload), None
+        if route.cascade is not None:
+            checks = Checks(route, route.cascade, stored, self._scorer, affordable=affordable)
 
         def encode(reply: ModelReply, attempts: tuple[AttemptRow, ...], settled: Settled) -> bytes:
-            completion = completion_of(stored, reply, attempts, settled, input_hash=input_hash)
+            return finished(completion_of(stored, reply, attempts, settled, input_hash=input_hash), attempts)
+
+        def stand(kept: Standing, attempts: tuple[AttemptRow, ...], settled: Settled) -> bytes:
+            completion = completion_of(stored, kept.reply, attempts, settled, input_hash=input_hash, by=kept.row)
+            return finished(completion, attempts)
+
+        def finished(completion: Completion, attempts: tuple[AttemptRow, ...]) -> bytes:
             checked = None if judge is None else judge.record(attempts)
-            return self._codec.encode(replace(completion, streamed=streamed, structured=checked))
+            weighed = None if checks is None else checks.record(attempts)
+            return self._codec.encode(replace(completion, streamed=streamed, structured=checked, cascade=weighed))
 
         def resort(attempts: tuple[AttemptRow, ...], settled: Settled, code: str) -> bytes:
             completion = resorted(stored, attempts, settled, route=route, code=code, input_hash=input_hash)
-            return self._codec.encode(replace(completion, streamed=streamed))
+            weighed = None if checks is None else checks.record(attempts, answered=False)
+            return self._codec.encode(replace(completion, streamed=streamed, cascade=weighed))
 
         return Task(
             route=route,
@@ -76,11 +105,13 @@ class Tasks:
             ends=ends,
             encode=encode,
             judge=judge or accept_all,
+            checks=checks,
+            stand=None if checks is None else stand,
         )
 
     def streams(self, enrichment: Enrichment, route: Route) -> bool:
         """Whether a call by this route is streamed."""
-        return self._can_stream and streams(enrichment.request, route_streams=route.stream)
+        return self._can_stream and streams(enrichment.request, route_streams=route.live)
 
     def streamed(self, enrichment: Enrichment) -> bool:
         """Whether a call that failed may have streamed; without its route, whether it was asked to."""

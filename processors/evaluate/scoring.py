@@ -36,10 +36,10 @@ async def score(material: Material, embedder: Embedder, policy: EvaluatePolicy) 
     if weigh:
         texts += [sentence.text for sentence in material.sentences]
         texts += [text for _, text in material.evidence]
-    relevant = _irrelevant(material, embedder.model) if policy.relevance else None
+    relevant = incomparable(material, embedder.model) if policy.relevance else None
     compare = policy.relevance and relevant is None
     if compare:
-        texts += [_start(material.question), _start(material.text)]
+        texts += [start(material.question), start(material.text)]
     vectors = await embedder.embed(texts) if texts else []
     if weigh:
         grounded = groundedness(
@@ -62,7 +62,7 @@ async def score(material: Material, embedder: Embedder, policy: EvaluatePolicy) 
     return Scores(tuple(found), sum(estimate_tokens(text) for text in texts))
 
 
-def _irrelevant(material: Material, model: str) -> Score | None:
+def incomparable(material: Material, model: str) -> Score | None:
     """The score that says why relevance can't be told, or ``None`` where it can."""
     if material.response_format != "text":
         return unscored(*RELEVANCE, "structured", "the answer is JSON, which is like no question", model=model)
@@ -73,5 +73,6 @@ def _irrelevant(material: Material, model: str) -> Score | None:
     return None
 
 
-def _start(text: str | None) -> str:
+def start(text: str | None) -> str:
+    """As much of a text as an embedding model reads."""
     return (text or "")[:_READ_CHARS]
