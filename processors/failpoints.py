@@ -24,7 +24,18 @@ NAMES = (
     "after_deferral",  # the event is set aside, its offset is not acknowledged
     "after_deferred_taken",  # an event that was set aside may go on, nothing was produced
     "after_deferred_produced",  # it is on its topic again, its row is still there
+    "after_spends_taken",  # costs of embeddings are about to be published, they are not yet
     "before_ack",  # all is done but the offset
+    "after_batch_item",  # a call is stored for a batch, its event is not set aside
+    "after_batch_begun",  # a batch has its items, none is claimed
+    "after_batch_claims",  # calls of a batch are claimed, their items don't know
+    "after_batch_upload",  # the file is uploaded, nobody noted that
+    "before_batch_create",  # it is noted that the batch may be made, the next thing is to make it
+    "after_batch_create",  # the batch is made, its id is not stored
+    "after_batch_replies",  # some replies of a batch are stored
+    "after_batch_results",  # all are, the batch is not over
+    "after_batch_withdrawal",  # a cancelled item is given up, its call is open
+    "after_batch_adoption",  # a call with a stored reply is this worker's, nothing is booked
 )
 
 

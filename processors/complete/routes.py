@@ -9,6 +9,7 @@ from typing import Literal
 from genai_prices.types import Provider
 from pydantic import SecretStr
 
+from processors.batchapi.policy import BatchPolicy
 from processors.complete.policies import CascadePolicy, FanOutPolicy
 from processors.journal.entry import UnknownPolicy
 from processors.prices.tariff import Price, Tariff
@@ -54,6 +55,8 @@ class Deployment:
     between_chunks_timeout_s: float = 20.0
     total_timeout_s: float = 90.0
     price: Tariff = field(default_factory=Price)
+    # Where it offers batches, and for which lanes its calls go by them.
+    batch: BatchPolicy | None = None
     # How its provider counts tokens; the library's, where it knows the provider.
     counting: Provider | None = field(default=None, compare=False, repr=False)
 
