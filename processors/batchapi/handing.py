@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -37,6 +39,26 @@ class Adopted:
     seat: Seat
     item: Item
     since: float
+    cancellation: Cancellation
+
+
+class Unhurried(Cancellation):
+    """A request's cancellation that waits until the reply which is here and paid was read."""
+
+    def __init__(self, whole: Cancellation, waits: Callable[[], bool]) -> None:
+        self._whole, self._waits = whole, waits
+
+    @property
+    def requested(self) -> bool:
+        return not self._waits() and self._whole.requested
+
+    @asynccontextmanager
+    async def scope(self) -> AsyncIterator[None]:
+        async with nullcontext() if self._waits() else self._whole.scope():
+            yield
+
+    async def sleep(self, seconds: float) -> None:
+        await self._whole.sleep(seconds)
 
 
 class Handing:
@@ -73,7 +95,7 @@ class Handing:
         Blocks for a few round trips at most. Raises ``NotYetError`` when it goes by batch and there is no reply yet: it
         is stored then, and the event may be set aside. Raises ``DependencyDownError``.
         """
-        if self._lane_deployment(route) is None and not self._batched(route):
+        if route.fan_out is not None or not any(one.batch is not None for one in route.deployments):
             return None
         item = await self._store.item(key.call_id)
         if item is None:
@@ -130,7 +152,15 @@ class Handing:
         member = pool.member(deployment.name)
         # Left already: it is nobody's place, and says nothing of how the deployment is now.
         seat = Seat(at_batch_price(deployment), member, member.keys.keys[0], False, 0, since, left=True)
-        return Adopted(granted=granted, seat=seat, item=item, since=since)
+        attempt_id = granted.attempt.attempt_id
+        self._failpoints.hit("after_batch_adoption")
+        return Adopted(
+            granted=granted,
+            seat=seat,
+            item=item,
+            since=since,
+            cancellation=Unhurried(cancellation, lambda: self.replies.answers(attempt_id)),
+        )
 
     async def _hand_over(
         self, incoming: Incoming[Enrichment], key: CallKey, route: Route, cancellation: Cancellation
@@ -159,10 +189,6 @@ class Handing:
         """The route's first own deployment that takes this lane's calls by batch."""
         own = route.own.deployments
         return next((one for one in own if one.batch is not None and self._lane in one.batch.lanes), None)
-
-    def _batched(self, route: Route) -> bool:
-        """Whether a call of the route may have gone by batch."""
-        return any(one.batch is not None for one in route.deployments)
 
     def _lives(self, incoming: Incoming[Enrichment], deployment: Deployment) -> bool:
         assert deployment.batch is not None

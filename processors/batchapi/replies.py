@@ -40,6 +40,10 @@ class BatchReplies:
         finally:
             self._stored.pop(item.attempt_id, None)
 
+    def answers(self, attempt_id: str) -> bool:
+        """Whether a reply for the attempt is still to be read."""
+        return attempt_id in self._stored
+
     async def chat(
         self,
         deployment: Deployment,

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from processors.age import too_old
+from processors.batchapi.handing import Handing
 from processors.cache.caches import Asking, Caches
 from processors.clock import Clock
 from processors.complete.call import Caller
@@ -35,6 +36,7 @@ from processors.event import Incoming, Output
 from processors.failpoints import Failpoints, Unarmed
 from processors.journal import (
     Busy,
+    CallKey,
     Done,
     Ended,
     Expired,
@@ -97,6 +99,7 @@ class Complete:
         guard: Guard | None = None,
         pool_observer: PoolObserver | None = None,
         reconciler: Reconciler | None = None,
+        batches: Handing | None = None,
         scorer: ReplyScorer | None = None,
     ) -> None:
         """Raises ``ConfigurationError`` when T is shorter than a lease and a call."""
@@ -108,7 +111,7 @@ class Complete:
         self._tasks = Tasks(routes, codec, clock, can_stream=deltas is not None, scorer=scorer)
         self._given = Given(self._tasks, codec)
         self._horizon, self._caches, self._guard = horizon, caches, guard or Guard.none(clock)
-        self._observer = observer or NullObserver()
+        self._observer, self._batches = observer or NullObserver(), batches
         self._random = random_ or random.Random()
         self._unwritten = Unwritten(journal)
         self.keeper = LeaseKeeper(journal, owner=owner, then=self._unwritten.book_all)
@@ -174,8 +177,9 @@ class Complete:
         purse = self._guard.of(incoming, key)
         wait_s = _SHORTEST_WAIT_S
         cancellation = Cancellation(self._control, key.tenant, key.request_id)
+        handed = await self._from_batch(incoming, key, ends, cancellation)
         while True:
-            claim = await self._claim(incoming, offer, ends, cancellation, asking, purse)
+            claim = handed or await self._claim(incoming, offer, ends, cancellation, asking, purse)
             if asking is not None:
                 await asking.settle(claim)
             if isinstance(claim, Done | Ended):
@@ -192,6 +196,27 @@ class Complete:
                 pause_s = self._random.uniform(0.5, 1.0) * min(wait_s, max(claim.remaining_s, wait_s / 2))
                 await cancellation.sleep(pause_s)
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+    async def _from_batch(
+        self, incoming: Incoming[Enrichment], key: CallKey, ends: float, cancellation: Cancellation
+    ) -> Done | Ended | None:
+        """What a call ended with whose reply came by batch; ``None`` where it is made now, or has ended before.
+
+        Raises ``NotYetError`` when it goes by batch and has to wait.
+        """
+        if self._batches is None:
+            return None
+        route = self._tasks.route(incoming.record)
+        adopted = await self._batches.take(incoming, key, route, cancellation, pool=self._pool, owner=self.keeper.owner)
+        if adopted is None:
+            return None
+        task = self._tasks.task(incoming, adopted.granted, adopted.seat, ends, adopted.cancellation)
+        with self._batches.replies.holding(adopted.item):
+            await self._make(adopted.granted, task, adopted.seat, since=adopted.since)
+        known = await self._journal.outcome_of(key)
+        if known is not None:
+            await self._batches.done(adopted.item)
+        return known
 
     async def _claim(
         self,
