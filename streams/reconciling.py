@@ -30,11 +30,13 @@ CLOCKS = timedelta(minutes=10)
 # A call that began before the stretch may end in it.
 LONGEST_CALL = timedelta(hours=1)
 QUERY_TIMEOUT_S = 300.0
+ROWS_AT_ONCE = 2_000
 
 # As long ago as a table or topic can hold anything: "for ever" in days.
 _ALWAYS_DAYS = 36_500.0
 
 Advance = Callable[[str, int], None]
+Wanted = Callable[[str], bool]
 _Tables = tuple[datetime, list[Row], list[Journaled], frozenset[tuple[str, str]]]
 
 
@@ -54,15 +56,18 @@ def gather(
     since: datetime,
     grace_s: float,
     advance: Advance = lambda _what, _count: None,
+    wanted: Wanted = lambda _request_id: True,
 ) -> Gathered:
     """Read everything of a lane since then; what is younger than ``grace_s`` is not judged.
 
+    With ``wanted``, only of requests whose id it takes: nothing is compared across requests, so a long stretch may be
+    read in parts.
     Blocks on Postgres and the broker. About 2 KB of memory an attempt. Raises ``DependencyDownError``, and
     ``ConfigurationError`` for a lane without topics or a database without tables.
     """
-    now, rows, attempts, finals = asyncio.run(_tables(settings, lane, since))
+    now, rows, attempts, finals = asyncio.run(_tables(settings, lane, since, wanted))
     advance("rows of the ledger", len(rows))
-    events, answers, unreadable = _topics(settings, codec, lane, since, advance)
+    events, answers, unreadable = _topics(settings, codec, lane, since, advance, wanted)
     retention = settings.retention.resolved()
     evidence = Evidence(
         since=since,
@@ -82,14 +87,14 @@ def _from(now: datetime, days: float) -> datetime:
     return now - timedelta(days=min(days, _ALWAYS_DAYS))
 
 
-async def _tables(settings: Settings, lane: str, since: datetime) -> _Tables:
+async def _tables(settings: Settings, lane: str, since: datetime, wanted: Wanted) -> _Tables:
     dsn = settings.postgres.dsn.get_secret_value()
     database = await Database.open(
         dsn, max_size=1, application_name="headrace-reconcile", statement_timeout_s=QUERY_TIMEOUT_S
     )
     try:
         now = await database.now()
-        return now, *await _rows(database, lane, since)
+        return now, *await _rows(database, lane, since, wanted)
     except psycopg.errors.UndefinedTable:
         raise ConfigurationError("the database lacks tables; run `headrace migrate`") from None
     finally:
@@ -97,18 +102,25 @@ async def _tables(settings: Settings, lane: str, since: datetime) -> _Tables:
 
 
 async def _rows(
-    database: Database, lane: str, since: datetime
+    database: Database, lane: str, since: datetime, wanted: Wanted
 ) -> tuple[list[Row], list[Journaled], frozenset[tuple[str, str]]]:
     parameters = {"lane": lane, "since": since, "begun": since - LONGEST_CALL}
     async with database.transaction(timeout_s=QUERY_TIMEOUT_S) as connection:
         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        async with connection.cursor(row_factory=dict_row) as cursor:
+        # Cursors of the server's: what is not wanted is never held.
+        async with connection.cursor("ledger", row_factory=dict_row) as cursor:
+            cursor.itersize = ROWS_AT_ONCE
             await cursor.execute(_LEDGER, parameters)
-            rows = [_row(found) for found in await cursor.fetchall()]
+            rows = [_row(found) async for found in cursor if wanted(found["request_id"])]
+        async with connection.cursor("journal", row_factory=dict_row) as cursor:
+            cursor.itersize = ROWS_AT_ONCE
             await cursor.execute(_JOURNAL, parameters)
-            attempts = [Journaled(**found) for found in await cursor.fetchall()]
-        finals = await (await connection.execute(_FINALS, parameters)).fetchall()
-    return rows, attempts, frozenset((tenant, request_id) for tenant, request_id in finals)
+            attempts = [Journaled(**found) async for found in cursor if wanted(found["request_id"])]
+        async with connection.cursor("finals") as plain:
+            plain.itersize = ROWS_AT_ONCE
+            await plain.execute(_FINALS, parameters)
+            finals = frozenset([(tenant, request_id) async for tenant, request_id in plain if wanted(request_id)])
+    return rows, attempts, finals
 
 
 def _row(found: dict[str, Any]) -> Row:
@@ -118,12 +130,12 @@ def _row(found: dict[str, Any]) -> Row:
 
 
 def _topics(
-    settings: Settings, codec: Codec, lane: str, since: datetime, advance: Advance
+    settings: Settings, codec: Codec, lane: str, since: datetime, advance: Advance, wanted: Wanted
 ) -> tuple[list[Event], list[Told], int]:
     events: list[Event] = []
     answers: list[Told] = []
     unreadable = 0
-    for entry in _entries(settings, lane, since):
+    for entry in _entries(settings, lane, since, wanted):
         try:
             record = decoded(codec, entry.value)
             if isinstance(record, Cost):
@@ -137,7 +149,10 @@ def _topics(
     return events, answers, unreadable
 
 
-def _entries(settings: Settings, lane: str, since: datetime) -> Iterator[Entry]:
+def _entries(settings: Settings, lane: str, since: datetime, wanted: Wanted) -> Iterator[Entry]:
+    def of_request(key: bytes | None) -> bool:
+        return wanted((key or b"").decode("utf-8", "replace"))
+
     with TopicReader(settings) as reader:
         for kind in ("costs", "answers"):
             places = reader.places([topic_name(settings.prefix, lane, kind)])
@@ -146,7 +161,7 @@ def _entries(settings: Settings, lane: str, since: datetime) -> Iterator[Entry]:
                 place: type(whole)(max(whole.start, starts[place]), whole.end)
                 for place, whole in reader.ends(places).items()
             }
-            yield from reader.read(stretches)
+            yield from reader.read(stretches, wanted=of_request)
 
 
 def _told(answer: Answer, appended_at: datetime) -> Told:

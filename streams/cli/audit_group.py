@@ -6,6 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from streams.cli.audit import audit
+from streams.cli.audit_verify import verify
 
 _SHOW = "show"
 
@@ -28,3 +29,4 @@ app = typer.Typer(
     help="Everything about one request: `headrace audit REQUEST_ID`; or prove what happened.",
 )
 app.command(_SHOW)(audit)
+app.command("verify")(verify)

@@ -1,0 +1,66 @@
+"""What is off in what was read: each question is one query over the store."""
+
+from __future__ import annotations
+
+from streams.auditing.seen import Seen
+
+
+def check(seen: Seen, *, bound_us: int, until_us: int, now_us: int, grace_us: int, causes: bool = True) -> None:
+    """Find what is off among requests accepted from ``bound_us`` to ``until_us``, and their events.
+
+    A request has to have its answer once its time to live and the grace are over. Without ``causes``, those are not
+    looked for: in a lane of a replay they are in another lane.
+    """
+    seen.index()
+    parameters = {"bound": bound_us, "until": until_us, "now": now_us, "grace": grace_us}
+    for kind, query in QUERIES.items():
+        if causes or kind not in ("cause_missing", "answer_without_request"):
+            seen.find(kind, query, parameters)
+
+
+# Each gives tenant, request, place and detail.
+QUERIES = {
+    "no_answer": """
+        SELECT tenant, request_id, min(place),
+            CASE WHEN EXISTS (SELECT 1 FROM letters WHERE letters.request_id = requests.request_id)
+                THEN 'there is a dead letter' ELSE '' END
+        FROM requests
+        WHERE accepted BETWEEN :bound AND :until AND accepted + ttl_ms * 1000 + :grace < :now
+            AND NOT EXISTS (SELECT 1 FROM answers
+                WHERE answers.request_id = requests.request_id AND answers.tenant = requests.tenant)
+        GROUP BY tenant, request_id
+    """,
+    "several_answers": """
+        SELECT tenant, request_id, min(place), count(DISTINCT event_id) || ' of revision ' || revision
+        FROM answers GROUP BY tenant, request_id, revision HAVING count(DISTINCT event_id) > 1
+    """,
+    "answer_without_request": """
+        SELECT tenant, request_id, place, '' FROM answers
+        WHERE accepted BETWEEN :bound AND :until AND NOT EXISTS (SELECT 1 FROM requests
+            WHERE requests.request_id = answers.request_id)
+    """,
+    "supersedes_unknown": """
+        SELECT tenant, request_id, place, 'revision ' || revision || ' for ' || supersedes FROM answers
+        WHERE revision > 0 AND accepted BETWEEN :bound AND :until
+            AND NOT EXISTS (SELECT 1 FROM answers AS other WHERE other.event_id = answers.supersedes)
+    """,
+    "final_differs": """
+        SELECT finals.tenant, finals.request_id, place, 'revision ' || finals.revision
+        FROM finals JOIN answers USING (tenant, request_id, revision)
+        WHERE finals.event_id <> answers.event_id
+    """,
+    "cause_missing": """
+        SELECT tenant, request_id, place, kind || ' says ' || cause FROM events
+        WHERE cause <> '' AND accepted BETWEEN :bound AND :until
+            AND NOT EXISTS (SELECT 1 FROM events AS other WHERE other.event_id = events.cause)
+            AND NOT EXISTS (SELECT 1 FROM requests WHERE requests.own_id = events.cause)
+    """,
+    "copies_differ": """
+        SELECT min(tenant), min(request_id), min(place), kind || ' ' || event_id FROM events
+        WHERE digest IS NOT NULL GROUP BY event_id, kind HAVING count(DISTINCT digest) > 1
+    """,
+    "undecodable_without_letter": """
+        SELECT '', '', place, '' FROM broken
+        WHERE at + :grace < :now AND NOT EXISTS (SELECT 1 FROM letters WHERE letters.place = broken.place)
+    """,
+}

@@ -1,0 +1,74 @@
+"""Whether an event has the id that follows from its cause. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from processors.answers import FINAL_ORDINAL
+from processors.complete.purse import ALERT_ORDINAL
+from processors.journal import CallKey
+from schemas.ids import derive_id, event_id
+from schemas.record import Record
+from schemas.records import Admitted, Alert, Answer, Chunk, Completion, Cost, Delta, Enrichment, Evaluation, Meta
+
+# Outputs of a stage have small ordinals; what ends a request has one far away from them.
+_ORDINALS = (0, FINAL_ORDINAL, *range(1, 8))
+_ALERTS = range(ALERT_ORDINAL, ALERT_ORDINAL + 64)
+# Calls of a request, and corrections of an attempt, that are tried for.
+_MOST = 64
+
+
+def id_holds(record: Record) -> bool:
+    """Whether the id can be derived from what the event says. True for what comes from outside: nothing is derived."""
+    meta: Meta | None = getattr(record, "meta", None)
+    if meta is None:
+        return True
+    match record:
+        case Admitted() | Enrichment() | Completion() | Answer() | Evaluation():
+            return any(_child(meta, ordinal) for ordinal in _ORDINALS)
+        case Alert() if meta.stage == "complete":
+            return any(_child(meta, ordinal) for ordinal in _ALERTS)
+        case Cost() if record.correction == "late":
+            return meta.event_id == derive_id(record.attempt_id, "late")
+        case Cost() if record.correction == "rerate":
+            return any(meta.event_id == derive_id(record.attempt_id, "rerate", number) for number in range(_MOST))
+        case Cost() if meta.stage == "complete" and record.purpose == "completion" and not record.correction:
+            attempts = _attempts(meta, record.ordinal)
+            return meta.event_id == record.attempt_id and any(record.attempt_id == one for one in attempts)
+        case Delta():
+            return any(
+                meta.event_id == derive_id(attempt, "delta", record.sequence)
+                for attempt in _attempts(meta, record.attempt)
+            )
+        case Chunk():
+            return meta.event_id == _chunk_id(record)
+        case _:
+            return True
+
+
+def _child(meta: Meta, ordinal: int) -> bool:
+    return meta.event_id == event_id(
+        tenant=meta.tenant,
+        lane=meta.lane,
+        run=meta.run,
+        stage=meta.stage,
+        causation_id=meta.causation_id,
+        ordinal=ordinal,
+    )
+
+
+def _attempts(meta: Meta, number: int) -> Iterator[str]:
+    """The ids that an attempt of the request's calls can have; a run may use the calls of the request itself."""
+    for ordinal in range(_MOST):
+        for run in dict.fromkeys((meta.run, "")):
+            key = CallKey(tenant=meta.tenant, lane=meta.lane, run=run, request_id=meta.request_id, ordinal=ordinal)
+            yield key.attempt_id(number)
+            yield derive_id(key.call_id, "cache")
+
+
+def _chunk_id(chunk: Chunk) -> str:
+    meta = chunk.meta
+    named: tuple[str, ...] = () if chunk.kind == "text" else (chunk.kind,)
+    if chunk.failure is not None:
+        named = (*named, chunk.failure.code)
+    return derive_id(meta.tenant, meta.lane, meta.run, meta.request_id, chunk.attempt, chunk.start_char, *named)

@@ -1,0 +1,128 @@
+"""``headrace audit verify``: whether everything that was recorded fits together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from schemas.errors import ConfigurationError
+from streams import security
+from streams.auditing.findings import KINDS
+from streams.auditing.scan import Advance, Counts
+from streams.auditing.seen import Seen
+from streams.auditing.verify import Plan, Scope, Verifier, open_seen, temporary
+from streams.cli.lines import clean
+from streams.cli.output import console, print_json, say
+from streams.moments import moment
+from streams.opened import iso
+from streams.settings import load_settings
+
+
+def verify(
+    since: Annotated[str, typer.Option(help="Requests accepted from then on (2026-05-01, UTC; or 7d ago).")] = "1d",
+    until: Annotated[str | None, typer.Option(help="And before this time; now if left out.")] = None,
+    lane: Annotated[str, typer.Option(help="Lane to verify.")] = "live",
+    grace_s: Annotated[float, typer.Option(min=0, help="What is younger may be on its way: not judged.")] = 60.0,
+    streams: Annotated[bool, typer.Option("--streams", help="Read deltas and chunks, too.")] = False,
+    costs: Annotated[bool, typer.Option(help="Compare the books, as `headrace costs reconcile` does.")] = True,
+    limit: Annotated[int, typer.Option(min=1, help="Show so many of each kind; --json shows all.")] = 20,
+    folder: Annotated[Path | None, typer.Option(help="The embedded stack's folder.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON object a finding, and a summary last.")] = False,
+) -> None:
+    """Read a stretch of a lane, and list whatever does not fit together. Exit code 1 when anything does not.
+
+    Every request has one final answer; every event's cause is there and its id follows from it; copies have the same
+    bytes; the books agree; the filter makes the same answers of the recorded completions. Spends nothing, and changes
+    nothing.
+    """
+    now = datetime.now(UTC)
+    start, end = moment(since, now=now), moment(until, now=now) if until else None
+    if start >= (end or now):
+        raise ConfigurationError(f"--since: {iso(start)} is not before {iso(end or now)}; nothing can lie between")
+    settings = load_settings(folder=folder)
+    codec = asyncio.run(security.codec(settings.registry))
+    scope = Scope(lane=lane, since=start, until=end, grace_s=grace_s, streams=streams, costs=costs)
+    with temporary() as place, open_seen(place) as seen:
+        with progress(shown=not json and console.is_terminal) as (advance, plan):
+            counts = Verifier(settings, codec, scope, advance=advance, plan=plan).run(seen)
+        found = dict(seen.counts())
+        if json:
+            for one in seen.findings():
+                print_json(asdict(one))
+            print_json(view(scope, counts, found))
+        else:
+            for line in lines(seen, found, limit):
+                typer.echo(line)
+    for note in notes(scope, counts):
+        say(note)
+    say(summary(counts, found))
+    if found:
+        raise typer.Exit(1)
+
+
+def view(scope: Scope, counts: Counts, found: dict[str, int]) -> dict[str, Any]:
+    """The summary as one JSON object."""
+    return {
+        "lane": scope.lane,
+        "since": iso(scope.since),
+        "until": iso(scope.until) if scope.until else None,
+        "kept_from": iso(counts.kept_from) if counts.kept_from else None,
+        "records": counts.records,
+        "requests": counts.requests,
+        "answers": counts.answers,
+        "filtered_again": counts.reruns,
+        "kinds": counts.kinds,
+        "fits": not found,
+        "findings": found,
+    }
+
+
+def lines(seen: Seen, found: dict[str, int], limit: int) -> Iterator[str]:
+    """What is off, by kind, for a person."""
+    for kind, count in found.items():
+        yield f"{kind} ({count:,}): {KINDS[kind]}"
+        for one in seen.findings(kind, limit):
+            yield clean("  " + " ".join(part for part in (one.tenant, one.request_id, one.place, one.detail) if part))
+        if count > limit:
+            yield f"  and {count - limit:,} more"
+
+
+def notes(scope: Scope, counts: Counts) -> Iterator[str]:
+    """What was not judged, and why."""
+    if counts.kept_from is not None and counts.kept_from > scope.since:
+        yield f"before {iso(counts.kept_from)} records have gone by retention: judged from there on"
+    if counts.gaps_outside:
+        yield f"{counts.gaps_outside:,} offsets that producers took hold no record: ends of transactions, or losses"
+    if scope.is_replay:
+        yield "the lane of a replay: causes, requests and books are in the lane that was replayed"
+
+
+def summary(counts: Counts, found: dict[str, int]) -> str:
+    """One line on what was verified."""
+    read = f"{counts.records:,} records, {counts.requests:,} requests, {counts.answers:,} answers"
+    verdict = f"{sum(found.values()):,} things are off" if found else "everything fits"
+    return f"{read}, {counts.reruns:,} filtered again: {verdict}"
+
+
+@contextmanager
+def progress(*, shown: bool) -> Iterator[tuple[Advance, Plan]]:
+    """A bar on stderr, with what is left."""
+    if not shown:
+        yield (lambda _what, _count: None), (lambda _total: None)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("records", total=None)
+
+        def plan(total: int) -> None:
+            bar.update(task, total=total)
+
+        yield (lambda _what, count: bar.advance(task, count)), plan

@@ -1,0 +1,75 @@
+"""``headrace audit verify`` on the real broker and Postgres: a lane in order, and faults planted in it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.record import Record
+from schemas.records import Answer, Text
+from streams.publish import Publisher
+from tests.support.commands import Commands
+from tests.support.recorded import answered
+from tests.support.stack import TestStack
+
+pytestmark = pytest.mark.stack
+KINDS = ("requests", "admitted", "enrichments.normal", "completions", "answers", "costs", "dead-letters", "control")
+SOON = ("--grace-s", "0", "--since", "1h")
+
+
+@pytest.fixture
+def commands(stack: TestStack, lane: str, tmp_path: Path) -> Commands:
+    return Commands(stack, lane, tmp_path, KINDS)
+
+
+def publish(commands: Commands, *flows: dict[str, Record]) -> None:
+    publisher = Publisher(commands.settings, commands.codec, lane=commands.lane)
+    for flow in flows:
+        for kind, record in flow.items():
+            publisher.publish(kind, record, record.meta.request_id)  # type: ignore[attr-defined]
+    assert publisher.flush() == []
+
+
+def verify(commands: Commands, *more: str, code: int = 0) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    ran = commands.run("audit", "verify", "--lane", commands.lane, *SOON, "--json", *more)
+    assert ran.code == code, ran.err + ran.out
+    *findings, summary = ran.objects
+    return findings, summary
+
+
+def flow(commands: Commands, name: str) -> dict[str, Record]:
+    return answered(commands.lane, name, datetime.now(UTC), ttl_ms=1)
+
+
+def test_a_lane_is_verified_and_each_planted_fault_is_listed(commands: Commands) -> None:
+    publish(commands, *(flow(commands, f"r-{number}") for number in range(3)))
+    found, summary = verify(commands, "--no-costs")
+    assert (found, summary["fits"], summary["requests"], summary["filtered_again"]) == ([], True, 3, 3)
+    # None of what was spent is in the ledger.
+    found, summary = verify(commands, code=1)
+    assert summary["findings"] == {"costs": 3} and "event_not_booked" in found[0]["detail"]
+    lost, changed, caused = (flow(commands, name) for name in ("lost", "changed", "caused"))
+    del lost["answers"], caused["admitted"]
+    given = changed["answers"]
+    assert isinstance(given, Answer)
+    changed["answers"] = replace(given, text=Text(inline="forged"))
+    publish(commands, lost, changed, caused)
+    found, summary = verify(commands, "--no-costs", code=1)
+    assert {(one["kind"], one["request_id"]) for one in found} == {
+        ("no_answer", "lost"),
+        ("filter_differs", "changed"),
+        ("cause_missing", "caused"),
+    }
+    ran = commands.run("audit", "verify", "--lane", commands.lane, *SOON, "--no-costs")
+    assert ran.code == 1 and "no_answer (1): a request has no final answer" in ran.out
+    assert "3 things are off" in ran.err
+
+
+def test_a_stretch_without_time_and_a_lane_without_topics_are_refused(commands: Commands) -> None:
+    ran = commands.run("audit", "verify", "--since", "1h", "--until", "2h", "--lane", commands.lane)
+    assert ran.code == 2 and "nothing can lie between" in ran.err
+    assert commands.run("audit", "verify", "--lane", "nowhere").code == 2

@@ -1,0 +1,263 @@
+"""Verifying finds each fault that is planted, and nothing where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from processors.journal import CallKey
+from schemas.codec import Codec
+from schemas.ids import derive_id
+from schemas.record import Record
+from schemas.records import Answer, Chunk, Completion, Cost, Delta, Failure, Meta, Text
+from streams.auditing.checks import check
+from streams.auditing.findings import KINDS, Finding
+from streams.auditing.ids import id_holds
+from streams.auditing.rerun import FilterAgain, differing, prints
+from streams.auditing.scan import Counts, Scan, micros
+from streams.auditing.seen import Seen
+from streams.auditing.verify import Scope
+from streams.cli.audit_verify import lines, notes, summary
+from streams.opened import Opener
+from streams.reading import Entry
+from tests.support.recorded import answered, child, filtered
+from tests.support.settings import bare_settings
+
+START = datetime(2026, 5, 1, tzinfo=UTC)
+NOW = START + timedelta(hours=1)
+CODEC = Codec.offline()
+# The order in which they are read.
+ORDER = ("requests", "answers", "admitted", "enrichments.normal", "costs", "dead-letters", "completions")
+
+
+class Log:
+    """A lane's topics in memory: kind to its entries, in order of offset."""
+
+    def __init__(self, requests: int = 3) -> None:
+        self.entries: dict[str, list[Entry]] = {kind: [] for kind in ORDER}
+        self.flows = [answered("live", f"r{number}", START) for number in range(requests)]
+        for flow in self.flows:
+            for kind, record in flow.items():
+                self.add(kind, record)
+
+    def add(self, kind: str, record: Record | bytes, *, skip: int = 0, headers: dict[str, str] | None = None) -> None:
+        held = self.entries[kind]
+        offset = (held[-1].offset + 1 if held else 0) + skip
+        value = record if isinstance(record, bytes) else CODEC.encode(record)
+        key = b"" if isinstance(record, bytes) else record.meta.request_id.encode()  # type: ignore[attr-defined]
+        pairs = tuple((name, text.encode()) for name, text in (headers or {}).items())
+        self.entries[kind].append(Entry(f"live.{kind}", 0, offset, START, key, value, pairs))
+
+    def drop(self, kind: str) -> None:
+        """Forget the first request's record, as if it had never been written."""
+        self.entries[kind] = [replace(one, offset=place) for place, one in enumerate(self.entries[kind][1:])]
+
+    def replaced(self, kind: str, record: Record) -> None:
+        first = self.entries[kind][0]
+        self.entries[kind][0] = replace(first, value=CODEC.encode(record))
+
+
+@pytest.fixture
+def seen(tmp_path: Path) -> Iterator[Seen]:
+    with Seen(tmp_path / "seen.sqlite") as store:
+        yield store
+
+
+def verified(log: Log, seen: Seen, *, now: datetime = NOW, finals: bool = True) -> tuple[list[Finding], Counts]:
+    opener = Opener(CODEC, prefix="", lane="live")
+    with FilterAgain(bare_settings(), "live") as again:
+        scan = Scan(seen, opener, again, prefix="", lane="live")
+        for kind in ORDER:
+            if kind == "completions":
+                scan.index_answers()
+            for entry in log.entries[kind]:
+                scan.take(entry)
+    check(
+        seen,
+        bound_us=micros(START) or 0,
+        until_us=micros(now) or 0,
+        now_us=micros(now) or 0,
+        grace_us=60_000_000,
+    )
+    return list(seen.findings()), scan.counts
+
+
+def first(log: Log, kind: str) -> Record:
+    return log.flows[0][kind]
+
+
+def answer(log: Log) -> Answer:
+    found = first(log, "answers")
+    assert isinstance(found, Answer)
+    return found
+
+
+def test_a_lane_in_order_has_nothing_to_say_and_was_filtered_again(seen: Seen) -> None:
+    log = Log()
+    found, counts = verified(log, seen)
+    assert found == []
+    assert (counts.requests, counts.answers, counts.reruns, counts.records) == (3, 3, 3, 18)
+    assert summary(counts, {}) == "18 records, 3 requests, 3 answers, 3 filtered again: everything fits"
+
+
+def test_a_request_without_answer_is_found_once_its_time_is_over(seen: Seen) -> None:
+    log = Log()
+    log.drop("answers")
+    found, _ = verified(log, seen)
+    assert [(one.kind, one.request_id, one.place) for one in found] == [("no_answer", "r0", "live.requests-0@0")]
+
+
+def test_a_request_that_may_still_be_answered_is_not_judged(seen: Seen) -> None:
+    log = Log()
+    log.drop("answers")
+    assert verified(log, seen, now=START + timedelta(seconds=90))[0] == []
+
+
+def test_two_answers_of_a_revision_are_found_and_two_copies_of_one_are_not(seen: Seen) -> None:
+    log = Log()
+    given = answer(log)
+    log.add("answers", given)
+    # As the runner ends a request: another ordinal, so another id.
+    other = replace(
+        given,
+        meta=child(replace(given.meta, event_id=given.meta.causation_id), "filter", 9_999),
+        status="failed",
+        text=None,
+        failure=Failure(code="cancelled", error_class="policy", message="over"),
+    )
+    log.add("answers", replace(other, meta=replace(other.meta, accepted_at=given.meta.accepted_at)))
+    found, _ = verified(log, seen)
+    assert [(one.kind, one.request_id, one.detail) for one in found] == [("several_answers", "r0", "2 of revision 0")]
+
+
+def test_copies_with_other_bytes_are_found(seen: Seen) -> None:
+    log = Log()
+    log.add("answers", replace(answer(log), user="another"))
+    assert {(one.kind, one.request_id) for one in verified(log, seen)[0]} == {("copies_differ", "r0")}
+
+
+def test_an_event_whose_cause_is_gone_is_found(seen: Seen) -> None:
+    log = Log()
+    log.drop("enrichments.normal")
+    found, _ = verified(log, seen)
+    # Completion and cost event.
+    assert [(one.kind, one.request_id) for one in found] == [("cause_missing", "r0")] * 2
+
+
+def test_an_answer_to_a_request_that_is_not_there_is_found_with_its_first_event(seen: Seen) -> None:
+    log = Log()
+    log.drop("requests")
+    assert {(one.kind, one.request_id) for one in verified(log, seen)[0]} == {
+        ("answer_without_request", "r0"),
+        ("cause_missing", "r0"),
+    }
+
+
+def test_an_event_with_an_id_of_its_own_is_found(seen: Seen) -> None:
+    log = Log()
+    completion = first(log, "completions")
+    assert isinstance(completion, Completion)
+    log.add("completions", replace(completion, meta=replace(completion.meta, event_id="forged")))
+    assert [(one.kind, one.place) for one in verified(log, seen)[0]] == [("id_wrong", "live.completions-0@3")]
+
+
+def test_an_answer_that_the_filter_does_not_make_is_found_with_the_fields(seen: Seen) -> None:
+    log = Log()
+    log.replaced("answers", replace(answer(log), text=Text(inline="something else"), verdicts=()))
+    found, _ = verified(log, seen)
+    assert [(one.kind, one.detail) for one in found] == [("filter_differs", "differs in text, verdicts")]
+
+
+def test_an_answer_that_something_else_decided_is_not_filtered_again(seen: Seen) -> None:
+    log = Log()
+    over = Failure(code="cancelled", error_class="policy", message="over")
+    log.replaced("answers", replace(answer(log), status="failed", text=None, failure=over))
+    found, counts = verified(log, seen)
+    assert (found, counts.reruns, counts.not_rerun) == ([], 2, 1)
+
+
+def test_missing_offsets_are_found_where_only_stages_write(seen: Seen) -> None:
+    log = Log()
+    given = answer(log)
+    log.add("answers", given, skip=2)
+    log.add("requests", first(log, "requests"), skip=1)
+    found, counts = verified(log, seen)
+    assert [(one.kind, one.place, one.detail) for one in found] == [
+        ("offset_gap", "live.answers-0@5", "2 missing from 3")
+    ]
+    assert counts.gaps_outside == 1
+    scope = Scope(lane="live", since=START, until=None, grace_s=60)
+    assert any("transactions" in note for note in notes(scope, counts))
+
+
+def test_what_can_not_be_read_needs_a_dead_letter(seen: Seen) -> None:
+    log = Log()
+    log.add("admitted", b"no avro")
+    log.add("admitted", b"no avro either")
+    where = {"topic": "live.admitted", "partition": "0", "offset": "3"}
+    log.add("dead-letters", b"no avro", headers={f"__connect.errors.{name}": text for name, text in where.items()})
+    found, _ = verified(log, seen)
+    assert [(one.kind, one.place) for one in found] == [("undecodable_without_letter", "live.admitted-0@4")]
+
+
+def test_a_revision_has_to_name_an_answer_that_was_given(seen: Seen) -> None:
+    log = Log()
+    given = answer(log)
+    meta = replace(child(replace(given.meta, event_id=given.meta.causation_id, run="run-1"), "filter"))
+    log.add("answers", replace(given, meta=meta, revision=1, supersedes=given.meta.event_id))
+    assert verified(log, seen)[0] == []
+    second = replace(child(replace(given.meta, event_id=given.meta.causation_id, run="run-2"), "filter"))
+    log.add("answers", replace(given, meta=second, revision=2, supersedes="never"))
+    with Seen(Path(seen.ask("SELECT file FROM pragma_database_list").__next__()[0] + "2")) as again:
+        found, _ = verified(log, again)
+    assert {one.kind for one in found} == {"supersedes_unknown"}
+
+
+def test_another_final_answer_in_the_database_is_found(seen: Seen) -> None:
+    seen.add("finals", ("acme", "r0", 0, "another"))
+    log = Log()
+    seen.add("finals", ("acme", "r1", 0, log.flows[1]["answers"].meta.event_id))  # type: ignore[attr-defined]
+    assert [(one.kind, one.request_id) for one in verified(log, seen)[0]] == [("final_differs", "r0")]
+
+
+def test_findings_are_shown_by_kind_with_what_they_mean(seen: Seen) -> None:
+    log = Log(requests=5)
+    for _ in range(3):
+        log.drop("answers")
+    verified(log, seen)
+    shown = list(lines(seen, dict(seen.counts()), limit=2))
+    assert shown[0] == f"no_answer (3): {KINDS['no_answer']}"
+    assert shown[-1] == "  and 1 more"
+
+
+def test_ids_of_costs_deltas_and_chunks_follow_from_what_they_say() -> None:
+    flow = answered("live", "r1", START)
+    cost = flow["costs"]
+    assert isinstance(cost, Cost) and id_holds(cost)
+    assert not id_holds(replace(cost, attempt_id="x"))
+    late = replace(cost, correction="late", meta=replace(cost.meta, event_id=derive_id(cost.attempt_id, "late")))
+    rerated = replace(late, correction="rerate", amount_usd=Decimal(0))
+    assert id_holds(late) and not id_holds(rerated)
+    # The third sample of a call that drew several.
+    sample = CallKey(tenant="acme", lane="live", run="", request_id="r1", ordinal=2).attempt_id(1)
+    assert id_holds(replace(cost, attempt_id=sample, ordinal=1, meta=replace(cost.meta, event_id=sample)))
+    meta = Meta(event_id=derive_id(cost.attempt_id, "delta", 4), request_id="r1", tenant="acme", lane="live")
+    assert id_holds(Delta(meta=meta, sequence=4)) and not id_holds(Delta(meta=meta, sequence=5))
+    chunk = replace(meta, event_id=derive_id("acme", "live", "", "r1", 0, 7))
+    assert id_holds(Chunk(meta=chunk, start_char=7)) and not id_holds(Chunk(meta=chunk, kind="end", start_char=7))
+
+
+def test_the_recorded_time_decides_what_was_late() -> None:
+    """The filter's verdict on the time to live depends on the clock: it runs with the time of the answer."""
+    completion = answered("live", "r1", START)["completions"]
+    assert isinstance(completion, Completion)
+    late = START + timedelta(days=2)
+    given = filtered(completion, late)
+    with FilterAgain(bare_settings(), "live") as again:
+        assert differing(again.prints(completion, micros(late) or 0), prints(given)) == []
+        assert differing(again.prints(completion, micros(START) or 0), prints(given)) == ["verdicts"]
