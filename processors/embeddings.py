@@ -8,8 +8,8 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import openai
@@ -19,10 +19,15 @@ from openai.types import CreateEmbeddingResponse
 from processors.model.cause import never_sent
 from schemas.errors import DependencyDownError, PermanentProviderError, ProviderError, TransientProviderError
 
+if TYPE_CHECKING:
+    from processors.spending.payer import Payer
+
 Vector = NDArray[np.float32]
 # Away, or asked to come again later: the endpoint is infrastructure here, so the event waits. Any other failure may be
 # the text's own doing, and is counted, lest one text hold up all behind it.
 _AWAY = frozenset({408, 425, 429, 502, 503, 504})
+# Of these, said by what stands before the model: it may have done the work.
+_UNSEEN = frozenset({408, 502, 504})
 _CONNECT_S = 5.0
 
 
@@ -35,14 +40,39 @@ class Embedder(Protocol):
     @property
     def dimension(self) -> int: ...
 
-    async def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """One vector a text, in order. Blocks on the endpoint.
+    async def embed(self, texts: Sequence[str], payers: Sequence[Payer | None] = ()) -> list[Vector]:
+        """One vector a text, in order. Blocks on the endpoint. ``payers``: who pays for each text, where that is asked.
 
         Raises ``DependencyDownError("embeddings")`` when it can not be connected to or says that it is away or busy,
         ``PermanentProviderError`` when it refuses, and ``TransientProviderError`` when it fails, does not reply within
         the deadline, breaks off, or replies what makes no sense.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a call brought: the vectors in the order of its texts, and the tokens that the endpoint counted, if any."""
+
+    vectors: list[Vector]
+    tokens: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a call brought nothing. ``unknown``: it was sent and may have been paid, and no whole reply was read.
+
+    ``maybe_paid``: a reply came, though none that can be used.
+    """
+
+    error: ProviderError | DependencyDownError
+    state: Literal["failed", "unknown"] = "failed"
+    maybe_paid: bool = False
+
+    @property
+    def code(self) -> str:
+        """The error's code, as cost events say it."""
+        return self.error.code if isinstance(self.error, ProviderError) else "provider_away"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,28 +113,36 @@ class OpenAIEmbedder:
     async def embed(self, texts: Sequence[str]) -> list[Vector]:
         vectors: list[Vector] = []
         for start in range(0, len(texts), self._policy.batch):
-            vectors += await self._batch(texts[start : start + self._policy.batch])
-        return vectors
+            reply = await self._batch(texts[start : start + self._policy.batch])
+            if isinstance(reply, Failure):
+                return replace(reply, maybe_paid=True) if start else reply
+            vectors += reply.vectors
+            tokens = None if tokens is None or reply.tokens is None else tokens + reply.tokens
+        return Reply(vectors, tokens)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
+        tokens: int | None = 0
 
-    async def _batch(self, texts: Sequence[str]) -> list[Vector]:
+    async def _batch(self, texts: Sequence[str]) -> Reply | Failure:
         try:
             async with asyncio.timeout(self._policy.deadline_s):
                 reply = await self._client.embeddings.create(
                     model=self._policy.model, input=list(texts), encoding_format="float"
                 )
-        except TimeoutError as error:
-            raise TransientProviderError(
-                "embedding_timeout", f"the embedding endpoint did not reply within {self._policy.deadline_s:g} s"
-            ) from error
+        except TimeoutError:
+            text = f"the embedding endpoint did not reply within {self._policy.deadline_s:g} s"
+            return Failure(error=TransientProviderError("embedding_timeout", text), state="unknown")
         except openai.APIError as error:
-            raise _translated(error) from None
+            return _failure(error)
         except ValueError:
-            raise TransientProviderError("embedding_reply", "the embedding endpoint's reply is not JSON") from None
-        return self._vectors(reply, len(texts))
+            text = "the embedding endpoint's reply is not JSON"
+            return Failure(error=TransientProviderError("embedding_reply", text), maybe_paid=True)
+        try:
+            return Reply(self._vectors(reply, len(texts)), _counted(reply))
+        except ProviderError as error:
+            return Failure(error=error, maybe_paid=True)
 
     def _vectors(self, reply: CreateEmbeddingResponse, expected: int) -> list[Vector]:
         try:
@@ -139,26 +177,31 @@ def _numbers(embedding: Any) -> Vector:
     return np.asarray(list(embedding), dtype=np.float32)
 
 
-def _translated(error: openai.APIError) -> ProviderError | DependencyDownError:
-    """Our error for the SDK's; none of the provider's text goes on."""
+def _counted(reply: CreateEmbeddingResponse) -> int | None:
+    """The tokens that the endpoint counted; some count none."""
+    tokens = getattr(reply.usage, "prompt_tokens", None) or getattr(reply.usage, "total_tokens", None)
+    return tokens if isinstance(tokens, int) and tokens > 0 else None
+
+
+def _failure(error: openai.APIError) -> Failure:
+    """Our failure for the SDK's error; none of the provider's text goes on."""
     if isinstance(error, openai.APIConnectionError):
         if never_sent(error):
-            return DependencyDownError("embeddings", "it could not be connected to")
-        return TransientProviderError("connection_lost", "the connection to the embedding endpoint broke after sending")
+            return Failure(error=DependencyDownError("embeddings", "it could not be connected to"))
+        text = "the connection to the embedding endpoint broke after sending"
+        return Failure(error=TransientProviderError("connection_lost", text), state="unknown")
     if not isinstance(error, openai.APIStatusError):
-        return TransientProviderError("embedding_reply", "the embedding endpoint's reply does not parse")
+        text = "the embedding endpoint's reply does not parse"
+        return Failure(error=TransientProviderError("embedding_reply", text), maybe_paid=True)
     status = error.status_code
     if status in _AWAY:
-        return DependencyDownError("embeddings", f"it replied with HTTP {status}")
+        away = DependencyDownError("embeddings", f"it replied with HTTP {status}")
+        return Failure(error=away, state="unknown" if status in _UNSEEN else "failed")
     if status >= 500 or status == 409:
-        return TransientProviderError(
-            f"http_{status}", f"the embedding endpoint failed with HTTP {status}", http_status=status
-        )
-    return PermanentProviderError(
-        f"http_{status}",
-        f"the embedding endpoint refused with HTTP {status}; check its address, key and model",
-        http_status=status,
-    )
+        text = f"the embedding endpoint failed with HTTP {status}"
+        return Failure(error=TransientProviderError(f"http_{status}", text, http_status=status))
+    text = f"the embedding endpoint refused with HTTP {status}; check its address, key and model"
+    return Failure(error=PermanentProviderError(f"http_{status}", text, http_status=status))
 
 
 class CachedEmbedder:
@@ -176,11 +219,13 @@ class CachedEmbedder:
     def dimension(self) -> int:
         return self._embedder.dimension
 
-    async def embed(self, texts: Sequence[str]) -> list[Vector]:
+    async def embed(self, texts: Sequence[str], payers: Sequence[Payer | None] = ()) -> list[Vector]:
         found = {text: self._known[text] for text in texts if text in self._known}
         missing = [text for text in dict.fromkeys(texts) if text not in found]
         if missing:
-            found |= zip(missing, await self._embedder.embed(missing), strict=True)
+            paying = dict(zip(reversed(texts), reversed(payers), strict=True)) if payers else {}
+            theirs = [paying[text] for text in missing] if payers else ()
+            found |= zip(missing, await self._embedder.embed(missing, theirs), strict=True)
         for text in texts:
             self._known[text] = found[text]
             self._known.move_to_end(text)
@@ -198,10 +243,11 @@ class HashingEmbedder:
         # Raised by the next call, once.
         self.failure: Exception | None = None
 
-    async def embed(self, texts: Sequence[str]) -> list[Vector]:
+    async def embed(self, texts: Sequence[str], payers: Sequence[Payer | None] = ()) -> list[Vector]:
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure
+        self.payers: list[Payer | None] = []
         self.embedded += texts
         return [self._vector(text) for text in texts]
 
@@ -210,6 +256,7 @@ class HashingEmbedder:
         total = np.sum([self._word(word) for word in words], axis=0)
         return np.asarray(total / np.linalg.norm(total), dtype=np.float32)
 
+        self.payers += payers
     def _word(self, word: str) -> NDArray[np.float64]:
         seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
         return np.random.default_rng(seed).standard_normal(self.dimension)

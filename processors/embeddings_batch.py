@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from processors.embeddings import Embedder, Vector
 from schemas.errors import ProviderError
+
+if TYPE_CHECKING:
+    from processors.spending.payer import Payer
 
 # Told of every call: how many texts it embedded, and for how many askers.
 OnBatch = Callable[[int, int], None]
@@ -20,6 +24,7 @@ class _Asked:
     text: str
     asker: int
     vector: asyncio.Future[Vector]
+    payer: Payer | None
 
 
 @dataclass(slots=True)
@@ -56,12 +61,15 @@ class BatchingEmbedder:
     def dimension(self) -> int:
         return self._embedder.dimension
 
-    async def embed(self, texts: Sequence[str]) -> list[Vector]:
+    async def embed(self, texts: Sequence[str], payers: Sequence[Payer | None] = ()) -> list[Vector]:
         if not texts:
             return []
         self._askers += 1
         loop = asyncio.get_running_loop()
-        asked = [_Asked(text, self._askers, loop.create_future()) for text in texts]
+        paying = payers or [None] * len(texts)
+        asked = [
+            _Asked(text, self._askers, loop.create_future(), payer) for text, payer in zip(texts, paying, strict=True)
+        ]
         self._add(asked)
         try:
             return list(await asyncio.gather(*(one.vector for one in asked)))
@@ -101,10 +109,13 @@ class BatchingEmbedder:
 
     async def _embed(self, asked: Sequence[_Asked]) -> None:
         """One call, and one for each asker where it fails for several."""
+        # The first who asked for a text pays for it.
+        paying = {one.text: one.payer for one in reversed(asked)}
         texts, askers = list(dict.fromkeys(one.text for one in asked)), {one.asker for one in asked}
         self._observe(len(texts), len(askers))
         try:
-            vectors = dict(zip(texts, await self._embedder.embed(texts), strict=True))
+            found = await self._embedder.embed(texts, [paying[text] for text in texts])
+            vectors = dict(zip(texts, found, strict=True))
         except ProviderError as error:
             if len(askers) == 1:
                 _fail(asked, error)

@@ -28,6 +28,7 @@ DIMENSIONS: dict[str, LiteralString] = {
     "provider": "provider",
     "account": "account",
     "purpose": "purpose",
+    "stage": "stage",
     "prompt": "prompt_version",
     "arm": "arm",
     "lane": "lane",

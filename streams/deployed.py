@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import cast
 
 import structlog
@@ -12,7 +13,9 @@ from pydantic import SecretStr
 from processors.complete.routes import Cause, Deployment, Group, Route, Strategy
 from processors.prices import UNPRICED, Price, PriceBook, PriceTable
 from processors.prices.library import Library
+from processors.spending.metered import Terms
 from schemas.errors import ConfigurationError
+from streams.embedding_settings import EmbeddingSettings
 from streams.metrics import Metrics
 from streams.route_settings import DeploymentSettings, PriceSettings, fallback_groups
 from streams.settings import Settings
@@ -21,12 +24,40 @@ log = structlog.get_logger(__name__)
 
 
 def routes(settings: Settings) -> dict[str, Route]:
+def embedding_terms(settings: Settings) -> Terms | None:
+    """What the embedding endpoint is paid; ``None`` where its calls cost nothing, and none of them is booked.
+
+    Its own price wins, then the operator's table and the price library where its provider is named.
+    """
+    ours = settings.embeddings
+    own = Price(prompt=ours.price, name="embeddings.price") if ours.price else None
+    if own is None and (ours.price is not None or not ours.provider):
+        return None
+    tariff = own or _book(settings, Library()).tariff(ours.provider, ours.model)
+    if not tariff.most(1_000_000, 0, datetime.now(UTC)):
+        return None
+    return Terms(tariff=tariff, provider=ours.provider, deadline_s=ours.timeout_s)
+
+
+def say_embedding_price(terms: Terms | None, settings: EmbeddingSettings) -> None:
+    """Log the price that embeddings are booked at, and warn where a provider is named and its price is not known."""
+    told = {"provider": settings.provider, "model": settings.model}
+    if terms is not None:
+        log.info("price of embeddings", **told, price_source=terms.tariff.source)
+    elif settings.provider and settings.price is None:
+        log.warning("embeddings have no price: they are not booked", **told, remedy="set embeddings.price")
+
+
+def _book(settings: Settings, library: Library) -> PriceBook:
+    return PriceBook(PriceTable({name: _price(price) for name, price in settings.prices.items()}), library=library)
+
+
     """The routes of the settings, with their deployments and prices.
 
     Raises ``ConfigurationError`` for a key that is not set.
     """
     library = Library()
-    book = PriceBook(PriceTable({name: _price(price) for name, price in settings.prices.items()}), library=library)
+    book = _book(settings, library)
     deployments = {
         name: _deployment(settings, name, deployment, book, library)
         for name, deployment in settings.deployments.items()

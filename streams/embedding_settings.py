@@ -15,8 +15,9 @@ class EmbeddingSettings(Section):
     base_url: str
     model: str
     dimension: int = Field(default=384, ge=1)
-    # US dollars per million tokens. Only the evaluate stage books it: retrieval's and indexing's calls are not booked.
-    price: Decimal = Field(default=Decimal(0), ge=0)
+    # US dollars per million tokens. Left out: what the price table or the price library has for the provider's model,
+    # where a provider is named. Calls that cost nothing are not booked.
+    price: Decimal | None = Field(default=None, ge=0)
     provider: str = ""
     api_key: SecretStr | None = None
     # For one call.

@@ -40,7 +40,7 @@ from processors.journal.postgres import PostgresJournal
 from processors.model import ModelClients
 from processors.passages_pg import PgPassages
 from processors.postgres import Database
-from processors.prices import UNPRICED, Price
+from processors.prices import UNPRICED
 from processors.prompts import PgPrompts
 from processors.release.calls import JournalCalls
 from processors.release.policy import ReleasePolicy
@@ -48,11 +48,13 @@ from processors.release.stage import Release
 from processors.ruling import Ruling
 from schemas.codec import Codec
 from schemas.records import Usage
+from processors.spending.metered import Metered
+from processors.spending.postgres import PostgresSpends
 from streams.budget_settings import budgets_of
 from streams.budgeting import Budgeting
 from streams.caching import build_caches
 from streams.deltas import ProducerDeltas
-from streams.deployed import PoolMetrics, routes, say_prices
+from streams.deployed import PoolMetrics, embedding_terms, routes, say_embedding_price, say_prices
 from streams.metrics import Metrics
 from streams.producer import Producer
 from streams.settings import Settings
@@ -207,7 +209,6 @@ class Ports:
             # Answers share passages: what was embedded for one is there for the next.
             CachedEmbedder(self._embeddings(), size=EVALUATE_VECTORS),
             codec=self._codec,
-            clock=self._clock,
             lane=self._lane,
             policy=evaluate_policy(self._settings),
             observer=EvaluateMetrics(self._metrics, self._lane),
@@ -249,7 +250,7 @@ class Ports:
             wait_s = settings.batch_wait_ms / 1000
             sizes = self._metrics.embedding_batch
             self._embedder = BatchingEmbedder(
-                endpoint, most=settings.batch, wait_s=wait_s, observe=lambda texts, _: sizes.observe(texts)
+                paid or endpoint, most=settings.batch, wait_s=wait_s, observe=lambda texts, _: sizes.observe(texts)
             )
             self._stack.push_async_callback(self._embedder.close)
         return self._embedder
@@ -259,6 +260,12 @@ class Ports:
         return IndexPolicy().index_version(embeddings.model, embeddings.dimension)
 
     def _enrich_policies(self) -> Mapping[str, EnrichPolicy]:
+            terms = embedding_terms(self._settings)
+            say_embedding_price(terms, settings)
+            paid = None
+            if terms is not None:
+                spends = PostgresSpends(self._database)
+                paid = Metered(endpoint, spends, terms, codec=self._codec, clock=self._clock)
         settings, policies = self._settings, {}
         for name, route in settings.routes.items():
             # What fits any of them fits the one that is chosen.
@@ -304,18 +311,15 @@ class EvaluateMetrics:
 
 def evaluate_policy(settings: Settings) -> EvaluatePolicy:
     """What is sampled and how it is scored, from the settings."""
-    ours, embeddings = settings.evaluate, settings.embeddings
+    ours = settings.evaluate
     sampling = SamplingPolicy(
         rate=ours.rate,
         salt=ours.salt,
         tenants={name: rule.rate for name, rule in ours.tenants.items()},
         routes={name: rule.rate for name, rule in ours.routes.items()},
     )
-    price = Price(prompt=embeddings.price, name="embeddings.price")
     return EvaluatePolicy(
         sampling=sampling,
-        tariff=price if embeddings.price else None,
-        provider=embeddings.provider,
         **ours.model_dump(exclude={"rate", "salt", "tenants", "routes"}),
     )
 

@@ -73,6 +73,15 @@ TABLES = (
     ),
     # Two summers of books. A cost event must find the row that it was booked in.
     Table("ledger", "incurred_at", 400, outlives=("costs",), why="the books: one row an attempt"),
+    # What a stage embedded must be found when its input is delivered again.
+    Table(
+        "spends",
+        "opened_at",
+        45,
+        where="told_at IS NOT NULL",
+        outlives=("answers", "documents", *REQUEST_PATH),
+        why="what embedding cost, until it is in the books, and the vectors that were bought",
+    ),
     Table("evaluations", "expected_at", 120, outlives=("answers",), why="scores, and what was to be scored"),
     Table("feedback", "received_at", 400, outlives=("feedback",), why="what users thought of answers"),
     Table(

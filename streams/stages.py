@@ -115,7 +115,8 @@ _DECLARED = (
     Stage(
         name="enrich",
         inputs=(Input("admitted", Admitted),),
-        outputs=(Enrichment, Answer),
+        # Costs of embeddings are published from their book.
+        outputs=(Enrichment, Answer, Cost),
         concurrency=16,
         timeout_s=60.0,
         effect=Effect.READS,
@@ -188,7 +189,7 @@ _DECLARED = (
     Stage(
         name="index",
         inputs=(Input("documents", Document, tombstones=True),),
-        outputs=(),
+        outputs=(Cost,),
         concurrency=2,
         timeout_s=120.0,
         effect=Effect.READS,

@@ -18,12 +18,14 @@ from processors.cache.policy import CachePolicy
 from processors.cache.port import CacheStore, Failed, Found, Free, Own, Taken, Waiting, Wish
 from processors.cache.serving import EXACT, SEMANTIC, cacheable, cached_completion
 from processors.clock import Clock
+from processors.complete import STAGE, VERSION
 from processors.complete.routes import Deployment
 from processors.embeddings import Embedder
 from processors.event import Incoming
 from processors.failpoints import Failpoints, Unarmed
 from processors.journal.entry import AttemptRow, Busy, Claim, Done, Ended, Offer
 from processors.journal.port import Journal
+from processors.spending.payer import Payer, payer_of
 from schemas.codec import Codec
 from schemas.errors import DependencyDownError, ProviderError, UndecodableError, UnknownSchemaError, WrongRecordError
 from schemas.records import Completion, Enrichment
@@ -198,7 +200,7 @@ class Asking:
         if not self._policy.semantic or embedder is None or scope is None:
             return None
         try:
-            [vector] = await embedder.embed([self._key.question])
+            [vector] = await embedder.embed([self._key.question], (self._payer(),))
         except (DependencyDownError, ProviderError):
             self._tell("semantic", "down")
             return None
@@ -252,6 +254,13 @@ class Asking:
     async def _leave(self) -> None:
         await self._caches.store.leave(self._wish())
         self._taken_at = None
+
+    def _payer(self) -> Payer:
+        record = self._incoming.record
+        prompt = record.grounding.prompt_version
+        return payer_of(
+            self._incoming.meta, record.request, record.admission, stage=STAGE, version=VERSION, prompt_version=prompt
+        )
 
     def _wish(self) -> Wish:
         incoming, policy = self._incoming, self._policy

@@ -15,6 +15,7 @@ from processors.enrich.window import Conversation, Fitted, KeptPassage, Window, 
 from processors.event import Incoming, Output
 from processors.passages import Hit, PassageStore, Search
 from processors.prompts import PromptStore, StoredPrompt
+from processors.spending.payer import Payer, payer_of
 from processors.text import inline, message_text
 from schemas.errors import RefusedError
 from schemas.records import Admitted, ContentPart, Enrichment, Grounding, Message, Passage, Request, Text
@@ -65,7 +66,10 @@ class Enrich:
         prompt = await self._prompt(request, policy)
         # A picture alone asks nothing that could be searched for.
         k = _passages_wanted(request, policy) if conversation.question.strip() else 0
-        hits = await self._retrieve(incoming.meta.tenant, request, conversation.question, policy, k)
+        payer = payer_of(
+            incoming.meta, request, admission, stage=STAGE, version=VERSION, prompt_version=prompt.reference
+        )
+        hits = await self._retrieve(payer, request, conversation.question, policy, k)
         fitted = self._fit(request, conversation, prompt, hits, policy, k)
         enrichment = Enrichment(
             meta=incoming.child(STAGE, VERSION),
@@ -89,14 +93,14 @@ class Enrich:
             raise _unknown_prompt(name if version is None else f"{name}@{chosen}", field)
         return stored
 
-    async def _retrieve(self, tenant: str, request: Request, question: str, policy: EnrichPolicy, k: int) -> list[Hit]:
+    async def _retrieve(self, payer: Payer, request: Request, question: str, policy: EnrichPolicy, k: int) -> list[Hit]:
         if not k:
             return []
         retrieval = request.retrieval
-        [vector] = await self._embedder.embed([question[: policy.query_chars]])
+        [vector] = await self._embedder.embed([question[: policy.query_chars]], (payer,))
         return await self._passages.search(
             Search(
-                tenant=tenant,
+                tenant=payer.meta.tenant,
                 namespaces=tuple(retrieval.namespaces) or policy.namespaces,
                 vector=vector,
                 embedding_model=self._embedder.model,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from processors.evaluate.sampling import SamplingPolicy
-from processors.prices import Tariff
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,5 +21,3 @@ class EvaluatePolicy:
     minimum_cosine: float = 0.6
     least_words: int = 3
     most_words: int = 400
-    tariff: Tariff | None = None
-    provider: str = ""

@@ -7,21 +7,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from processors.clock import Clock
 from processors.embeddings import Embedder
 from processors.evaluate.feedback import check_feedback, digest_of, rating_score
 from processors.evaluate.material import material
 from processors.evaluate.policy import EvaluatePolicy
 from processors.evaluate.sampling import Choice
-from processors.evaluate.scoring import Scores, score
+from processors.evaluate.scoring import score
 from processors.evaluate.store import EvaluationStore, Received, Stored, Subject
 from processors.event import Incoming, Output, Recorded
-from processors.prices.version import version_of
+from processors.spending.payer import Payer
 from schemas.codec import Codec
 from schemas.errors import UnknownSchemaError
 from schemas.ids import event_id
 from schemas.record import RecordT
-from schemas.records import Answer, Cost, Evaluation, Feedback, Meta, Score, Usage
+from schemas.records import Answer, Cost, Evaluation, Feedback, Meta, Score
 
 STAGE = "evaluate"
 VERSION = "1"
@@ -59,12 +58,11 @@ class Evaluate:
         embedder: Embedder,
         *,
         codec: Codec,
-        clock: Clock,
         lane: str,
         policy: EvaluatePolicy | None = None,
         observer: EvaluateObserver | None = None,
     ) -> None:
-        self._store, self._embedder, self._codec, self._clock = store, embedder, codec, clock
+        self._store, self._embedder, self._codec = store, embedder, codec
         self._lane, self._policy = lane, policy or EvaluatePolicy()
         self._observer = observer or Unobserved()
 
@@ -104,53 +102,17 @@ class Evaluate:
 
     async def _score(self, incoming: Incoming[Answer], subject: Subject, choice: Choice) -> Stored:
         answer, started = incoming.record, time.perf_counter()
-        scores = await score(material(answer), self._embedder, self._policy)
+        scores = await score(material(answer), self._embedder, self._policy, _payer(incoming))
         evaluation = replace(
-            _evaluation(incoming.child(STAGE, VERSION), answer, scores.scores),
+            _evaluation(incoming.child(STAGE, VERSION), answer, scores),
             sampling_probability=choice.probability,
             sampled_by=choice.rule,
             duration_ms=round((time.perf_counter() - started) * 1000, 3),
         )
-        cost = self._cost(incoming, scores)
-        stored = await self._store.finish(
-            subject,
-            scores=scores.scores,
-            value=self._codec.encode(evaluation),
-            cost=None if cost is None else self._codec.encode(cost),
-        )
+        stored = await self._store.finish(subject, scores=scores, value=self._codec.encode(evaluation))
         if stored.fresh:
-            self._observer.on_done(_outcome(scores.scores))
+            self._observer.on_done(_outcome(scores))
         return stored
-
-    def _cost(self, incoming: Incoming[Answer], scores: Scores) -> Cost | None:
-        """What embedding cost, by our own count of tokens: endpoints do not tell it for each text."""
-        policy, answer, now = self._policy, incoming.record, self._clock.now()
-        if not scores.tokens or policy.tariff is None:
-            return None
-        meta = incoming.child(STAGE, VERSION, ordinal=1)
-        usage = Usage(prompt_tokens=scores.tokens, estimated=True)
-        return Cost(
-            meta=meta,
-            attempt_id=meta.event_id,
-            purpose="embedding",
-            route=answer.route,
-            provider=policy.provider,
-            model=self._embedder.model,
-            state="done",
-            usage=usage,
-            amount_usd=policy.tariff.amount(usage, now),
-            estimated=True,
-            price_source=policy.tariff.source,
-            price_version=version_of(policy.tariff.source),
-            prompt_version=answer.prompt_version,
-            team=answer.team,
-            user=answer.user,
-            session=answer.session,
-            feature=answer.feature,
-            tier=answer.tier,
-            arm=answer.arm,
-            incurred_at=now,
-        )
 
     async def _told(self, incoming: Incoming[Feedback]) -> list[Output]:
         """Keep the feedback, then join it to its answer if that is there. Kept first: an answer that becomes final
@@ -192,6 +154,7 @@ class Evaluate:
     async def _outputs(self, stored: Stored) -> list[Output]:
         outputs: list[Output] = []
         if stored.cost is not None:
+            # Of an evaluation from before embeddings were booked call by call.
             outputs.append(Recorded(await self._decode(stored.cost, Cost), stored.cost))
         if stored.value is not None:
             outputs.append(Recorded(await self._decode(stored.value, Evaluation), stored.value))
@@ -231,6 +194,25 @@ def _evaluation(meta: Meta, answer: Answer, scores: tuple[Score, ...]) -> Evalua
         route=answer.route,
         prompt_version=answer.prompt_version,
         index_version=answer.index_version,
+        arm=answer.arm,
+    )
+
+
+def _payer(incoming: Incoming[Answer]) -> Payer:
+    answer = incoming.record
+    return Payer(
+        meta=incoming.meta,
+        stage=STAGE,
+        version=VERSION,
+        # The evaluation is kept as a whole.
+        keeps=False,
+        route=answer.route,
+        prompt_version=answer.prompt_version,
+        team=answer.team,
+        user=answer.user,
+        session=answer.session,
+        feature=answer.feature,
+        tier=answer.tier,
         arm=answer.arm,
     )
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from processors.embeddings import Embedder
-from processors.enrich.tokens import estimate_tokens
 from processors.evaluate.form import form, length
 from processors.evaluate.grounding import GROUNDEDNESS, cosine, groundedness, support, ungroundable
 from processors.evaluate.material import Material
 from processors.evaluate.policy import EvaluatePolicy
 from processors.evaluate.scores import scored, unscored
+from processors.spending.payer import Payer
 from schemas.records import Score
 
 RELEVANCE = ("relevance", "question-cosine", "1")
@@ -18,15 +16,7 @@ RELEVANCE = ("relevance", "question-cosine", "1")
 _READ_CHARS = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """The scores of an answer, and about how many tokens were embedded for them."""
-
-    scores: tuple[Score, ...]
-    tokens: int
-
-
-async def score(material: Material, embedder: Embedder, policy: EvaluatePolicy) -> Scores:
+async def score(material: Material, embedder: Embedder, policy: EvaluatePolicy, payer: Payer) -> tuple[Score, ...]:
     """Every scorer that the policy has on. Blocks on the embedder once, if at all; raises what it raises."""
     found: list[Score] = []
     texts: list[str] = []
@@ -40,7 +30,7 @@ async def score(material: Material, embedder: Embedder, policy: EvaluatePolicy) 
     compare = policy.relevance and relevant is None
     if compare:
         texts += [start(material.question), start(material.text)]
-    vectors = await embedder.embed(texts) if texts else []
+    vectors = await embedder.embed(texts, [payer] * len(texts)) if texts else []
     if weigh:
         grounded = groundedness(
             material,
@@ -59,7 +49,7 @@ async def score(material: Material, embedder: Embedder, policy: EvaluatePolicy) 
         found.append(length(material, least=policy.least_words, most=policy.most_words))
     if policy.format:
         found.append(form(material))
-    return Scores(tuple(found), sum(estimate_tokens(text) for text in texts))
+    return tuple(found)
 
 
 def incomparable(material: Material, model: str) -> Score | None:

@@ -11,6 +11,7 @@ from processors.event import Incoming, Output
 from processors.index.chunks import Chunk, chunks
 from processors.index.policy import IndexPolicy
 from processors.passages import DocumentKey, DocumentState, NewPassage, PassageStore, Position
+from processors.spending.payer import Payer
 from processors.text import inline
 from schemas.errors import PoisonError, RefusedError
 from schemas.ids import derive_id
@@ -79,7 +80,9 @@ class Index:
             removed = await self._passages.replace(state, self._embedder.model, ())
             return IndexOutcome(outcome="deleted" if removed else "stale")
         cut = await chunks(body, document.media_type, self._policy)
-        fresh, embedded = await self._embedded(state, cut)
+        # What a document has bought is kept with its passages.
+        payer = Payer(meta=incoming.meta, stage=STAGE, version=VERSION, keeps=False)
+        fresh, embedded = await self._embedded(payer, state, cut)
         if not await self._passages.replace(state, self._embedder.model, fresh):
             return IndexOutcome(outcome="stale")
         return IndexOutcome(outcome="indexed" if fresh else "empty", passages=len(fresh), embedded=embedded)
@@ -106,13 +109,13 @@ class Index:
             metadata=document.metadata,
         )
 
-    async def _embedded(self, state: DocumentState, cut: Sequence[Chunk]) -> tuple[list[NewPassage], int]:
+    async def _embedded(self, payer: Payer, state: DocumentState, cut: Sequence[Chunk]) -> tuple[list[NewPassage], int]:
         """The passages with their vectors, and how many of these had to be computed."""
         texts = [self._embeddable(state.title, chunk.text) for chunk in cut]
         digests = [_sha256(text) for text in texts]
         known = dict(await self._passages.vectors(state.key, self._embedder.model))
         missing = {digest: text for digest, text in zip(digests, texts, strict=True) if digest not in known}
-        await self._compute(state.key, missing, known)
+        await self._compute(payer, state.key, missing, known)
         passages = [
             NewPassage(
                 passage_id=derive_id("passage", *_parts(state.key), state.digest, state.index_version, ordinal),
@@ -128,13 +131,14 @@ class Index:
         ]
         return passages, len(missing)
 
-    async def _compute(self, key: DocumentKey, missing: dict[str, str], known: dict[str, Vector]) -> None:
+    async def _compute(self, payer: Payer, key: DocumentKey, missing: dict[str, str], known: dict[str, Vector]) -> None:
         """Embed what is missing; what a long document has paid for is kept as it goes."""
         digests = list(missing)
         step = self._policy.keep_every
         for start in range(0, len(digests), step):
             part = digests[start : start + step]
-            vectors = dict(zip(part, await self._embedder.embed([missing[digest] for digest in part]), strict=True))
+            found = await self._embedder.embed([missing[digest] for digest in part], [payer] * len(part))
+            vectors = dict(zip(part, found, strict=True))
             known |= vectors
             await self._passages.keep(key, self._embedder.model, vectors)
 

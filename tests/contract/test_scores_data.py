@@ -18,6 +18,7 @@ from processors.embeddings import Vector
 from processors.evaluate.material import material
 from processors.evaluate.policy import EvaluatePolicy
 from processors.evaluate.scoring import score
+from processors.spending.payer import Payer
 from schemas.records import Answer, Meta, Passage, Text
 
 QAGS = "judge_labels/public/groundedness_qags.jsonl"
@@ -34,7 +35,7 @@ class Local:
     def __init__(self) -> None:
         self._model = EmbeddingModel()
 
-    async def embed(self, texts: Sequence[str]) -> list[Vector]:
+    async def embed(self, texts: Sequence[str], payers: Sequence[Payer | None] = ()) -> list[Vector]:
         return list(self._model.embed(texts).vectors)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from processors.embeddings import Vector
 from processors.event import Recorded
+from processors.spending.payer import Payer
 from schemas.records import Completion
 from tests.bench.caches import Asked, questions, trace
 from tests.support.caching import ON, CacheBench
@@ -27,7 +28,7 @@ class Bundled:
     def __init__(self) -> None:
         self._model = embedding_model.EmbeddingModel()
 
-    async def embed(self, texts: Sequence[str]) -> list[Vector]:
+    async def embed(self, texts: Sequence[str], payers: Sequence[Payer | None] = ()) -> list[Vector]:
         return [np.asarray(vector) for vector in self._model.embed(texts).vectors]
 
 

@@ -195,10 +195,15 @@ def test_answers_are_scored_once_across_kills_and_redeliveries(scene: Scene) -> 
     )
     for copies in scene.evaluations().values():
         assert len(set(copies)) == 1
-    costs = defaultdict(set)
-    for entry in scene.entries("costs"):
-        costs[entry.key].add(entry.value)
-    assert costs[grounded.meta.request_id.encode()] and all(len(values) == 1 for values in costs.values())
+    costs: defaultdict[bytes, set[bytes]] = defaultdict(set)
+
+    def all_told() -> bool:
+        for entry in scene.entries("costs"):
+            costs[entry.key or b""].add(entry.value or b"")
+        return all(costs[one.meta.request_id.encode()] for one in (grounded, wrong, late))
+
+    eventually(all_told, "the costs of what was embedded")
+    assert all(len(values) == 1 for values in costs.values())
 
 
 def test_feedback_is_joined_late_early_and_by_command_and_seen_in_the_audit(scene: Scene) -> None:

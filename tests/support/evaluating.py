@@ -53,7 +53,6 @@ class Bench:
             self.store,
             self.embedder,
             codec=CODEC,
-            clock=self.clock,
             lane="live",
             policy=self.policy,
             observer=self.observed,

@@ -10,6 +10,7 @@ import pytest
 
 from processors.embeddings import CachedEmbedder, EmbeddingPolicy, HashingEmbedder, OpenAIEmbedder, Vector
 from processors.embeddings_batch import BatchingEmbedder
+from processors.spending.payer import Payer
 from schemas.errors import DependencyDownError, PermanentProviderError
 from tests.provider.here import Here, serving
 from tests.support.polling import until
@@ -23,14 +24,14 @@ class Held(HashingEmbedder):
         self.free = asyncio.Event()
         self.calls: list[list[str]] = []
 
-    async def embed(self, texts: Sequence[str]) -> list[Vector]:
+    async def embed(self, texts: Sequence[str], payers: Sequence[Payer | None] = ()) -> list[Vector]:
         self.calls.append(list(texts))
         await self.free.wait()
         if "bad" in texts:
             raise PermanentProviderError("http_400", "no")
         if "away" in texts:
             raise DependencyDownError("embeddings", "away")
-        return await super().embed(texts)
+        return await super().embed(texts, payers)
 
 
 @pytest.fixture

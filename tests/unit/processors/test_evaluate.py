@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from decimal import Decimal
 
 import pytest
 
 from processors.evaluate import EvaluatePolicy, SamplingPolicy
-from processors.prices import Price
 from schemas.errors import DependencyDownError, PermanentProviderError, PoisonError
-from schemas.records import Cost, Evaluation, Score, Text
+from schemas.records import Evaluation, Score, Text
 from tests.support.evaluating import CODEC, Bench, answer, bytes_of, feedback
 
 EVERY = SamplingPolicy(rate=1.0)
@@ -139,15 +137,13 @@ async def test_length_is_whole_within_its_bounds_and_a_share_outside(words: int,
     assert found["length"].value == pytest.approx(value, abs=1e-4)
 
 
-async def test_embedding_that_costs_is_booked_once_under_the_same_id() -> None:
-    bench = Bench(policy=EvaluatePolicy(sampling=EVERY, tariff=Price(prompt=Decimal("0.02")), provider="openai"))
-    first, again = bytes_of(await bench.take(answer())), bytes_of(await bench.take(answer()))
-    assert first == again
-    cost, found = CODEC.decode(first[0], Cost), CODEC.decode(first[1], Evaluation)
-    assert cost.meta.event_id == cost.attempt_id != found.meta.event_id
-    assert (cost.purpose, cost.state, cost.estimated, cost.team) == ("embedding", "done", True, "docs")
-    assert cost.usage.prompt_tokens > 0
-    assert cost.amount_usd == cost.usage.prompt_tokens * Decimal("0.02") / 1_000_000
+async def test_what_is_embedded_for_an_answer_is_paid_on_behalf_of_who_asked() -> None:
+    bench = Bench()
+    await bench.take(answer())
+    [payer] = {id(one): one for one in bench.embedder.payers}.values()
+    assert payer is not None and len(bench.embedder.payers) == len(bench.embedder.embedded)
+    assert (payer.stage, payer.team, payer.route, payer.prompt_version) == ("evaluate", "docs", "default", "answer@1")
+    assert payer.attempt(0).causation_id == answer().meta.event_id
 
 
 async def test_scorers_that_are_off_leave_no_score_and_need_no_endpoint() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -30,15 +29,11 @@ def settings(**changes: Any) -> Settings:
     return Settings(**{**values, **changes})
 
 
-def test_rates_switches_and_the_price_reach_the_policy() -> None:
+def test_rates_and_switches_reach_the_policy() -> None:
     own = {"rate": 0.2, "tenants": {"acme": {"rate": 1}}, "routes": {"default": {"rate": 0}}, "relevance": False}
-    given = settings(evaluate=own, embeddings={"base_url": "http://e", "model": "m", "price": "0.02"})
-    policy = evaluate_policy(given)
+    policy = evaluate_policy(settings(evaluate=own))
     assert (policy.sampling.rate, policy.sampling.tenants, policy.sampling.routes) == (0.2, {"acme": 1}, {"default": 0})
     assert not policy.relevance and policy.support
-    assert policy.tariff is not None and "0.02" in policy.tariff.source
-    assert evaluate_policy(settings()).tariff is None
-    assert given.embeddings.price == Decimal("0.02")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,134 @@
+"""The book of embeddings in Postgres: the table ``spends``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from processors.postgres import Database
+from processors.spending.port import Bought, Closing, Opened, Opening, Untold
+
+# Others that open attempts of the same spender at the same time take its numbers; one or two ever do.
+_TRIES = 8
+
+
+class PostgresSpends:
+    """``Spends`` that every worker shares. All time is the database's."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def open(self, openings: Sequence[Opening]) -> Sequence[Opened | Bought]:
+        came: dict[str, Opened | Bought] = {}
+        numbers = {one.spender: 0 for one in openings}
+        for _ in range(_TRIES):
+            left = [one for one in openings if one.spender not in came]
+            if not left:
+                break
+            opened = await self._insert(left, numbers)
+            came |= {spender: Opened(numbers[spender]) for spender in opened}
+            others = [one for one in left if one.spender not in opened]
+            if others:
+                await self._look(others, numbers, came)
+        return [came[one.spender] for one in openings]
+
+    async def close(self, closings: Sequence[Closing]) -> None:
+        if closings:
+            ordered = sorted(closings, key=lambda one: (one.spender, one.ordinal))
+            parameters = {
+                "spenders": [one.spender for one in ordered],
+                "ordinals": [one.ordinal for one in ordered],
+                "events": [one.event for one in ordered],
+                "vectors": [one.vectors for one in ordered],
+            }
+            await self._database.execute(_CLOSE, parameters)
+
+    async def take(self, lane: str, *, limit: int, hold_s: float) -> Sequence[Untold]:
+        rows = await self._database.execute(_TAKE, {"lane": lane, "limit": limit, "hold_s": hold_s})
+        return [Untold(spender=str(spender), ordinal=ordinal, event=event) for spender, ordinal, event in rows]
+
+    async def told(self, untold: Sequence[Untold]) -> None:
+        if untold:
+            ordered = sorted(untold, key=lambda one: (one.spender, one.ordinal))
+            parameters = {
+                "spenders": [one.spender for one in ordered],
+                "ordinals": [one.ordinal for one in ordered],
+            }
+            await self._database.execute(_TOLD, parameters)
+
+    async def _insert(self, openings: Sequence[Opening], numbers: dict[str, int]) -> list[str]:
+        ordered = sorted(openings, key=lambda one: one.spender)
+        parameters = {
+            "spenders": [one.spender for one in ordered],
+            "ordinals": [numbers[one.spender] for one in ordered],
+            "lanes": [one.lane for one in ordered],
+            "tenants": [one.tenant for one in ordered],
+            "events": [one.event(numbers[one.spender]) for one in ordered],
+            "asked": [one.asked for one in ordered],
+            "due_s": [one.due_s for one in ordered],
+        }
+        return [str(row[0]) for row in await self._database.execute(_OPEN, parameters)]
+
+    async def _look(
+        self, openings: Sequence[Opening], numbers: dict[str, int], came: dict[str, Opened | Bought]
+    ) -> None:
+        """What spenders have that were here before: vectors for the same texts, or a number that is free."""
+        asked = {one.spender: one.asked for one in openings}
+        parameters = {"spenders": list(asked), "asked": list(asked.values())}
+        for spender, last, vectors in await self._database.execute(_LOOK, parameters):
+            numbers[str(spender)] = last + 1
+            if vectors is not None:
+                came[str(spender)] = Bought(vectors)
+
+
+# What is written here may be paid for the next moment: on disk when this returns, whatever the server's default. In the
+# order of keys, so that two workers never wait for each other in a circle.
+_OPEN = """
+WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true))
+INSERT INTO spends (spender, ordinal, lane, tenant, event, asked, due_at)
+SELECT spender, ordinal, lane, tenant, event, asked, clock_timestamp() + make_interval(secs => due_s)
+FROM durable, unnest(%(spenders)s::uuid[], %(ordinals)s::integer[], %(lanes)s::text[], %(tenants)s::text[],
+                     %(events)s::bytea[], %(asked)s::bytea[], %(due_s)s::float8[])
+    AS opening (spender, ordinal, lane, tenant, event, asked, due_s)
+ORDER BY spender, ordinal
+ON CONFLICT DO NOTHING
+RETURNING spender
+"""
+_LOOK = """
+SELECT spender, max(ordinal),
+       (array_agg(vectors ORDER BY ordinal) FILTER (WHERE vectors IS NOT NULL AND spends.asked = wanted.asked))[1]
+FROM spends JOIN unnest(%(spenders)s::uuid[], %(asked)s::bytea[]) AS wanted (spender, asked) USING (spender)
+GROUP BY spender
+"""
+_CLOSE = """
+WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true)),
+closing AS (
+    SELECT closing.* FROM durable, unnest(%(spenders)s::uuid[], %(ordinals)s::integer[], %(events)s::bytea[],
+                                          %(vectors)s::bytea[]) AS closing (spender, ordinal, event, vectors)
+), unspent AS (
+    DELETE FROM spends USING closing
+    WHERE spends.spender = closing.spender AND spends.ordinal = closing.ordinal
+      AND spends.state = 'open' AND closing.event IS NULL
+)
+UPDATE spends
+SET state = CASE WHEN spends.state = 'open' THEN 'closed' ELSE spends.state END,
+    event = CASE WHEN spends.state = 'open' THEN closing.event ELSE spends.event END,
+    due_at = CASE WHEN spends.state = 'open' THEN clock_timestamp() ELSE due_at END,
+    vectors = closing.vectors
+FROM closing
+WHERE spends.spender = closing.spender AND spends.ordinal = closing.ordinal AND closing.event IS NOT NULL
+"""
+_TAKE = """
+UPDATE spends
+SET state = CASE WHEN state = 'open' THEN 'lost' ELSE state END,
+    due_at = clock_timestamp() + make_interval(secs => %(hold_s)s)
+WHERE (spender, ordinal) IN (
+    SELECT spender, ordinal FROM spends
+    WHERE lane = %(lane)s AND told_at IS NULL AND due_at <= clock_timestamp()
+    ORDER BY due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+RETURNING spender, ordinal, event
+"""
+_TOLD = """
+UPDATE spends SET told_at = clock_timestamp(), event = NULL
+FROM unnest(%(spenders)s::uuid[], %(ordinals)s::integer[]) AS told (spender, ordinal)
+WHERE spends.spender = told.spender AND spends.ordinal = told.ordinal
+"""
