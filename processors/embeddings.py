@@ -110,8 +110,16 @@ class OpenAIEmbedder:
     def dimension(self) -> int:
         return self._policy.dimension
 
-    async def embed(self, texts: Sequence[str]) -> list[Vector]:
+    async def embed(self, texts: Sequence[str], payers: Sequence[Payer | None] = ()) -> list[Vector]:  # noqa: ARG002
+        reply = await self.ask(texts)
+        if isinstance(reply, Failure):
+            raise reply.error
+        return reply.vectors
+
+    async def ask(self, texts: Sequence[str]) -> Reply | Failure:
+        """The vectors, or why there are none, with what the call used. More texts than a batch are several calls."""
         vectors: list[Vector] = []
+        tokens: int | None = 0
         for start in range(0, len(texts), self._policy.batch):
             reply = await self._batch(texts[start : start + self._policy.batch])
             if isinstance(reply, Failure):
@@ -123,7 +131,6 @@ class OpenAIEmbedder:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
-        tokens: int | None = 0
 
     async def _batch(self, texts: Sequence[str]) -> Reply | Failure:
         try:
@@ -240,6 +247,7 @@ class HashingEmbedder:
     def __init__(self, *, dimension: int = 384, model: str = "hashing") -> None:
         self.model, self.dimension = model, dimension
         self.embedded: list[str] = []
+        self.payers: list[Payer | None] = []
         # Raised by the next call, once.
         self.failure: Exception | None = None
 
@@ -247,8 +255,8 @@ class HashingEmbedder:
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure
-        self.payers: list[Payer | None] = []
         self.embedded += texts
+        self.payers += payers
         return [self._vector(text) for text in texts]
 
     def _vector(self, text: str) -> Vector:
@@ -256,7 +264,6 @@ class HashingEmbedder:
         total = np.sum([self._word(word) for word in words], axis=0)
         return np.asarray(total / np.linalg.norm(total), dtype=np.float32)
 
-        self.payers += payers
     def _word(self, word: str) -> NDArray[np.float64]:
         seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
         return np.random.default_rng(seed).standard_normal(self.dimension)

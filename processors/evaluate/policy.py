@@ -9,7 +9,7 @@ from processors.evaluate.sampling import SamplingPolicy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluatePolicy:
-    """Which answers are sampled and which scorers run on them. ``tariff``: what embedded tokens cost, if anything."""
+    """Which answers are sampled and which scorers run on them."""
 
     sampling: SamplingPolicy = field(default_factory=SamplingPolicy)
     groundedness: bool = True
