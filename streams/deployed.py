@@ -97,7 +97,7 @@ def _route(name: str, settings: Settings, deployments: Mapping[str, Deployment])
 def _deployment(
     whole: Settings, name: str, settings: DeploymentSettings, book: PriceBook, library: Library
 ) -> Deployment:
-    values = settings.model_dump(exclude={"api", "api_key_env", "api_keys_env", "price"})
+    values = settings.model_dump(exclude={"api", "api_key_env", "api_keys_env", "price", "batch"})
     own = None if settings.price is None else _price(settings.price, name=f"deployments.{name}.price")
     price = book.tariff(settings.provider, settings.model, own=own)
     # What Anthropic counts comes from its client as a chat completion's usage, whatever the library knows of it.
@@ -110,6 +110,7 @@ def _deployment(
         api_keys=keys,
         price=price,
         counting=counting,
+        batch=None if settings.batch is None else settings.batch.policy(),
         **values,
     )
 

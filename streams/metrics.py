@@ -232,6 +232,36 @@ class Metrics:
             "headrace_purged_rows_total", "Rows deleted because their time was over", ["table"], registry=registry
         )
         self._declare_routing(registry)
+        self._declare_batches(registry)
+
+    def _declare_batches(self, registry: CollectorRegistry) -> None:
+        # Set by the worker that collects a deployment's batches; the others tell 0.
+        self.batches_open = Gauge(
+            "headrace_batches_open", "Batches that are not over", ["lane", "deployment"], registry=registry
+        )
+        # state: waiting, taken, sent, answered, returned, withdrawn.
+        self.batch_items = Gauge(
+            "headrace_batch_items",
+            "Requests that go by batch, by how far they are",
+            ["lane", "deployment", "state"],
+            registry=registry,
+        )
+        self.batch_age = Gauge(
+            "headrace_batch_oldest_seconds",
+            "Age of the oldest request that goes by batch and is not answered",
+            ["lane", "deployment"],
+            registry=registry,
+        )
+        # event: made, ended, refused, lost.
+        self.batches = Counter(
+            "headrace_batches_total", "Batches by what became of them", ["lane", "deployment", "event"], registry=registry
+        )
+        self.batch_troubles = Counter(
+            "headrace_batch_troubles_total",
+            "Exchanges about batches that failed and are tried again",
+            ["deployment", "error_code"],
+            registry=registry,
+        )
 
     def _declare_routing(self, registry: CollectorRegistry) -> None:
         self.call_limit = Gauge(

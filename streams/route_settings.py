@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from processors.complete.resort import check_resort
 from schemas.errors import ConfigurationError
+from streams.batch_settings import BatchSettings
 from streams.cache_settings import CacheSettings
 from streams.credentials import Section
 
@@ -69,6 +70,8 @@ class DeploymentSettings(Section):
     reconcile_url: str | None = Field(default=None, pattern=r"^https?://.*\{attempt_id\}")
     # Wins over ``prices`` and over the price library.
     price: PriceSettings | None = None
+    # Where its provider has OpenAI's Batch API.
+    batch: BatchSettings | None = None
 
     @model_validator(mode="after")
     def _keys(self) -> DeploymentSettings:
@@ -76,6 +79,8 @@ class DeploymentSettings(Section):
             raise FieldError(("api_keys_env",), "and api_key_env: set one of them")
         if len(set(self.api_keys_env)) < len(self.api_keys_env):
             raise FieldError(("api_keys_env",), "names a variable twice")
+        if self.batch is not None and self.spoken != "openai":
+            raise FieldError(("batch",), f"needs api = openai, and this deployment speaks {self.spoken}; leave it out")
         return self
 
     @property
