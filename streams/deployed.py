@@ -23,7 +23,6 @@ from streams.settings import Settings
 log = structlog.get_logger(__name__)
 
 
-def routes(settings: Settings) -> dict[str, Route]:
 def embedding_terms(settings: Settings) -> Terms | None:
     """What the embedding endpoint is paid; ``None`` where its calls cost nothing, and none of them is booked.
 
@@ -52,6 +51,7 @@ def _book(settings: Settings, library: Library) -> PriceBook:
     return PriceBook(PriceTable({name: _price(price) for name, price in settings.prices.items()}), library=library)
 
 
+def routes(settings: Settings) -> dict[str, Route]:
     """The routes of the settings, with their deployments and prices.
 
     Raises ``ConfigurationError`` for a key that is not set.

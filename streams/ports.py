@@ -46,10 +46,10 @@ from processors.release.calls import JournalCalls
 from processors.release.policy import ReleasePolicy
 from processors.release.stage import Release
 from processors.ruling import Ruling
-from schemas.codec import Codec
-from schemas.records import Usage
 from processors.spending.metered import Metered
 from processors.spending.postgres import PostgresSpends
+from schemas.codec import Codec
+from schemas.records import Usage
 from streams.budget_settings import budgets_of
 from streams.budgeting import Budgeting
 from streams.caching import build_caches
@@ -249,6 +249,12 @@ class Ports:
             # One for all stages of the process: their texts go in the same calls.
             wait_s = settings.batch_wait_ms / 1000
             sizes = self._metrics.embedding_batch
+            terms = embedding_terms(self._settings)
+            say_embedding_price(terms, settings)
+            paid = None
+            if terms is not None:
+                spends = PostgresSpends(self._database)
+                paid = Metered(endpoint, spends, terms, codec=self._codec, clock=self._clock)
             self._embedder = BatchingEmbedder(
                 paid or endpoint, most=settings.batch, wait_s=wait_s, observe=lambda texts, _: sizes.observe(texts)
             )
@@ -260,12 +266,6 @@ class Ports:
         return IndexPolicy().index_version(embeddings.model, embeddings.dimension)
 
     def _enrich_policies(self) -> Mapping[str, EnrichPolicy]:
-            terms = embedding_terms(self._settings)
-            say_embedding_price(terms, settings)
-            paid = None
-            if terms is not None:
-                spends = PostgresSpends(self._database)
-                paid = Metered(endpoint, spends, terms, codec=self._codec, clock=self._clock)
         settings, policies = self._settings, {}
         for name, route in settings.routes.items():
             # What fits any of them fits the one that is chosen.
