@@ -254,7 +254,10 @@ class Metrics:
         )
         # event: made, ended, refused, lost.
         self.batches = Counter(
-            "headrace_batches_total", "Batches by what became of them", ["lane", "deployment", "event"], registry=registry
+            "headrace_batches_total",
+            "Batches by what became of them",
+            ["lane", "deployment", "event"],
+            registry=registry,
         )
         self.batch_troubles = Counter(
             "headrace_batch_troubles_total",
