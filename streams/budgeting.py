@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from processors.batchapi.collector import LEASE_S as BATCH_S
 from processors.budgets.postgres import PostgresBudgets
 from processors.budgets.rule import Crossed
 from processors.clock import Clock
@@ -34,6 +35,8 @@ class Budgeting:
         self._budgets, self._metrics = PostgresBudgets(database, rules), metrics
         hold_s = STAGES["complete"].limit_s(settings) + settings.worker.lease_s + MARGIN_S
         self.guard = Guard(self._budgets, rules, clock=clock, hold_s=hold_s, observer=BudgetMetrics(metrics))
+        # For calls that go by batch: swept no sooner than their leases end.
+        self.lasting = Guard(self._budgets, rules, clock=clock, hold_s=BATCH_S, observer=BudgetMetrics(metrics))
         # Without budgets there is nothing to sweep; what an earlier setting left behind stands in no one's way.
         self._sweeps = bool(rules)
         self._task: asyncio.Task[None] | None = None

@@ -79,6 +79,8 @@ class Handing:
         self._store, self._calls, self._journal = store, calls, journal
         self.replies, self._booking = replies, booking
         self._clock, self._lane, self._failpoints = clock, lane, failpoints or Unarmed()
+        # Whether there may be an item for an event: each is looked for then.
+        self.asks = True
 
     async def take(
         self,
@@ -95,7 +97,8 @@ class Handing:
         Blocks for a few round trips at most. Raises ``NotYetError`` when it goes by batch and there is no reply yet: it
         is stored then, and the event may be set aside. Raises ``DependencyDownError``.
         """
-        if route.fan_out is not None or not any(one.batch is not None for one in route.deployments):
+        offered = any(one.batch is not None for one in route.deployments)
+        if not self.asks or not offered or route.fan_out is not None:
             return None
         item = await self._store.item(key.call_id)
         if item is None:
