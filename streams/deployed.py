@@ -19,6 +19,7 @@ from streams.embedding_settings import EmbeddingSettings
 from streams.metrics import Metrics
 from streams.route_settings import DeploymentSettings, PriceSettings, fallback_groups
 from streams.settings import Settings
+from streams.several import cascade_policy, fan_out_policy
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +92,8 @@ def _route(name: str, settings: Settings, deployments: Mapping[str, Deployment])
         unknown_policy="fail" if route.unknown_policy == "never-repeat" else route.unknown_policy,
         stream=route.stream,
         on_break=route.on_break,
+        cascade=cascade_policy(name, settings, deployments),
+        fan_out=fan_out_policy(name, settings, deployments),
     )
 
 

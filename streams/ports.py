@@ -30,6 +30,7 @@ from processors.embeddings_batch import BatchingEmbedder
 from processors.enrich.policy import EnrichPolicy
 from processors.enrich.stage import Enrich
 from processors.evaluate import Evaluate, EvaluatePolicy, PostgresEvaluations, SamplingPolicy
+from processors.evaluate.replies import EmbeddingScorer
 from processors.failpoints import Failpoints
 from processors.filter.policy import FilterPolicy
 from processors.filter.processor import Filter
@@ -39,7 +40,6 @@ from processors.index.policy import IndexPolicy
 from processors.index.stage import Index, IndexOutcome
 from processors.journal.postgres import PostgresJournal
 from processors.model import ModelClients
-from processors.model.port import ModelClient
 from processors.passages_pg import PgPassages
 from processors.postgres import Database
 from processors.prices import UNPRICED
@@ -52,8 +52,6 @@ from processors.spending.metered import Metered
 from processors.spending.postgres import PostgresSpends
 from schemas.codec import Codec
 from schemas.records import Usage
-from streams.batch_settings import LONGEST_TTL_MS, goes_by_batch
-from streams.batching import Batching
 from streams.budget_settings import budgets_of
 from streams.budgeting import Budgeting
 from streams.caching import build_caches
@@ -62,6 +60,7 @@ from streams.deployed import PoolMetrics, embedding_terms, routes, say_embedding
 from streams.metrics import Metrics
 from streams.producer import Producer
 from streams.settings import Settings
+from streams.several import scores_replies
 from streams.stages import STAGES
 
 # The SDK wants a key even where the endpoint has none.
@@ -96,8 +95,6 @@ class Ports:
     def admit(self) -> Admit:
         """The admit stage's processor."""
         settings = self._settings
-        by_batch = goes_by_batch(self._lane, settings.deployments.values())
-        ttl = {"ttl_ms_max": LONGEST_TTL_MS} if by_batch else {}
         policy = AdmitPolicy(
             lane=self._lane,
             routes=frozenset(settings.routes),
@@ -107,7 +104,7 @@ class Ports:
             tenants={name: tenant.tier for name, tenant in settings.tenants.items()},
             trust_producers=settings.trust_producers,
             horizon=settings.retention.resolved().horizon,
-            limits=Limits(**settings.bodies.model_dump(include={"message_chars", "total_chars", "data_chars"}), **ttl),
+            limits=Limits(**settings.bodies.model_dump(include={"message_chars", "total_chars", "data_chars"})),
         )
         return Admit(
             policy=policy,
@@ -152,16 +149,12 @@ class Ports:
         """The complete stage's processor, with its leases being kept."""
         by_name = routes(self._settings)
         say_prices({one.name: one for route in by_name.values() for one in route.deployments}.values())
-        client: ModelClient = ModelClients()
+        client = ModelClients()
         self._stack.push_async_callback(client.close)
         journal = PostgresJournal(self._database, lease_s=self._settings.worker.lease_s)
         budgeting = Budgeting(self._settings, self._database, clock=self._clock, metrics=self._metrics)
         budgeting.start()
         self._stack.push_async_callback(budgeting.stop)
-        # New with every life of the worker: a restarted one must not take its predecessor's leases for its own.
-        owner = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
-        batching = self._batching(by_name, client, budgeting, owner)
-        client = client if batching is None else batching.handing.replies
         processor = Complete(
             journal,
             client,
@@ -173,11 +166,12 @@ class Ports:
                 self._producer, self._codec, self._clock, prefix=self._settings.prefix, lane=self._lane
             ),
             pace=Pace(interval_s=self._settings.deltas.interval_ms / 1000, characters=self._settings.deltas.characters),
-            owner=owner,
-            batches=None if batching is None else batching.handing,
+            # New with every life of the worker: a restarted one must not take its predecessor's leases for its own.
+            owner=f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}",
             timeout_s=STAGES["complete"].limit_s(self._settings),
             observer=CallMetrics(self._metrics),
             pool_observer=PoolMetrics(self._metrics),
+            scorer=self._scorer(by_name),
             failpoints=self._failpoints,
             horizon=self._settings.retention.resolved().horizon,
             guard=budgeting.guard,
@@ -196,29 +190,12 @@ class Ports:
         self._stack.push_async_callback(processor.stop)
         return processor
 
-    def _batching(
-        self, by_name: Mapping[str, Route], client: ModelClient, budgeting: Budgeting, owner: str
-    ) -> Batching | None:
-        """The lane's batches, collected from now on; ``None`` where no deployment offers any."""
-        if all(one.batch is None for one in self._settings.deployments.values()):
+    def _scorer(self, by_name: Mapping[str, Route]) -> EmbeddingScorer | None:
+        """What scores replies, where some route decides by it."""
+        if not any(scores_replies(route) for route in by_name.values()):
             return None
-        batching = Batching(
-            by_name,
-            client,
-            self._database,
-            lane=self._lane,
-            owner=owner,
-            codec=self._codec,
-            clock=self._clock,
-            control=self._control,
-            guard=budgeting.lasting,
-            metrics=self._metrics,
-            failpoints=self._failpoints,
-            lease_s=self._settings.worker.lease_s,
-        )
-        batching.start()
-        self._stack.push_async_callback(batching.stop)
-        return batching
+        # The replies to a question share its passages.
+        return EmbeddingScorer(CachedEmbedder(self._embeddings(), size=EVALUATE_VECTORS))
 
     def filter(self) -> Filter:
         """The filter stage's processor."""

@@ -13,6 +13,7 @@ from schemas.errors import ConfigurationError
 from streams.batch_settings import BatchSettings
 from streams.cache_settings import CacheSettings
 from streams.credentials import Section
+from streams.several_settings import CascadeSettings, FanOutSettings
 
 Api = Literal["openai", "azure", "responses", "anthropic"]
 Strategy = Literal["weighted", "least_busy", "lowest_latency", "cheapest"]
@@ -151,6 +152,8 @@ class RouteSettings(Section):
     # When an attempt breaks off after some of its text became public: another one from the first character, or an end.
     on_break: Literal["restart", "failed"] = "restart"
     cache: CacheSettings = CacheSettings()
+    cascade: CascadeSettings | None = None
+    fan_out: FanOutSettings | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> RouteSettings:
@@ -184,6 +187,9 @@ def reached(
     """Every deployment that a request of the route may come to."""
     route = routes[name]
     found = set(route.names(deployments))
+    for target in () if route.cascade is None else route.cascade.to:
+        stronger = routes.get(_route_of(target) or "")
+        found |= {target} if stronger is None else set(stronger.names(deployments))
     for target in _targets(route):
         found |= reached(_route_of(target) or "", routes, deployments) if _route_of(target) else {target}
     return frozenset(found)

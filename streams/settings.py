@@ -34,6 +34,7 @@ from streams.route_settings import (
     over_embedded,
     reached,
 )
+from streams.several_checks import check_several
 from streams.toml_lines import line_of
 
 CONFIG_VARIABLE = "HEADRACE_CONFIG"
@@ -234,6 +235,7 @@ class Settings(BaseSettings):
         for name in self.prices:
             if not all(name.partition("/")[::2]):
                 raise FieldError(("prices", name), "names no model; write provider/model, as in openai/gpt-4o*")
+        check_several(self.routes, self.deployments)
         check_routes(self.routes, self.deployments)
         for name, tenant in self.tenants.items():
             check_overrides(name, tenant.routes, self.routes)
