@@ -24,6 +24,7 @@ from processors.clock import Clock
 from processors.complete.live import Pace
 from processors.complete.processor import Complete
 from processors.complete.routes import Route
+from processors.complete.routes import Route
 from processors.control import ControlView
 from processors.embeddings import CachedEmbedder, EmbeddingPolicy, OpenAIEmbedder
 from processors.embeddings_batch import BatchingEmbedder
@@ -40,6 +41,7 @@ from processors.index.policy import IndexPolicy
 from processors.index.stage import Index, IndexOutcome
 from processors.journal.postgres import PostgresJournal
 from processors.model import ModelClients
+from processors.model.port import ModelClient
 from processors.passages_pg import PgPassages
 from processors.postgres import Database
 from processors.prices import UNPRICED
@@ -52,6 +54,8 @@ from processors.spending.metered import Metered
 from processors.spending.postgres import PostgresSpends
 from schemas.codec import Codec
 from schemas.records import Usage
+from streams.batch_settings import LONGEST_TTL_MS, goes_by_batch
+from streams.batching import Batching
 from streams.budget_settings import budgets_of
 from streams.budgeting import Budgeting
 from streams.caching import build_caches
@@ -95,6 +99,8 @@ class Ports:
     def admit(self) -> Admit:
         """The admit stage's processor."""
         settings = self._settings
+        by_batch = goes_by_batch(self._lane, settings.deployments.values())
+        ttl = {"ttl_ms_max": LONGEST_TTL_MS} if by_batch else {}
         policy = AdmitPolicy(
             lane=self._lane,
             routes=frozenset(settings.routes),
@@ -104,7 +110,7 @@ class Ports:
             tenants={name: tenant.tier for name, tenant in settings.tenants.items()},
             trust_producers=settings.trust_producers,
             horizon=settings.retention.resolved().horizon,
-            limits=Limits(**settings.bodies.model_dump(include={"message_chars", "total_chars", "data_chars"})),
+            limits=Limits(**settings.bodies.model_dump(include={"message_chars", "total_chars", "data_chars"}), **ttl),
         )
         return Admit(
             policy=policy,
@@ -149,12 +155,16 @@ class Ports:
         """The complete stage's processor, with its leases being kept."""
         by_name = routes(self._settings)
         say_prices({one.name: one for route in by_name.values() for one in route.deployments}.values())
-        client = ModelClients()
+        client: ModelClient = ModelClients()
         self._stack.push_async_callback(client.close)
         journal = PostgresJournal(self._database, lease_s=self._settings.worker.lease_s)
         budgeting = Budgeting(self._settings, self._database, clock=self._clock, metrics=self._metrics)
         budgeting.start()
         self._stack.push_async_callback(budgeting.stop)
+        # New with every life of the worker: a restarted one must not take its predecessor's leases for its own.
+        owner = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
+        batching = self._batching(by_name, client, budgeting, owner)
+        client = client if batching is None else batching.handing.replies
         processor = Complete(
             journal,
             client,
@@ -166,8 +176,8 @@ class Ports:
                 self._producer, self._codec, self._clock, prefix=self._settings.prefix, lane=self._lane
             ),
             pace=Pace(interval_s=self._settings.deltas.interval_ms / 1000, characters=self._settings.deltas.characters),
-            # New with every life of the worker: a restarted one must not take its predecessor's leases for its own.
-            owner=f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}",
+            owner=owner,
+            batches=None if batching is None else batching.handing,
             timeout_s=STAGES["complete"].limit_s(self._settings),
             observer=CallMetrics(self._metrics),
             pool_observer=PoolMetrics(self._metrics),
@@ -189,6 +199,30 @@ class Ports:
         processor.start()
         self._stack.push_async_callback(processor.stop)
         return processor
+
+    def _batching(
+        self, by_name: Mapping[str, Route], client: ModelClient, budgeting: Budgeting, owner: str
+    ) -> Batching | None:
+        """The lane's batches, collected from now on; ``None`` where no deployment offers any."""
+        if all(one.batch is None for one in self._settings.deployments.values()):
+            return None
+        batching = Batching(
+            by_name,
+            client,
+            self._database,
+            lane=self._lane,
+            owner=owner,
+            codec=self._codec,
+            clock=self._clock,
+            control=self._control,
+            guard=budgeting.lasting,
+            metrics=self._metrics,
+            failpoints=self._failpoints,
+            lease_s=self._settings.worker.lease_s,
+        )
+        batching.start()
+        self._stack.push_async_callback(batching.stop)
+        return batching
 
     def _scorer(self, by_name: Mapping[str, Route]) -> EmbeddingScorer | None:
         """What scores replies, where some route decides by it."""
