@@ -24,7 +24,6 @@ from processors.clock import Clock
 from processors.complete.live import Pace
 from processors.complete.processor import Complete
 from processors.complete.routes import Route
-from processors.complete.routes import Route
 from processors.control import ControlView
 from processors.embeddings import CachedEmbedder, EmbeddingPolicy, OpenAIEmbedder
 from processors.embeddings_batch import BatchingEmbedder
