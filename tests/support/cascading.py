@@ -53,9 +53,7 @@ class Said(Bench):
 class Cascading(Said):
     """``cheap`` at a dollar, ``strong`` at ten."""
 
-    def __init__(
-        self, cheap: Sequence[ModelReply | Exception], *strong: ModelReply | Exception, **policy: Any
-    ) -> None:
+    def __init__(self, cheap: Sequence[ModelReply | Exception], *strong: ModelReply | Exception, **policy: Any) -> None:
         super().__init__({"cheap": list(cheap), "strong": list(strong) or [reply("the strong one's answer")]})
         route = policy.pop("route", {})
         self.strong = deployment("strong", "10")

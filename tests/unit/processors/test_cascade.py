@@ -119,7 +119,9 @@ async def test_the_replies_of_all_but_the_last_step_are_checked() -> None:
     assert one.text == Text(inline=DECLINED.text or "") and one.deployment == "strong"
 
 
-@pytest.mark.parametrize("error", [TransientProviderError("http_503", "503"), PermanentProviderError("http_400", "400")])
+@pytest.mark.parametrize(
+    "error", [TransientProviderError("http_503", "503"), PermanentProviderError("http_400", "400")]
+)
 async def test_the_checked_reply_stands_when_no_stronger_model_answers(error: Exception) -> None:
     bench = Cascading([DECLINED], error)
     outputs = await bench.worker()(event())
