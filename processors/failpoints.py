@@ -26,6 +26,9 @@ NAMES = (
     "after_deferred_produced",  # it is on its topic again, its row is still there
     "after_spends_taken",  # costs of embeddings are about to be published, they are not yet
     "before_ack",  # all is done but the offset
+)
+# The same for calls that go by batch.
+BATCH_NAMES = (
     "after_batch_item",  # a call is stored for a batch, its event is not set aside
     "after_batch_begun",  # a batch has its items, none is claimed
     "after_batch_claims",  # calls of a batch are claimed, their items don't know
@@ -74,6 +77,7 @@ def failpoints(specification: str | None) -> Failpoints:
     if not specification:
         return Unarmed()
     name, _, turn = specification.partition(":")
-    if name not in NAMES or (turn and not (turn.isascii() and turn.isdigit() and int(turn) > 0)):
-        raise ConfigurationError(f"failpoint {specification!r}: use one of {', '.join(NAMES)}, or name:n with n > 0")
+    known = (*NAMES, *BATCH_NAMES)
+    if name not in known or (turn and not (turn.isascii() and turn.isdigit() and int(turn) > 0)):
+        raise ConfigurationError(f"failpoint {specification!r}: use one of {', '.join(known)}, or name:n with n > 0")
     return Armed(name, int(turn or 1))

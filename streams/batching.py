@@ -11,7 +11,7 @@ import structlog
 
 from processors.batchapi.booking import Booking
 from processors.batchapi.calls import PostgresBatchCalls
-from processors.batchapi.collector import LEASE_S, Collector
+from processors.batchapi.collector import LEASE_S, LOOK_FOR_S, Collector
 from processors.batchapi.entry import Figures
 from processors.batchapi.handing import Handing
 from processors.batchapi.openai import OpenAIBatches
@@ -59,8 +59,10 @@ class Batching:
         metrics: Metrics,
         failpoints: Failpoints,
         lease_s: float,
+        interval_s: float = INTERVAL_S,
+        look_for_s: float = LOOK_FOR_S,
     ) -> None:
-        self._metrics, self._lane = metrics, lane
+        self._lane, self._interval_s = lane, interval_s
         self._provider = OpenAIBatches()
         store, calls = PostgresBatches(database), PostgresBatchCalls(database, lease_s=lease_s)
         journal, lasting = PostgresJournal(database, lease_s=lease_s), PostgresJournal(database, lease_s=LEASE_S)
@@ -84,7 +86,7 @@ class Batching:
         own = {one.name: one for route in routes.values() for one in route.own.deployments if one.batch is not None}
         self._store, self._collectors = (
             store,
-            [Collector(lane, one, parts, owner=owner) for one in _with_key(list(own.values()))],
+            [Collector(lane, one, parts, owner=owner, look_for_s=look_for_s) for one in _with_key(list(own.values()))],
         )
         # A lane that goes by batch no more still has to end what was begun so.
         self._goes = any(one.batch is not None and lane in one.batch.lanes for one in own.values())
@@ -114,7 +116,7 @@ class Batching:
                 log.error(
                     "batches can't be worked on", deployment=collector.deployment.name, reason=safe_message(error)
                 )
-            await asyncio.sleep(INTERVAL_S * random.uniform(0.8, 1.2))
+            await asyncio.sleep(self._interval_s * random.uniform(0.8, 1.2))
 
     async def _watch(self) -> None:
         """Spare the lane's events the question for an item, once nothing is left of an earlier setting."""

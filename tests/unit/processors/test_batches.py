@@ -1,0 +1,336 @@
+"""Calls that go by batch, from the event that hands them over to the completion that comes of the reply."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from processors.batchapi.collector import LEASE_S
+from processors.batchapi.provider import reply_line
+from processors.budgets.rule import Budget
+from processors.event import Recorded
+from schemas.errors import IndeterminateError, NotYetError, RefusedError
+from schemas.records import Answer, Completion, Cost
+from tests.support.batching import BatchBench, Stop, bulk_event, key_of
+
+# 10 tokens in at 3 $ and 5 out at 15 $ a million.
+WHOLE = Decimal("0.000105")
+
+
+async def hand_over(bench: BatchBench, *request_ids: str) -> None:
+    """Events of these requests, each stored for a batch."""
+    for request_id in request_ids:
+        with pytest.raises(NotYetError) as caught:
+            await bench.worker()(bulk_event(request_id))
+        assert caught.value.reason == "batch/d1"
+
+
+async def answered(bench: BatchBench, request_id: str = "r1", owner: str = "w1") -> Completion:
+    """The completion when the event has come back."""
+    *_, last = await bench.worker(owner)(bulk_event(request_id))
+    assert isinstance(last, Recorded)
+    assert isinstance(last.record, Completion)
+    return last.record
+
+
+async def test_a_call_goes_by_batch_at_half_price() -> None:
+    bench = BatchBench()
+    await hand_over(bench, "r1", "r2")
+    await bench.rounds()
+    first = await answered(bench, "r1")
+    cost, _ = await bench.worker()(bulk_event("r2"))
+    assert first.text is not None
+    assert first.text.inline == "An answer."
+    assert first.cost_usd == WHOLE / 2
+    assert isinstance(cost, Cost)
+    assert cost.amount_usd == WHOLE / 2
+    assert cost.price_source.endswith("x 0.5 (batch)")
+    assert len(bench.provider.made) == 1
+    assert bench.model.calls == []
+    assert bench.store.woken == {bulk_event("r1").meta.event_id, bulk_event("r2").meta.event_id}
+
+
+async def test_the_attempt_is_committed_before_the_batch_is_made() -> None:
+    bench = BatchBench()
+    await hand_over(bench, "r1")
+    bench.failpoints.name = "before_batch_create"
+    with pytest.raises(Stop):
+        await bench.collector().round()
+    (attempt,) = bench.journal.attempts[key_of("r1").call_id]
+    assert attempt.state == "calling"
+    assert attempt.target.price_source.endswith("x 0.5 (batch)")
+    assert bench.provider.made == []
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "after_batch_begun",
+        "after_batch_claims",
+        "after_batch_upload",
+        "after_batch_create",
+        "after_batch_replies",
+        "after_batch_results",
+    ],
+)
+async def test_a_collector_that_dies_anywhere_pays_once(point: str) -> None:
+    bench = BatchBench()
+    await hand_over(bench, "r1", "r2", "r3")
+    bench.failpoints.name = point
+    with pytest.raises(Stop):
+        await bench.rounds()
+    bench.clock.advance(60)
+    await bench.rounds(owner="w2")
+    for request_id in ("r1", "r2", "r3"):
+        completion = await answered(bench, request_id, owner="w2")
+        assert completion.cost_usd == WHOLE / 2
+        assert len(completion.attempts) == 1
+    assert sorted(bench.provider.paid) == sorted(key_of(one).call_id for one in ("r1", "r2", "r3"))
+    assert bench.model.calls == []
+
+
+async def test_a_worker_that_dies_with_a_stored_reply_buys_nothing_again() -> None:
+    bench = BatchBench()
+    await hand_over(bench, "r1")
+    await bench.rounds()
+    bench.failpoints.name = "after_batch_adoption"
+    with pytest.raises(Stop):
+        await bench.worker()(bulk_event("r1"))
+    with pytest.raises(NotYetError):
+        await bench.worker("w2")(bulk_event("r1"))
+    bench.clock.advance(20)
+    completion = await answered(bench, "r1", owner="w2")
+    assert len(completion.attempts) == 1
+    assert completion.cost_usd == WHOLE / 2
+    assert bench.model.calls == []
+
+
+async def test_a_redelivery_after_the_reply_was_booked_gives_the_same_bytes() -> None:
+    bench = BatchBench()
+    await hand_over(bench, "r1")
+    await bench.rounds()
+    first = await bench.worker()(bulk_event("r1"))
+    again = await bench.worker("w2")(bulk_event("r1"))
+    assert isinstance(first[-1], Recorded)
+    assert first[-1] == again[-1]
+    assert bench.item().state == "done"
+    assert bench.item().reply is None
+
+
+async def test_a_batch_that_its_provider_does_not_know_is_booked_unknown_and_asked_again() -> None:
+    bench = BatchBench()
+    await hand_over(bench, "r1")
+    bench.failpoints.name = "before_batch_create"
+    with pytest.raises(Stop):
+        await bench.collector().round()
+    bench.clock.advance(40)
+    await bench.rounds(2, owner="w2")
+    assert bench.item().state == "sent"
+    await bench.rounds(3, owner="w2")
+    assert bench.heard.events == ["lost"]
+    completion = await answered(bench, owner="w2")
+    assert [one.state for one in completion.attempts] == ["unknown", "done"]
+    assert completion.attempts[0].upper_bound
+    assert len(bench.model.calls) == 1
+
+
+async def test_a_lost_batch_of_a_route_that_never_repeats_ends_as_indeterminate() -> None:
+    bench = BatchBench(unknown_policy="fail")
+    await hand_over(bench, "r1")
+    bench.failpoints.name = "before_batch_create"
+    with pytest.raises(Stop):
+        await bench.collector().round()
+    bench.clock.advance(40)
+    await bench.rounds(5, owner="w2")
+    with pytest.raises(IndeterminateError):
+        await bench.worker("w2")(bulk_event("r1"))
+    assert bench.model.calls == []
+
+
+def expired_second(request: dict[str, Any]) -> dict[str, Any]:
+    """A reply, but for the request r2, which was not worked on."""
+    if request["custom_id"] != key_of("r2").call_id:
+        return reply_line(request)
+    error = {"code": "batch_expired", "message": "CANARY"}
+    return {"custom_id": request["custom_id"], "response": None, "error": error}
+
+
+async def test_what_an_expired_batch_left_is_called_at_once() -> None:
+    bench = BatchBench()
+    bench.provider.end, bench.provider.answer = "expired", expired_second
+    await hand_over(bench, "r1", "r2")
+    await bench.rounds()
+    assert (await answered(bench, "r1")).cost_usd == WHOLE / 2
+    completion = await answered(bench, "r2")
+    assert [one.error_code for one in completion.attempts] == ["batch_expired", None]
+    assert completion.attempts[0].cost_usd == 0
+    assert len(bench.model.calls) == 1
+
+
+async def test_what_an_expired_batch_left_goes_into_another_one_where_that_is_wanted() -> None:
+    bench = BatchBench({"again": "batch"})
+    bench.provider.end = "expired"
+    bench.provider.answer = lambda request: (
+        reply_line(request) if request["custom_id"] == key_of("r1").call_id else None
+    )
+    await hand_over(bench, "r1", "r2")
+    await bench.rounds(2)
+    bench.provider.end, bench.provider.answer = "completed", reply_line
+    await bench.rounds(4)
+    completion = await answered(bench, "r2")
+    assert [one.error_code for one in completion.attempts] == ["batch_expired", None]
+    assert completion.cost_usd == WHOLE / 2
+    assert len(bench.provider.made) == 2
+    assert bench.model.calls == []
+
+
+async def test_a_request_that_no_batch_answers_fails_when_its_attempts_are_used_up() -> None:
+    bench = BatchBench({"again": "batch"}, max_attempts=2)
+    bench.provider.end = "failed"
+    await hand_over(bench, "r1")
+    await bench.rounds(8)
+    *_, answer = await bench.worker()(bulk_event("r1"))
+    assert isinstance(answer, Answer)
+    assert answer.failure is not None
+    assert answer.failure.code == "batch_failed"
+    assert len(bench.provider.made) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "ours"), [(400, "context_length_exceeded", "context_too_long"), (404, "x", "http_404")]
+)
+async def test_an_error_line_has_the_class_of_a_live_error(status: int, code: str, ours: str) -> None:
+    bench = BatchBench()
+    body = {"error": {"code": code, "message": "CANARY"}}
+    bench.provider.answer = lambda request: {
+        "custom_id": request["custom_id"],
+        "response": {"status_code": status, "body": body},
+        "error": None,
+    }
+    await hand_over(bench, "r1")
+    await bench.rounds()
+    *_, answer = await bench.worker()(bulk_event("r1"))
+    assert isinstance(answer, Answer)
+    assert answer.failure is not None
+    assert answer.failure.code == ours
+    assert "CANARY" not in answer.failure.message
+    assert bench.model.calls == []
+
+
+async def test_a_request_that_is_cancelled_before_it_is_sent_costs_nothing() -> None:
+    bench = BatchBench()
+    await hand_over(bench, "r1")
+    bench.control.cancel("acme", "r1")
+    with pytest.raises(RefusedError) as caught:
+        await bench.worker()(bulk_event("r1"))
+    assert caught.value.code == "cancelled"
+    await bench.rounds()
+    assert bench.provider.made == []
+
+
+async def test_a_request_that_is_cancelled_in_its_batch_ends_at_once_and_its_reply_is_booked_late() -> None:
+    bench = BatchBench()
+    bench.provider.turns = 99
+    await hand_over(bench, "r1")
+    await bench.rounds(2)
+    bench.control.cancel("acme", "r1")
+    cost, answer = await bench.worker()(bulk_event("r1"))
+    assert isinstance(cost, Cost)
+    assert cost.state == "unknown"
+    assert cost.upper_bound
+    assert isinstance(answer, Answer)
+    assert answer.failure is not None
+    assert answer.failure.code == "cancelled"
+    bench.provider.turns = 0
+    await bench.rounds(2)
+    (attempt,) = bench.journal.attempts[key_of("r1").call_id]
+    assert attempt.late_at is not None
+    assert attempt.cost_usd == WHOLE / 2
+    assert bench.item().state == "done"
+
+
+async def test_a_reply_that_nobody_wants_any_more_is_booked_as_it_is() -> None:
+    bench = BatchBench()
+    await hand_over(bench, "r1")
+    await bench.rounds()
+    bench.control.cancel("acme", "r1")
+    cost, answer = await bench.worker()(bulk_event("r1"))
+    assert isinstance(cost, Cost)
+    assert cost.amount_usd == WHOLE / 2
+    assert isinstance(answer, Answer)
+    assert answer.status == "failed"
+    assert bench.model.calls == []
+
+
+async def test_a_request_that_can_not_wait_for_a_batch_is_called_at_once() -> None:
+    bench = BatchBench()
+    outputs = await bench.worker()(bulk_event("r1", ttl_h=1.0))
+    assert isinstance(outputs[-1], Recorded)
+    assert len(bench.model.calls) == 1
+    assert bench.store.rows == {}
+
+
+async def test_another_lane_is_called_at_once() -> None:
+    bench = BatchBench({"lanes": frozenset({"nightly"})})
+    await bench.worker()(bulk_event("r1"))
+    assert len(bench.model.calls) == 1
+
+
+async def test_two_collectors_make_one_batch() -> None:
+    bench = BatchBench()
+    await hand_over(bench, "r1")
+    await bench.collector("w1").round()
+    await bench.collector("w2").round()
+    assert bench.provider.calls.count("create") == 1
+    assert bench.provider.calls.count("look") == 0
+
+
+async def test_a_batch_waits_until_it_is_full_or_old() -> None:
+    bench = BatchBench({"max_wait_s": 100.0, "max_requests": 2})
+    await hand_over(bench, "r1")
+    await bench.rounds(1)
+    assert bench.provider.made == []
+    await hand_over(bench, "r2", "r3")
+    await bench.rounds(1)
+    assert len(bench.provider.paid) == 2
+    await bench.rounds(2)
+    assert len(bench.provider.paid) == 3
+
+
+async def test_a_paused_route_puts_nothing_into_a_batch() -> None:
+    bench = BatchBench()
+    await hand_over(bench, "r1")
+    bench.control.pause("route", "default")
+    await bench.rounds(1)
+    assert bench.provider.made == []
+    bench.control.resume("route", "default")
+    await bench.rounds(1)
+    assert len(bench.provider.made) == 1
+
+
+async def test_a_budget_holds_the_worst_case_until_the_call_is_settled() -> None:
+    rule = Budget(name="all", period="day", only={}, hard_usd=Decimal(1))
+    bench = BatchBench(budgets=(rule,))
+    await hand_over(bench, "r1")
+    assert bench.budgets.reservations == {}
+    await bench.rounds()
+    ((_, is_open, reserved),) = bench.budgets.reservations.values()
+    assert is_open
+    assert reserved > WHOLE
+    assert bench.budgets.holds == {key_of("r1").call_id: LEASE_S}
+    await answered(bench)
+    ((_, is_open, spent),) = bench.budgets.reservations.values()
+    assert (is_open, spent) == (False, WHOLE / 2)
+
+
+async def test_a_request_that_its_budget_refuses_is_in_no_batch() -> None:
+    rule = Budget(name="all", period="day", only={}, hard_usd=Decimal("0.000001"))
+    bench = BatchBench(budgets=(rule,))
+    await hand_over(bench, "r1")
+    await bench.rounds()
+    with pytest.raises(RefusedError) as caught:
+        await bench.worker()(bulk_event("r1"))
+    assert caught.value.code == "budget_exceeded"
+    assert bench.provider.made == []
