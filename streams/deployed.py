@@ -92,6 +92,7 @@ def _route(name: str, settings: Settings, deployments: Mapping[str, Deployment])
         unknown_policy="fail" if route.unknown_policy == "never-repeat" else route.unknown_policy,
         stream=route.stream,
         on_break=route.on_break,
+        hedge=None if route.hedge is None else route.hedge.policy(),
         cascade=cascade_policy(name, settings, deployments),
         fan_out=fan_out_policy(name, settings, deployments),
     )

@@ -286,6 +286,13 @@ class Metrics:
         self.fallbacks = Counter(
             "headrace_fallbacks_total", "Requests that went to a fallback", ["route", "cause"], registry=registry
         )
+        # outcome: started; won, lost, failed or cancelled; not sent: no_time, over_share, no_seat, no_retries.
+        self.hedges = Counter(
+            "headrace_hedges_total",
+            "Second calls that were sent beside a slow first one, how they ended, and those that were due and not sent",
+            ["route", "outcome"],
+            registry=registry,
+        )
         self.last_resorts = Counter(
             "headrace_last_resorts_total", "Requests answered by their route's template", ["route"], registry=registry
         )

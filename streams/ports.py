@@ -397,6 +397,9 @@ class CallMetrics:
     def on_first_token(self, deployment: str, seconds: float) -> None:
         self._metrics.first_token.labels(deployment).observe(seconds)
 
+    def on_hedge(self, route: str, outcome: str) -> None:
+        self._metrics.hedges.labels(route, outcome).inc()
+
     def on_gap(self, deployment: str, seconds: float) -> None:
         self._metrics.token_gap.labels(deployment).observe(seconds)
 

@@ -13,6 +13,7 @@ from schemas.errors import ConfigurationError
 from streams.batch_settings import BatchSettings
 from streams.cache_settings import CacheSettings
 from streams.credentials import Section
+from streams.hedge_settings import HedgeSettings, unfit_hedge
 from streams.several_settings import CascadeSettings, FanOutSettings
 
 Api = Literal["openai", "azure", "responses", "anthropic"]
@@ -152,6 +153,8 @@ class RouteSettings(Section):
     # When an attempt breaks off after some of its text became public: another one from the first character, or an end.
     on_break: Literal["restart", "failed"] = "restart"
     cache: CacheSettings = CacheSettings()
+    # A second call beside a slow first one; without this section there is none.
+    hedge: HedgeSettings | None = None
     cascade: CascadeSettings | None = None
     fan_out: FanOutSettings | None = None
 
@@ -163,6 +166,9 @@ class RouteSettings(Section):
             raise ValueError(f"{said}; set one of deployment, deployments and tags")
         if len(set(self.deployments)) < len(self.deployments):
             raise FieldError(("deployments",), "names a deployment twice")
+        unfit = unfit_hedge(max_attempts=self.max_attempts, unknown_policy=self.unknown_policy)
+        if self.hedge is not None and unfit is not None:
+            raise FieldError(("hedge",), unfit)
         return self
 
     def names(self, deployments: Mapping[str, DeploymentSettings]) -> tuple[str, ...]:
@@ -257,6 +263,10 @@ def _check_own(name: str, route: RouteSettings, deployments: Mapping[str, Deploy
             raise FieldError(("routes", name, "last_resort"), str(error)) from None
     if not sum(deployments[one].weight for one in own):
         raise FieldError(("routes", name, field), "the weights of its deployments sum to zero; give one of them more")
+    longest_s = max(deployments[one].total_timeout_s for one in own)
+    if route.hedge is not None and route.hedge.floor_s >= longest_s:
+        said = f"is {route.hedge.floor_s:g} s, when every call of the route has ended ({longest_s:g} s)"
+        raise FieldError(("routes", name, "hedge", "floor_s"), said)
 
 
 def _check_target(

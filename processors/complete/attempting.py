@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from urllib.parse import quote
 
 from processors.clock import Clock
 from processors.complete.ending import Endings
+from processors.complete.hedging import Hedging, Raced
 from processors.complete.judging import AskAgain, Refuse
 from processors.complete.live import LiveDeltas
 from processors.complete.observer import CallObserver
@@ -33,11 +33,11 @@ from processors.complete.unwritten import Outcome
 from processors.failpoints import Failpoints
 from processors.journal import AttemptRow, CallFailure, Granted, LeaseKeeper
 from processors.journal.protocol import CANCELLED, EXPIRED, unknown
-from processors.model.port import ModelClient, ModelReply
+from processors.model.port import Began, ModelClient, ModelReply
 from processors.release.window import cleared
 from processors.routing import Pool
 from processors.routing.causes import ended_with
-from schemas.errors import ProviderError, RefusedError, TransientProviderError, UnencodableError
+from schemas.errors import ProviderError, TransientProviderError, UnencodableError
 
 
 class Attempting:
@@ -50,6 +50,7 @@ class Attempting:
         pool: Pool,
         keeper: LeaseKeeper,
         endings: Endings,
+        hedging: Hedging,
         clock: Clock,
         observer: CallObserver,
         failpoints: Failpoints,
@@ -57,6 +58,7 @@ class Attempting:
         random_: random.Random,
     ) -> None:
         self._client, self._pool, self._keeper, self._endings = client, pool, keeper, endings
+        self._hedging = hedging
         self._clock, self._observer, self._failpoints = clock, observer, failpoints
         self._backoff, self._random = backoff, random_
 
@@ -70,30 +72,51 @@ class Attempting:
     ) -> tuple[Outcome, Again | None]:
         """One call; what to book, and what to try next, if anything.
 
-        The last of ``attempts`` is the open one. Blocks for the call. Leaves the seat when the call has ended, and not
-        when it was cancelled or never sent.
+        The last of ``attempts`` is the open one, beside which another one may be sent. Blocks for the call. Leaves the
+        seat when the call has ended, and not when it was never sent.
         """
-        attempt, began = attempts[-1], time.monotonic()
-        outcome = Outcome(lease=granted.lease, attempt_id=attempt.attempt_id)
         if task.cancellation.requested:
+            outcome = Outcome(lease=granted.lease, attempt_id=attempts[-1].attempt_id)
             return replace(outcome, settled=NOT_SENT, failure=CANCELLED), None
+
+        def call(attempt: AttemptRow, sending: Sending, began: Began | None) -> Awaitable[ModelReply]:
+            return self._call(granted, attempt, sending, task, live, began)
+
+        raced = await self._hedging.run(granted, attempts, sending, task, call)
+        outcome = Outcome(lease=granted.lease, attempt_id=raced.heard.attempt.attempt_id, others=raced.others)
         try:
-            reply = await self._call(granted, attempt, sending, task, live)
-        except RefusedError:
-            settled = unknown(attempt, error_code=CANCELLED.code, duration_ms=(time.monotonic() - began) * 1000)
+            if raced.heard.reply is None:
+                return self._unanswered(outcome, raced, task, live)
+            return await self._answered(outcome, raced, raced.heard.reply, task, live)
+        finally:
+            self._pool.leave(raced.heard.sending.seat)
+
+    def _unanswered(
+        self, outcome: Outcome, raced: Raced, task: Task, live: LiveDeltas | None
+    ) -> tuple[Outcome, Again | None]:
+        """What to book of a call that brought no reply, and what to try next, if anything."""
+        heard, attempts = raced.heard, raced.attempts
+        attempt, error = heard.attempt, heard.error
+        if not isinstance(error, ProviderError):
+            settled = unknown(attempt, error_code=CANCELLED.code, duration_ms=heard.duration_ms)
             return replace(outcome, settled=settled, failure=CANCELLED), None
-        except ProviderError as error:
-            self._pool.leave(sending.seat, ended_with(error))
-            settled = failed(error, attempt, duration_ms=(time.monotonic() - began) * 1000)
-            outcome = replace(outcome, settled=settled)
-            known = (*attempts[:-1], replace(attempt, state=settled.state, error_code=settled.error_code))
-            verdict = self._after(error, known, task)
-            if live is not None and cleared(live.given) > 0:
-                verdict = after_break(error, verdict, task.route)
-            if isinstance(verdict, CallFailure):
-                return self._endings.ended(outcome, verdict, attempts, task), None
-            self._observer.on_retry(attempt.target.deployment, error.code)
-            return outcome, Again(verdict, sending.payload, failure_of(error))
+        self._pool.leave(heard.sending.seat, ended_with(error))
+        settled = failed(error, attempt, duration_ms=heard.duration_ms)
+        outcome = replace(outcome, settled=settled)
+        known = (*attempts[:-1], replace(attempt, state=settled.state, error_code=settled.error_code))
+        verdict = self._after(error, known, task)
+        if live is not None and cleared(live.given) > 0:
+            verdict = after_break(error, verdict, task.route)
+        if isinstance(verdict, CallFailure):
+            return self._endings.ended(outcome, verdict, attempts, task), None
+        self._observer.on_retry(attempt.target.deployment, error.code)
+        return outcome, Again(verdict, heard.sending.payload, failure_of(error))
+
+    async def _answered(
+        self, outcome: Outcome, raced: Raced, reply: ModelReply, task: Task, live: LiveDeltas | None
+    ) -> tuple[Outcome, Again | None]:
+        """What to book of a call that brought this reply, and what to ask for instead, if anything."""
+        attempts, sending = raced.attempts, raced.heard.sending
         self._failpoints.hit("after_reply")
         settled = done(reply, sending, task, at=self._clock.now())
         self._pool.leave(sending.seat, answered(reply, settled.usage))
@@ -109,7 +132,8 @@ class Attempting:
         if isinstance(judgement, AskAgain | Refuse):
             return self._wrong(replace(outcome, settled=settled), judgement, attempts, sending, task)
         try:
-            return replace(outcome, settled=settled, result=task.encode(judgement.reply, attempts, settled)), None
+            result = task.encode(judgement.reply, attempts, settled, hedge=raced.hedge)
+            return replace(outcome, settled=settled, result=result), None
         except UnencodableError as error:
             # Paid, and the next reply would be no better: better said than bought again until the attempts are over.
             failure = CallFailure(
@@ -166,7 +190,13 @@ class Attempting:
         return outcome, Again(go, payload, failure)
 
     async def _call(
-        self, granted: Granted, attempt: AttemptRow, sending: Sending, task: Task, live: LiveDeltas | None
+        self,
+        granted: Granted,
+        attempt: AttemptRow,
+        sending: Sending,
+        task: Task,
+        live: LiveDeltas | None,
+        began: Began | None,
     ) -> ModelReply:
         """Send the call. Raises ``RefusedError`` when the request is cancelled while the call is open."""
         deployment, payload = sending.deployment, sending.payload
@@ -182,7 +212,9 @@ class Attempting:
         self._failpoints.hit("before_call")
         heard = None if live is None else live.hear
         async with task.cancellation.scope():
-            return await self._client.chat(deployment, payload, deadline_s=deadline_s, headers=headers, heard=heard)
+            return await self._client.chat(
+                deployment, payload, deadline_s=deadline_s, headers=headers, heard=heard, began=began
+            )
 
     def _after(self, error: ProviderError, attempts: tuple[AttemptRow, ...], task: Task) -> Verdict:
         left = left_of(task, self._clock)

@@ -11,6 +11,7 @@ from processors.clock import Clock
 from processors.complete.attempting import Attempting
 from processors.complete.deltas import DeltaSink
 from processors.complete.ending import Endings
+from processors.complete.hedging import Hedging
 from processors.complete.live import Pace
 from processors.complete.observer import CallObserver
 from processors.complete.payload import Payload
@@ -23,7 +24,7 @@ from processors.complete.timing import latest_of, left_of
 from processors.complete.unresolved import Settler
 from processors.complete.unwritten import Outcome, Unwritten
 from processors.failpoints import Failpoints
-from processors.journal import AttemptRow, Granted, Journal, Lease, LeaseKeeper, Target
+from processors.journal import AttemptRow, Granted, Journal, Lease, LeaseKeeper, Settled, Target
 from processors.journal.protocol import CANCELLED
 from processors.model.port import ModelClient
 from processors.routing import Seat, Unavailable
@@ -60,6 +61,7 @@ class Caller:
             pool=self._pool,
             keeper=keeper,
             endings=self._endings,
+            hedging=Hedging(journal, places=places, keeper=keeper, clock=clock, observer=observer),
             clock=clock,
             observer=observer,
             failpoints=failpoints,
@@ -95,7 +97,7 @@ class Caller:
                     async with self._publishing.streaming(granted.lease, attempts[-1], task) as live:
                         outcome, again = await self._attempting.make(granted, attempts, sending, task, live)
                         attempts = await self._unwritten.book(outcome)
-                        self._count(outcome, attempts[-1])
+                        self._count(outcome, attempts)
                     if again is None:
                         return
                     if live is not None and live.given and not live.lost:
@@ -165,11 +167,16 @@ class Caller:
             at=self._clock.now(),
         )
 
-    def _count(self, outcome: Outcome, attempt: AttemptRow) -> None:
-        settled, deployment = outcome.settled, attempt.target.deployment
-        assert settled is not None
+    def _count(self, outcome: Outcome, attempts: Sequence[AttemptRow]) -> None:
         if outcome.result is not None:
             self._failpoints.hit("after_finish")
+        assert outcome.settled is not None
+        ended = {**outcome.others, outcome.attempt_id: outcome.settled}
+        for row in attempts:
+            if row.attempt_id in ended:
+                self._count_one(ended[row.attempt_id], row.target.deployment)
+
+    def _count_one(self, settled: Settled, deployment: str) -> None:
         self._observer.on_call(deployment, settled.error_code or "done", (settled.duration_ms or 0.0) / 1000)
         self._observer.on_cost(deployment, settled.cost_usd)
         if settled.state == "unknown":

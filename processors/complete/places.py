@@ -11,7 +11,7 @@ from processors.complete.cancellation import Cancellation
 from processors.complete.payload import build_payload, token_limit
 from processors.complete.pricing import upper_bound
 from processors.complete.retry import Go
-from processors.complete.routes import Route
+from processors.complete.routes import Group, Route
 from processors.journal import AttemptRow
 from processors.routing import Ask, Pool, Seat, Unavailable
 from schemas.errors import DependencyDownError, NotYetError
@@ -63,6 +63,10 @@ class Places:
         except TimeoutError:
             name = go.group.deployments[0].name
             raise DependencyDownError(f"deployment {name}", "every slot was taken, or its call is open") from None
+
+    def at_once(self, group: Group, asked: Enrichment) -> Seat | None:
+        """A seat for a further call at one of the group that nobody waits for; ``None`` without one. Does not block."""
+        return self.pool.at_once(self._ask(Go(group=group), asked, first=False))
 
     def set_aside(self, found: Unavailable) -> NotYetError:
         """The error that sets the event aside until something may be had again."""

@@ -45,6 +45,7 @@ from processors.journal import (
     LeaseKeeper,
     Offer,
 )
+from processors.journal.entry import WORKER_LOST
 from processors.journal.protocol import EXPIRED
 from processors.model.port import ModelClient
 from processors.routing import Pool, Seat, Unavailable
@@ -289,9 +290,10 @@ class Complete:
 
     async def _make(self, granted: Granted, task: Task, seat: Seat | Unavailable, *, since: float) -> None:
         """Make the call, or end one for which there is no deployment."""
-        if granted.earlier and granted.earlier[-1].state == "unknown":
-            lost = granted.earlier[-1]
-            self._observer.on_unknown(lost.target.deployment, lost.error_code or "unknown")
+        for row in granted.earlier:
+            # Those of the owner before: both of a call that was hedged.
+            if row.error_code == WORKER_LOST and row.epoch == granted.lease.epoch - 1:
+                self._observer.on_unknown(row.target.deployment, WORKER_LOST)
         # Fenced: a later owner has the call; ours was discarded and booked. Theirs is waited for.
         with suppress(FencedError):
             if isinstance(seat, Seat):

@@ -6,7 +6,7 @@ whoever emits the events again, later and elsewhere, emits the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import TypedDict
@@ -42,7 +42,7 @@ def completion_of(
     wrote = (last if by is None else by).target
     brought = settled if by is None else by
     assert brought.usage is not None
-    booked = (*(attempt_of(row) for row in earlier), _attempt(last, settled))
+    booked = in_order((*(attempt_of(row) for row in earlier), _attempt(last, settled)))
     enrichment = incoming.record
     return Completion(
         meta=incoming.child(STAGE, VERSION),
@@ -69,6 +69,11 @@ def completion_of(
     )
 
 
+def in_order(attempts: Iterable[Attempt]) -> tuple[Attempt, ...]:
+    """As they were sent; of a call that was hedged, the one that decided is not always the last."""
+    return tuple(sorted(attempts, key=lambda one: one.ordinal))
+
+
 def attempt_of(row: AttemptRow) -> Attempt:
     """A closed attempt as events show it."""
     return _attempt(as_booked(row), as_booked(row))
@@ -81,7 +86,7 @@ def costs_of(incoming: Incoming[Enrichment], key: CallKey, rows: Sequence[Attemp
         if row.state != "calling":
             costs.append(_cost(incoming, key, as_booked(row), event_id=row.attempt_id))
         if row.late_at is not None:
-            costs.append(_correction(incoming, key, row))
+            costs.append(correction_of(incoming, key, row))
     return costs
 
 
@@ -182,7 +187,7 @@ def _cost(incoming: Incoming[Enrichment], key: CallKey, row: AttemptRow, *, even
     )
 
 
-def _correction(incoming: Incoming[Enrichment], key: CallKey, row: AttemptRow) -> Cost:
+def correction_of(incoming: Incoming[Enrichment], key: CallKey, row: AttemptRow) -> Cost:
     """What the attempt really cost less what was booked for it: the sum of the two events is the truth."""
     event_id = derive_id(row.attempt_id, "late")
     truth = replace(row, ended_at=row.late_at)

@@ -11,7 +11,7 @@ from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from processors.complete import STAGE, VERSION
-from processors.complete.records import attempt_of
+from processors.complete.records import attempt_of, in_order
 from processors.complete.routes import Route
 from processors.event import Incoming
 from processors.journal import AttemptRow, Settled
@@ -48,7 +48,7 @@ def resorted(
     enrichment, last = incoming.record, attempts[-1]
     # Its end is the database's to say; events don't hold it.
     rows = (*attempts[:-1], close(last, settled, last.started_at))
-    booked = tuple(attempt_of(row) for row in rows)
+    booked = in_order(attempt_of(row) for row in rows)
     question = enrichment.grounding.question.inline or ""
     assert route.last_resort is not None
     text = _parsed(route.last_resort).render(

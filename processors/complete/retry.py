@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from processors.complete.routes import Cause, Group, Route
 from processors.journal import AttemptRow, CallFailure
-from processors.journal.protocol import INDETERMINATE, tries
+from processors.journal.protocol import HEDGE_LOST, INDETERMINATE, tries
 from processors.routing.causes import cause_of, denied, fails_here
 from schemas.errors import OutcomeUnknownError, ProviderError, TransientProviderError
 
@@ -101,7 +101,7 @@ def after_error(
         if route.unknown_policy == "fail":
             return INDETERMINATE
         # The other unknown one may be a worker's that is gone: two calls that were perhaps paid are enough.
-        if any(row.state == "unknown" for row in attempts[:-1]):
+        if any(row.state == "unknown" and row.error_code != HEDGE_LOST for row in attempts[:-1]):
             return failure_of(error)
     if _outlasts(error, route, limits):
         return fallback(route, cause_of(error), attempts) or failure_of(error)

@@ -70,6 +70,21 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HedgePolicy:
+    """When a second call is sent beside the first, which has brought nothing yet.
+
+    After the ``quantile`` of what recent calls took to begin, ``floor_s`` at least; with fewer than
+    ``minimum_samples`` of them after ``before_s``. ``share``: of a worker's calls, no more than this are hedged.
+    """
+
+    quantile: float = 0.95
+    floor_s: float = 0.5
+    minimum_samples: int = 50
+    before_s: float = 5.0
+    share: float = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """A way to a model. ``unknown_policy`` says whether a call whose outcome is unknown is made again.
 
@@ -100,6 +115,8 @@ class Route:
     unknown_policy: UnknownPolicy = "repeat"
     stream: bool = True
     on_break: OnBreak = "restart"
+    # None: never.
+    hedge: HedgePolicy | None = None
     cascade: CascadePolicy | None = None
     fan_out: FanOutPolicy | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from processors.complete.cancellation import Cancellation
 from processors.complete.cascade import Checks, Standing
@@ -15,10 +16,16 @@ from processors.event import Incoming
 from processors.journal import AttemptRow, CallFailure, Settled
 from processors.model.port import ModelReply
 from processors.routing import Seat
-from schemas.records import Enrichment
+from schemas.records import Enrichment, Hedge
 
-# Encodes the event that a reply becomes, given the attempts with the open one at the end.
-Encode = Callable[[ModelReply, tuple[AttemptRow, ...], Settled], bytes]
+
+# Encodes the event that a reply becomes, given the attempts with the open one at the end, and the call's hedge.
+class Encode(Protocol):
+    def __call__(
+        self, reply: ModelReply, attempts: tuple[AttemptRow, ...], settled: Settled, *, hedge: Hedge | None = None
+    ) -> bytes: ...
+
+
 # Encodes the event that answers without a model, after the error of this code.
 Resort = Callable[[tuple[AttemptRow, ...], Settled, str], bytes]
 # Encodes the event of a reply that was kept, given the attempts with the one at the end that ``settled`` closes.

@@ -25,7 +25,7 @@ from processors.routing import Seat, Unavailable
 from processors.structured.judge import judge_of
 from schemas.codec import Codec
 from schemas.errors import PermanentProviderError
-from schemas.records import Completion, Enrichment
+from schemas.records import Completion, Enrichment, Hedge
 
 
 class Tasks:
@@ -77,8 +77,11 @@ class Tasks:
         if route.cascade is not None:
             checks = Checks(route, route.cascade, stored, self._scorer, affordable=affordable)
 
-        def encode(reply: ModelReply, attempts: tuple[AttemptRow, ...], settled: Settled) -> bytes:
-            return finished(completion_of(stored, reply, attempts, settled, input_hash=input_hash), attempts)
+        def encode(
+            reply: ModelReply, attempts: tuple[AttemptRow, ...], settled: Settled, *, hedge: Hedge | None = None
+        ) -> bytes:
+            completion = completion_of(stored, reply, attempts, settled, input_hash=input_hash)
+            return finished(replace(completion, hedge=hedge), attempts)
 
         def stand(kept: Standing, attempts: tuple[AttemptRow, ...], settled: Settled) -> bytes:
             completion = completion_of(stored, kept.reply, attempts, settled, input_hash=input_hash, by=kept.row)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from processors.journal import AttemptRow, CallFailure, CallKey, Journal, Lease, Settled
 from processors.journal.protocol import bound_usage
@@ -29,6 +30,8 @@ class Outcome:
     settled: Settled | None = None
     result: bytes | None = None
     failure: CallFailure | None = None
+    # What became of the attempt that was open beside it.
+    others: Mapping[str, Settled] = field(default_factory=dict)
 
 
 class Unwritten:
@@ -94,13 +97,20 @@ class Unwritten:
             _LOG.error("the journal refused an outcome of call %s: %s", outcome.lease.key.call_id, type(error).__name__)
         rows = await self._journal.attempts_of(outcome.lease.key)
         row = next(row for row in rows if row.attempt_id == outcome.attempt_id)
-        return await self._journal.fail_attempt(outcome.lease, outcome.attempt_id, _unrecordable(row), UNRECORDABLE)
+        others = {one.attempt_id: _unrecordable(one) for one in rows if one.attempt_id in outcome.others}
+        return await self._journal.fail_attempt(
+            outcome.lease, outcome.attempt_id, _unrecordable(row), UNRECORDABLE, others=others
+        )
 
     async def _write(self, outcome: Outcome) -> tuple[AttemptRow, ...]:
         assert outcome.settled is not None
         if outcome.result is not None:
-            return await self._journal.finish(outcome.lease, outcome.attempt_id, outcome.settled, outcome.result)
-        return await self._journal.fail_attempt(outcome.lease, outcome.attempt_id, outcome.settled, outcome.failure)
+            return await self._journal.finish(
+                outcome.lease, outcome.attempt_id, outcome.settled, outcome.result, others=outcome.others
+            )
+        return await self._journal.fail_attempt(
+            outcome.lease, outcome.attempt_id, outcome.settled, outcome.failure, others=outcome.others
+        )
 
 
 def _unrecordable(row: AttemptRow) -> Settled:

@@ -89,6 +89,8 @@ class FakeModelClient:
     script: Script | None = None
     calls: list[SentCall] = field(default_factory=list)
     hold: asyncio.Event | None = None
+    # The same for the calls at one deployment.
+    holds: dict[str, asyncio.Event] = field(default_factory=dict)
     running: int = 0
     most_running: int = 0
     pieces: list[list[str]] = field(default_factory=list)
@@ -113,8 +115,8 @@ class FakeModelClient:
             if scripted and began is not None:
                 began()
             await _say(scripted or (), heard)
-            if self.hold is not None:
-                await self.hold.wait()
+            for hold in filter(None, (self.hold, self.holds.get(deployment.name))):
+                await hold.wait()
             answer = self.script(call) if self.script is not None else echo(call)
             if scripted is None and isinstance(answer, ModelReply):
                 await _say(re.findall(r"\S+\s*", answer.text or ""), heard)

@@ -135,6 +135,11 @@ class Pool:
                 # It was given at the very moment in which it was given up.
                 self.leave(given)
 
+    def at_once(self, ask: Ask) -> Seat | None:
+        """A seat that is free now. Whoever waits for one of the same deployments had the choice before."""
+        self._grant()
+        return self._place(ask)
+
     def leave(self, seat: Seat, ended: Ended = NEUTRAL) -> None:
         """The call is over, or was never made. Leaving twice changes nothing."""
         if seat.left:

@@ -32,7 +32,7 @@ from processors.journal.protocol import INVALID_OUTPUT
 from processors.model.port import ModelReply
 from processors.routing import Ask, Pool, Seat
 from schemas.errors import TransientProviderError
-from schemas.records import Enrichment
+from schemas.records import Enrichment, Hedge
 from tests.support.completing import KEY, Bench, event
 from tests.support.enrichments import ACCEPTED
 
@@ -131,7 +131,9 @@ class Scene:
         return [call.payload for call in self.bench.model.calls]
 
 
-def _encode(reply: ModelReply, attempts: tuple[AttemptRow, ...], settled: Settled) -> bytes:
+def _encode(
+    reply: ModelReply, attempts: tuple[AttemptRow, ...], settled: Settled, *, hedge: Hedge | None = None
+) -> bytes:
     return f"{reply.text} after {len(attempts)}, {settled.state}".encode()
 
 

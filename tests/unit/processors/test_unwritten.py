@@ -34,15 +34,17 @@ class Picky(MemoryJournal):
         self.refused: set[str] = set()
         self.strict = False
 
-    async def finish(self, lease: Lease, attempt_id: str, settled: Settled, result: bytes) -> tuple[AttemptRow, ...]:
+    async def finish(
+        self, lease: Lease, attempt_id: str, settled: Settled, result: bytes, **more: Any
+    ) -> tuple[AttemptRow, ...]:
         if lease.key.request_id in self.refused and not self.down:
             raise ValueError("a NUL in the response id")
-        return await super().finish(lease, attempt_id, settled, result)
+        return await super().finish(lease, attempt_id, settled, result, **more)
 
-    async def fail_attempt(self, lease: Lease, *args: Any) -> tuple[AttemptRow, ...]:
+    async def fail_attempt(self, lease: Lease, *args: Any, **more: Any) -> tuple[AttemptRow, ...]:
         if self.strict and lease.key.request_id in self.refused and not self.down:
             raise ValueError("nor that")
-        return await super().fail_attempt(lease, *args)
+        return await super().fail_attempt(lease, *args, **more)
 
     def offer(self, request_id: str) -> Offer:
         key = CallKey(tenant="acme", lane="live", run="", request_id=request_id)
