@@ -53,7 +53,7 @@ class MessageAssembly:
         self._model = ""
         self._response_id: str | None = None
 
-    def add_event(self, data: str) -> bool:
+    def add_event(self, data: str | bytes) -> bool:
         """Take a stream's event; whether it brought output. Unknown events are passed over, as the API asks."""
         event = object_of(data)
         kind = event.get("type")

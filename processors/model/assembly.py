@@ -29,7 +29,7 @@ class ChatAssembly:
         self._response_id: str | None = None
         self._fingerprint: str | None = None
 
-    def add_event(self, data: str) -> bool:
+    def add_event(self, data: str | bytes) -> bool:
         """Take a stream's event; whether it brought output. Raises ``MalformedError`` and ``ReportedError``."""
         chunk = object_of(data)
         _check(chunk)

@@ -1,7 +1,7 @@
 """Why a call failed, by cause: what was never sent, what was refused, and what may have been paid.
 
-The SDK's transport reports a connection that broke *after* sending as ``ConnectTimeout``, so neither its class nor
-the SDK's says whether a call was sent. aiohttp's own exception, at the bottom of the chain, does.
+Only aiohttp's own exception says whether a call was sent. Where an SDK wraps it, as for embeddings, it is at the bottom
+of the chain: the SDK's transport reports a connection that broke *after* sending as ``ConnectTimeout``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import aiohttp
-import openai
 
 from processors.complete.routes import Deployment
 from processors.model.wait import retry_after_s
@@ -54,15 +53,6 @@ _TOLD = {
     "content_refused": "the provider's own filter refused the content",
     "model_not_found": "there is no such model, or the key has no access to it; correct the deployment's model",
 }
-
-
-def from_sdk(error: openai.OpenAIError, deployment: Deployment) -> ProviderError:
-    """The error of ours for one of the SDK's. Holds nothing of the provider's text."""
-    if isinstance(error, openai.APIStatusError):
-        return from_status(error.status_code, error.body, error.response.headers, deployment)
-    if isinstance(error, openai.APIConnectionError):
-        return from_connection(error, deployment)
-    return OutcomeUnknownError("client_error", f"deployment {deployment.name}: the call failed in the client")
 
 
 def from_connection(error: BaseException, deployment: Deployment) -> ProviderError:

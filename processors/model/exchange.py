@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import aiohttp
-import httpx2
-import openai
 
 from processors.complete.routes import Deployment
 from processors.model import cause
 from processors.model.fields import MalformedError, ReportedError
 from processors.model.port import Began, ModelReply
-from processors.model.sse import DONE, BodyTooLargeError, bounded, events
+from processors.model.sse import DONE, EventReader
 from schemas.errors import OutcomeUnknownError, PermanentProviderError, ProviderError, TransientProviderError
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
+
+
+class BodyTooLargeError(Exception):
+    """The body is larger than what is read."""
 
 
 class RefusedStatusError(Exception):
@@ -36,7 +38,7 @@ class RefusedStatusError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A reply with status 200 whose body is still to be read. ``kind`` is its content type, in small letters."""
+    """A successful reply whose body is still to be read. ``kind`` is its content type, in small letters."""
 
     kind: str
     chunks: AsyncIterator[bytes]
@@ -58,7 +60,7 @@ class Assembly(Protocol):
         """Whether the stream itself said that this was all."""
         ...
 
-    def add_event(self, data: str) -> bool:
+    def add_event(self, data: str | bytes) -> bool:
         """Take a stream's event; whether it brought output."""
         ...
 
@@ -123,9 +125,7 @@ class Call:
             return cause.from_reported(error.status, deployment)
         except RefusedStatusError as error:
             return cause.from_status(error.status, error.body, error.headers, deployment)
-        except openai.OpenAIError as error:
-            return cause.from_sdk(error, deployment)
-        except (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             # What broke off behind the end of the output lost us nothing.
             return None if self._assembly.finish_reason is not None else cause.from_connection(error, deployment)
         finally:
@@ -137,7 +137,7 @@ class Call:
         async with asyncio.timeout(self._deployment.first_token_timeout_s) as self._timer:
             self._waiting_for = "first_token"
             async with wire as opened:
-                chunks = bounded(opened.chunks, self._max_body_bytes)
+                chunks = _bounded(opened.chunks, self._max_body_bytes)
                 if opened.kind == "application/json":
                     await self._read_body(chunks)
                 elif opened.kind in ("text/event-stream", ""):
@@ -151,19 +151,29 @@ class Call:
         self._assembly.add_body(b"".join([chunk async for chunk in chunks]))
 
     async def _read_events(self, chunks: AsyncIterator[bytes]) -> None:
-        async for data in events(chunks):
-            if data.strip() == DONE:
-                self._assembly.end()
-                return
-            if self._assembly.add_event(data) and self._first_token_ms is None:
-                self._first_token_ms = (time.monotonic() - self._began) * 1000
-                if self._tell is not None:
-                    self._tell()
-            if self._assembly.ended:
+        reader = EventReader()
+        async for chunk in chunks:
+            if self._take(reader.feed(chunk)):
                 return
             if self._assembly.began:
                 self._waiting_for = "next_chunk"
                 self._reschedule(self._deployment.between_chunks_timeout_s)
+        self._take(reader.end())
+
+    def _take(self, events: Sequence[bytes]) -> bool:
+        """Whether the stream says that it is over with one of these events; what follows it is not looked at."""
+        assembly = self._assembly
+        for data in events:
+            if data.strip() == DONE:
+                assembly.end()
+                return True
+            if assembly.add_event(data) and self._first_token_ms is None:
+                self._first_token_ms = (time.monotonic() - self._began) * 1000
+                if self._tell is not None:
+                    self._tell()
+            if assembly.ended:
+                return True
+        return False
 
     def _reschedule(self, after_s: float | None) -> None:
         assert self._timer is not None
@@ -196,3 +206,13 @@ class Call:
 def content_type(headers: Mapping[str, str]) -> str:
     """The type of a body, without its parameters."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _bounded(chunks: AsyncIterator[bytes], limit_bytes: int) -> AsyncIterator[bytes]:
+    """The chunks, until they are more than ``limit_bytes`` together; then ``BodyTooLargeError``."""
+    read = 0
+    async for chunk in chunks:
+        read += len(chunk)
+        if read > limit_bytes:
+            raise BodyTooLargeError
+        yield chunk

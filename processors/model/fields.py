@@ -24,14 +24,21 @@ class ReportedError(Exception):
 
 
 def object_of(data: str | bytes) -> dict[str, Any]:
-    """A JSON object. Raises ``MalformedError`` for anything else."""
+    """A JSON object, whose bytes may be spoilt where they are text. Raises ``MalformedError`` for anything else."""
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError:
-        value = None
+        value = _mended(data) if isinstance(data, bytes) else None
     if not isinstance(value, dict):
         raise MalformedError("no_json_object")
     return value
+
+
+def _mended(data: bytes) -> Any:
+    try:
+        return orjson.loads(data.decode("utf-8", "replace"))
+    except orjson.JSONDecodeError:
+        return None
 
 
 def text_of(value: Any) -> str | None:

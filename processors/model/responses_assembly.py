@@ -34,7 +34,7 @@ class ResponsesAssembly:
         self._said: list[str] = []
         self._response: Mapping[str, Any] = {}
 
-    def add_event(self, data: str) -> bool:
+    def add_event(self, data: str | bytes) -> bool:
         """Take a stream's event; whether it brought output. Unknown events are passed over."""
         event = object_of(data)
         kind = text_of(event.get("type")) or ""

@@ -1,57 +1,53 @@
-"""Server-sent events, read with a bound: of a chat stream, only the ``data`` lines matter.
+"""Server-sent events, read as they come: of a chat stream, only the ``data`` lines matter.
 
-Follows the event stream format of the HTML standard as far as chat endpoints use it. The SDK's own reader has no
-bound, and ends in silence where a stream was cut off.
+Follows the event stream format of the HTML standard as far as chat endpoints use it.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
-DONE = "[DONE]"
+DONE = b"[DONE]"
 
 
-class BodyTooLargeError(Exception):
-    """The body is larger than what is read."""
+class EventReader:
+    """The data of a stream's events; comments and empty events are left out. Holds what is unfinished, unbounded."""
 
+    def __init__(self) -> None:
+        self._rest = bytearray()
+        self._data: list[bytes] = []
 
-async def bounded(chunks: AsyncIterator[bytes], limit_bytes: int) -> AsyncIterator[bytes]:
-    """The chunks, until they are more than ``limit_bytes`` together; then ``BodyTooLargeError``."""
-    read = 0
-    async for chunk in chunks:
-        read += len(chunk)
-        if read > limit_bytes:
-            raise BodyTooLargeError
-        yield chunk
-
-
-async def events(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
-    """The data of every event, comments and empty events left out; a line that was cut off is not used."""
-    data: list[str] = []
-    async for line in _lines(chunks):
-        if not line:
-            if data:
-                yield "\n".join(data)
-            data = []
-        elif line.startswith(b"data:"):
-            data.append(line[5:].removeprefix(b" ").decode("utf-8", "replace"))
-    if data:
-        yield "\n".join(data)
-
-
-async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    rest = bytearray()
-    async for chunk in chunks:
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The data of the events that end with this chunk."""
+        rest = self._rest
         rest += chunk
         if b"\n" not in chunk and b"\r" not in chunk:
-            continue
-        # A carriage return at the end may be the first half of a line's end.
-        held = b"\r" if rest.endswith(b"\r") else b""
-        *whole, last = bytes(rest[: len(rest) - len(held)]).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        for line in whole:
-            yield line
-        rest = bytearray(last + held)
-    # A cut can only be told from an end by what is missing: of an unfinished line nothing is used but the end's mark.
-    last_line = bytes(rest).rstrip(b"\r")
-    if rest.endswith(b"\r") or last_line == f"data: {DONE}".encode():
-        yield last_line
+            return []
+        if b"\r" in rest:
+            # A carriage return at the end may be the first half of a line's end.
+            held = b"\r" if rest.endswith(b"\r") else b""
+            text = bytes(rest[: len(rest) - len(held)]).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        else:
+            held, text = b"", bytes(rest)
+        *lines, last = text.split(b"\n")
+        self._rest = bytearray(last + held)
+        return self._events(lines)
+
+    def end(self) -> list[bytes]:
+        """The data of what the stream ended in; a line that was cut off is not used.
+
+        A cut can only be told from an end by what is missing: of an unfinished line nothing is used but the end's mark.
+        """
+        rest = self._rest
+        last = bytes(rest).rstrip(b"\r")
+        whole = rest.endswith(b"\r") or last == b"data: " + DONE
+        return self._events([last, b""] if whole else [b""])
+
+    def _events(self, lines: list[bytes]) -> list[bytes]:
+        found, data = [], self._data
+        for line in lines:
+            if not line:
+                if data:
+                    found.append(data[0] if len(data) == 1 else b"\n".join(data))
+                    data.clear()
+            elif line.startswith(b"data:"):
+                data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+        return found

@@ -143,7 +143,7 @@ async def test_a_silence_is_noticed_and_the_call_closed(
 
 @pytest.mark.parametrize("api", APIS)
 async def test_a_key_that_is_missing_is_refused(here: Here, client: ModelClients, api: Api) -> None:
-    here.provider.script.load({"by_key": {"none": ["401"]}})
+    here.provider.script.load({"by_key": {"": ["401"]}})
     with pytest.raises(PermanentProviderError) as caught:
         await ask(client, here, api, "hi", api_key=None)
     assert caught.value.http_status == 401

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 
 from processors.model.assembly import ChatAssembly
 from processors.model.port import ModelReply
-from processors.model.sse import DONE, events
+from processors.model.sse import DONE, EventReader
 
 # An echo service that was recorded in a model's place.
 NO_COMPLETIONS = (
@@ -30,7 +30,7 @@ def chats(shared_data: Path) -> list[dict[str, Any]]:
     ]
 
 
-async def read(exchange: dict[str, Any], piece: int) -> ModelReply:
+def read(exchange: dict[str, Any], piece: int) -> ModelReply:
     assembly = ChatAssembly()
     raw = exchange.get("response_raw")
     if raw is None:
@@ -38,7 +38,7 @@ async def read(exchange: dict[str, Any], piece: int) -> ModelReply:
     elif not raw.lstrip().startswith("data:") and raw.lstrip().startswith("{"):
         assembly.add_body(raw.encode())
     else:
-        async for data in events(_pieces(raw.encode(), piece)):
+        for data in _events(raw.encode(), piece):
             if data == DONE:
                 assembly.end()
                 break
@@ -46,16 +46,18 @@ async def read(exchange: dict[str, Any], piece: int) -> ModelReply:
     return assembly.reply(duration_ms=1.0, first_token_ms=None)
 
 
-async def _pieces(body: bytes, size: int) -> AsyncIterator[bytes]:
+def _events(body: bytes, size: int) -> Iterator[bytes]:
+    reader = EventReader()
     for start in range(0, len(body), size):
-        yield body[start : start + size]
+        yield from reader.feed(body[start : start + size])
+    yield from reader.end()
 
 
 @pytest.mark.parametrize("piece", [1, 7, 65536])
-async def test_every_recorded_reply_is_read(shared_data: Path, piece: int) -> None:
+def test_every_recorded_reply_is_read(shared_data: Path, piece: int) -> None:
     exchanges = chats(shared_data)
     for exchange in exchanges:
-        reply = await read(exchange, piece)
+        reply = read(exchange, piece)
         assert reply.finish_reason, exchange["id"]
         assert reply.model, exchange["id"]
         assert reply.text is not None or reply.tool_calls_json or reply.refusal, exchange["id"]
@@ -71,7 +73,7 @@ async def test_a_recorded_body_is_read_as_it_says(shared_data: Path) -> None:
         body = exchange.get("response_json")
         if body is None:
             continue
-        reply, message = await read(exchange, 1), body["choices"][0]["message"]
+        reply, message = read(exchange, 1), body["choices"][0]["message"]
         if isinstance(message.get("content"), str):
             assert reply.text == message["content"]
         assert reply.usage == body.get("usage")
