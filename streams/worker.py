@@ -23,9 +23,7 @@ from processors.finality import PostgresFinality
 from processors.postgres import Database
 from processors.redrive import PostgresRedrives
 from processors.release.stage import Release
-from processors.spending.postgres import PostgresSpends
 from schemas.errors import ConfigurationError, DependencyDownError
-from schemas.records import Cost
 from streams import security
 from streams.acls import stage_needs
 from streams.app import create_app, group_name
@@ -48,7 +46,7 @@ from streams.runner import StageRunner
 from streams.services import Services
 from streams.settings import Settings
 from streams.slots import WeightedSlots
-from streams.spending import Telling
+from streams.spending import tellings
 from streams.stages import STAGES, Effect, Stage
 from streams.topics import input_topics, topic_name
 from streams.window_runner import WindowRunner
@@ -143,8 +141,7 @@ class Worker:
             hold_s = self._settings.worker.lease_s
             deferring = [name for name in self._plan.stages if STAGES[name].defers or STAGES[name].puts_off]
             self._background(*(PutBack(name, services, hold_s=hold_s).run() for name in deferring))
-            if any(Cost in STAGES[name].outputs for name in self._plan.stages):
-                self._background(Telling(PostgresSpends(self._database), services).run())
+            self._background(*(one.run() for one in tellings(self._plan.stages, self._database, services)))
             started = await self._unless_stopped(self._start(units))
             if started is not None:
                 self._health.phase = None

@@ -26,8 +26,9 @@ KINDS = {
     "attempt_not_in_answer": "a paid attempt is missing in the answer of its request",
     "paid_without_answer": "a request was paid for and has no answer yet",
 }
-# Stage whose attempts the journal holds.
+# Stage whose attempts the journal holds, but for what it buys beside its calls.
 _JOURNALED = "complete"
+_BESIDE = ("embedding",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +267,7 @@ def _distinct(events: Sequence[Event]) -> list[Said]:
 
 
 def _paid_call(spender: Spender) -> bool:
-    return spender.stage == _JOURNALED and spender.served_by == "model"
+    return spender.stage == _JOURNALED and spender.served_by == "model" and spender.purpose not in _BESIDE
 
 
 def _finding(kind: str, attempt_id: str, spender: Spender, detail: str) -> Finding:

@@ -159,11 +159,15 @@ def books(stack: TestStack, tmp_path_factory: pytest.TempPathFactory) -> Books:
 def test_books_agree_and_then_one_fault_of_each_kind_is_found(books: Books) -> None:
     for number in range(3):
         books.request(f"right-{number}")
+    # What a stage embeds beside a call is no attempt of the journal's, and in no answer.
+    beside = cost("embedded", "0.01", lane=books.lane, request_id="right-0", incurred_at=ENDED, purpose="embedding")
+    books.publisher.publish("costs", beside, "right-0")
+    books._ledger.append(beside)
     books.finish()
     code, found = books.reconcile()
     assert (code, found["agree"], found["findings"]) == (0, True, [])
-    assert (found["ledger_rows"], found["cost_events"], found["journaled_attempts"], found["answers"]) == (3, 3, 3, 3)
-    assert found["ledger_usd"] == "0.75"
+    assert (found["ledger_rows"], found["cost_events"], found["journaled_attempts"], found["answers"]) == (4, 4, 3, 3)
+    assert found["ledger_usd"] == "0.76"
 
     planted = plant(books)
     code, found = books.reconcile()

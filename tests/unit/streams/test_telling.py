@@ -9,7 +9,7 @@ import pytest
 from processors.spending.port import Closing, MemorySpends, Opening
 from schemas.errors import DependencyDownError
 from schemas.records import Cost
-from streams.spending import Telling
+from streams.spending import Embeddings, Telling
 from streams.stages import STAGES
 from tests.support.costs import cost
 from tests.support.running import CODEC, LANE, Bench
@@ -22,7 +22,8 @@ class Scene:
 
         self.bench = Bench(unused, stage=STAGES["enrich"])
         self.spends = MemorySpends(self.bench.clock)
-        self.telling = Telling(self.spends, self.bench.runner._services)
+        services = self.bench.runner._services
+        self.telling = Telling([Embeddings(self.spends, services)], services)
 
     async def open(self, spender: str = "s1", *, lane: str = LANE) -> None:
         unknown = CODEC.encode(cost(f"{spender}-0", "0.9", lane=lane, state="unknown"))

@@ -1,0 +1,105 @@
+"""An outcome that came in late is told though the worker that booked it is gone, as one event with the same bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from processors.complete.records import costs_of
+from processors.event import Output
+from processors.journal import Bound, Busy, CallKey, Done, Granted, Offer, PostgresJournal, Settled, Target
+from processors.journal.late import PostgresLateOutcomes
+from processors.postgres import Database
+from schemas.codec import Codec
+from schemas.errors import DependencyDownError, FencedError
+from schemas.records import Cost, Usage
+from streams.spending import Late
+from streams.stages import STAGES
+from tests.support.enrichments import enrichment, incoming
+from tests.support.running import Bench
+from tests.support.stack import TestStack
+
+pytestmark = pytest.mark.stack
+
+CODEC = Codec.offline()
+TARGET = Target(
+    route="default",
+    deployment="d1",
+    provider="openai",
+    model="m1",
+    price_source="settings",
+    account="acct",
+    stage_version="1",
+    control_offset=7,
+    bound=Bound(prompt_tokens=100, completion_tokens=50, usd=Decimal("0.9")),
+)
+DONE = Settled(
+    state="done", cost_usd=Decimal("0.25"), usage=Usage(prompt_tokens=9, completion_tokens=3), response_id="resp-1"
+)
+
+
+@pytest.fixture
+async def database(stack: TestStack) -> AsyncIterator[Database]:
+    opened = await Database.open(stack.postgres_dsn)
+    yield opened
+    await opened.close()
+
+
+async def book_late(database: Database, lane: str) -> tuple[Any, CallKey, Done]:
+    """A worker that was taken for dead books what its call cost, and ends before it can publish anything."""
+    journal = PostgresJournal(database, lease_s=0.2)
+    event = incoming(enrichment("r1", lane=lane), CODEC)
+    key = CallKey(tenant="acme", lane=lane, run="", request_id="r1")
+    offer = Offer(key=key, target=TARGET, input=event.raw, input_hash="h", max_attempts=3)
+    first = await journal.claim(offer, owner="w1")
+    assert isinstance(first, Granted)
+    deadline = time.monotonic() + 20
+    while isinstance(second := await journal.claim(offer, owner="w2"), Busy):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+    assert isinstance(second, Granted)
+    await journal.finish(second.lease, second.attempt.attempt_id, DONE, b"result")
+    with pytest.raises(FencedError):
+        await journal.finish(first.lease, first.attempt.attempt_id, DONE, b"late")
+    ended = await journal.outcome_of(key)
+    assert isinstance(ended, Done)
+    return event, key, ended
+
+
+class Broker:
+    """Takes what is published, unless it is away."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.away = False
+
+    async def publish(self, outputs: Sequence[Output]) -> None:
+        if self.away:
+            raise DependencyDownError("kafka", "away")
+        self.sent += [CODEC.encode(one) for one in outputs if isinstance(one, Cost)]
+
+
+async def test_a_late_outcome_whose_worker_is_gone_is_told_once_with_the_bytes_of_a_redelivery(
+    database: Database, lane: str
+) -> None:
+    event, key, ended = await book_late(database, lane)
+    [expected] = [one for one in costs_of(event, key, ended.attempts) if one.correction == "late"]
+    assert expected.amount_usd == Decimal("0.25") - Decimal("0.9")
+
+    async def unused(_incoming: Any) -> Any:
+        raise AssertionError
+
+    services = replace(Bench(unused, stage=STAGES["complete"]).runner._services, lane=lane)
+    broker, late = Broker(), Late(PostgresLateOutcomes(database), services)
+    broker.away = True
+    with pytest.raises(DependencyDownError):
+        await late.round(broker.publish)
+    broker.away = False
+    assert [await late.round(broker.publish), await late.round(broker.publish)] == [1, 0]
+    assert broker.sent == [CODEC.encode(expected)]
