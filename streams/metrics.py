@@ -212,6 +212,17 @@ class Metrics:
         )
         # kind: text, restart, end, failed.
         self.chunks = Counter("headrace_chunks_total", "Chunks by kind", [lane, "kind"], registry=registry)
+        self.reports_failed = Counter(
+            "headrace_reports_failed_total", "Reports to Postgres that could not be written", registry=registry
+        )
+        self.purged = Counter(
+            "headrace_purged_rows_total", "Rows deleted because their time was over", ["table"], registry=registry
+        )
+        self._declare_indexing(registry)
+        self._declare_routing(registry)
+        self._declare_batches(registry)
+
+    def _declare_indexing(self, registry: CollectorRegistry) -> None:
         self.documents = Counter(
             "headrace_index_documents_total", "Documents by what was done", ["outcome"], registry=registry
         )
@@ -225,14 +236,6 @@ class Metrics:
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 512, 2048),
             registry=registry,
         )
-        self.reports_failed = Counter(
-            "headrace_reports_failed_total", "Reports to Postgres that could not be written", registry=registry
-        )
-        self.purged = Counter(
-            "headrace_purged_rows_total", "Rows deleted because their time was over", ["table"], registry=registry
-        )
-        self._declare_routing(registry)
-        self._declare_batches(registry)
 
     def _declare_batches(self, registry: CollectorRegistry) -> None:
         # Set by the worker that collects a deployment's batches; the others tell 0.
