@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from processors.complete.routes import Deployment, HedgePolicy
+from processors.complete.worst import worst_case
 from processors.event import Incoming, Recorded
 from processors.journal import AttemptRow
 from processors.journal.entry import WORKER_LOST
@@ -297,3 +298,17 @@ async def test_no_seat_is_kept_by_any_of_it() -> None:
     scene.model.holds["a"].set()
     await running
     assert [worker._pool.member(name).in_flight for name in "ab"] == [0, 0]
+
+
+async def test_budgets_hold_what_a_hedged_call_costs_at_most() -> None:
+    scene = Scene("a", max_attempts=2)
+    dear = deployment("b", weight=0.0, price=replace(PRICE, prompt=10 * PRICE.prompt, completion=10 * PRICE.completion))
+    scene.route = replace(scene.route, others=(dear,))
+    scene.fail_at("a", "b", error=OutcomeUnknownError("timeout_total", "slow"))
+    running = asyncio.create_task(_outputs(scene, event()))
+    await scene.both_open(running)
+    scene.model.holds["a"].set()
+    await running
+    spent = sum((row.cost_usd or Decimal(0) for row in scene.rows), Decimal(0))
+    assert len(scene.rows) == 2 and spent > 10 * (scene.rows[0].cost_usd or Decimal(0))
+    assert spent <= worst_case(event().record, scene.route, at=scene.clock.now())
