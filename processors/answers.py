@@ -66,12 +66,14 @@ def final_answer(
     verdicts: Sequence[Verdict] = (),
     attempts: Sequence[Attempt] = (),
     policy_version: str = "",
+    streamed: bool = True,
 ) -> Answer:
     """The answer that ends a request as ``rejected``, ``blocked``, ``failed`` or ``expired``.
 
     Filled from whatever the event knows: a ``Request``, ``Admitted``, ``Enrichment`` or ``Completion``. ``attempts``
     are those made after the event was written (none for most stages); their cost is the answer's. Admission's verdicts
-    come first; that text of it was public comes last. Raises ``PoisonError`` for an event that belongs to no request.
+    come first; that text of it was public comes last, unless its attempts were not ``streamed``. Raises
+    ``PoisonError`` for an event that belongs to no request.
     """
     if status == "answered":
         raise ValueError("final_answer ends a request without a text; the filter writes answered ones")
@@ -81,7 +83,7 @@ def final_answer(
         known["cost_usd"] = sum((a.cost_usd for a in attempts if a.cost_usd is not None), Decimal(0))
         known["estimated"] = any(a.estimated for a in attempts)
         known["deployment"], known["model"] = attempts[-1].deployment, attempts[-1].model
-    public = gone_out(incoming.record, attempts, stage=stage)
+    public = gone_out(incoming.record, attempts if streamed else (), stage=stage)
     known["verdicts"] = (*known.get("verdicts", ()), *verdicts, *public)
     known["policy_version"] = policy_version or known.get("policy_version", "")
     return Answer(

@@ -36,8 +36,9 @@ class Given:
             closing = [closing_delta(completion)] if completion.streamed else []
             return [*costs, *closing, Recorded(completion, claim.result)]
         failure = claim.failure
-        closing = [failed_delta(stored, claim)] if claim.attempts and self._tasks.streamed(stored.record) else []
-        outputs = (*costs, *closing, failed_answer(stored, claim, key))
+        streamed = self._tasks.streamed(stored.record)
+        closing = [failed_delta(stored, claim)] if claim.attempts and streamed else []
+        outputs = (*costs, *closing, failed_answer(stored, claim, key, streamed=streamed))
         if failure.kind in ("indeterminate", "crash_loop"):
             error = (IndeterminateError if failure.kind == "indeterminate" else CrashLoopError)(failure.message)
             error.outputs = outputs

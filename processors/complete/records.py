@@ -90,8 +90,8 @@ def costs_of(incoming: Incoming[Enrichment], key: CallKey, rows: Sequence[Attemp
     return costs
 
 
-def failed_answer(incoming: Incoming[Enrichment], ended: Ended, key: CallKey) -> Answer:
-    """The final answer of a request whose call failed or came too late."""
+def failed_answer(incoming: Incoming[Enrichment], ended: Ended, key: CallKey, *, streamed: bool) -> Answer:
+    """The final answer of a request whose call failed or came too late. ``streamed``: its route streams."""
     failure = ended.failure
     return final_answer(
         incoming,
@@ -101,6 +101,7 @@ def failed_answer(incoming: Incoming[Enrichment], ended: Ended, key: CallKey) ->
         failure=as_failure(failure),
         now=ended.ended_at,
         attempts=[replace(attempt_of(row), purpose=key.purpose) for row in ended.attempts],
+        streamed=streamed,
     )
 
 

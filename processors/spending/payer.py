@@ -8,7 +8,7 @@ from schemas.ids import event_id
 from schemas.records import Admission, Meta, Request
 
 # Cost events of what a stage buys beside its output are numbered from here on: no other output has these numbers.
-FIRST_ORDINAL = 9_000
+FIRST_ORDINAL = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,6 +112,17 @@ async def test_a_failed_call_of_a_buffered_route_has_no_delta() -> None:
     assert [type(item) for item in await bench.worker()(streaming())] == [Cost, Answer]
 
 
+@pytest.mark.parametrize("streams", [True, False])
+async def test_the_answer_to_a_call_that_broke_off_says_that_text_went_out_only_where_the_route_streams(
+    streams: bool,
+) -> None:
+    bench = Bench(stream=streams, max_attempts=1)
+    bench.fail_with(OutcomeUnknownError("read_timeout", "it broke off"))
+    *_, answer = await bench.worker()(streaming())
+    assert [attempt.state for attempt in answer.attempts] == ["unknown"]
+    assert [verdict.category for verdict in answer.verdicts] == (["public"] if streams else [])
+
+
 async def test_a_stream_that_broke_off_begins_anew_under_the_next_attempt() -> None:
     bench = Bench()
     task = await broken(bench, LONG)
