@@ -162,6 +162,8 @@ _WHERE = """
 WHERE (%(since)s::timestamptz IS NULL OR incurred_at >= %(since)s)
   AND (%(until)s::timestamptz IS NULL OR incurred_at < %(until)s)
   AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
-  AND (%(lane)s::text IS NULL OR lane = %(lane)s)
+  AND CASE WHEN %(lane)s::text IS NULL
+      -- A replay of the books copies rows into its lane: no money was spent for them.
+      THEN lane NOT IN (SELECT lane FROM replay_runs WHERE copies_books) ELSE lane = %(lane)s END
 """
 _WHOLE = f"SELECT {_SELECT}, coalesce(sum(conflicts), 0)::bigint, max(changed_at) FROM ledger {_WHERE}"

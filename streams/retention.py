@@ -137,6 +137,9 @@ GO_WITH = {
 KEPT_FOREVER = {
     "deferred": "every row is an event that waits; it goes when the event is put back on its topic",
     "in_flight_tenants": "one row a tenant with a cap",
+    "replay_runs": "headrace replay delete removes a run, with its topics",
+    "replay_places": "as replay_runs",
+    "replay_answers": "as replay_runs",
     "prompts": "small, and every answer names a version of one",
     "schema_migrations": "what this database has been through",
 }

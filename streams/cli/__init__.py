@@ -41,6 +41,7 @@ GROUPS = {
     "prompt": ("streams.cli.prompt", "app"),
     "dlq": ("streams.cli.dlq", "app"),
     "costs": ("streams.cli.costs", "app"),
+    "replay": ("streams.cli.replay", "app"),
 }
 
 

@@ -1,0 +1,285 @@
+"""Leading a run: taken in hand, its steps one after the other, and given out of hand in the state that it ended in."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from processors.bodies import PostgresBodies
+from processors.clock import DatabaseClock
+from processors.failpoints import Unarmed
+from processors.postgres import Database
+from schemas.codec import Codec
+from schemas.errors import ConfigurationError, DependencyDownError, FencedError, HeadraceError
+from streams.claims import Claims
+from streams.metrics import Metrics
+from streams.ports import Ports
+from streams.producer import Producer
+from streams.reading import Entry, Stretch, TopicReader
+from streams.replay.backfill import PostgresBackfill
+from streams.replay.changes import changes_for
+from streams.replay.control import read_control
+from streams.replay.events import Events
+from streams.replay.lane import already_written, ends_of, lately_read, make_topics
+from streams.replay.plan import source_topics
+from streams.replay.ports import as_of, replay_settings
+from streams.replay.run import Place, Run, State
+from streams.replay.runs import LEASE_S, Runs
+from streams.replay.selection import Selection
+from streams.replay.sending import BulkSender
+from streams.replay.step import Step, StepPorts
+from streams.settings import Settings
+from streams.stages import STAGES, Effect, Stage
+
+RENEW_S = LEASE_S / 4
+# Entries of a batch, and bytes: memory is the same for large events and small.
+BATCH, BATCH_BYTES = 2_000, 16_000_000
+# Batches that are read ahead.
+AHEAD = 2
+# Events at a time by stage; each of what is not named here waits for nothing.
+CONCURRENCY: Mapping[str, int] = {"enrich": 16, "complete": 16, "evaluate": 16, "account": 500}
+# Of a stage that pays, batches are so many times what it has in hand: each waits for its slowest call.
+CALLS_A_BATCH = 8
+
+# Hears how far the step is: its number, and all of its places.
+Observe = Callable[[int, Sequence[Place]], None]
+
+
+def _unobserved(step: int, places: Sequence[Place]) -> None:
+    """Show nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run was given out of hand."""
+
+    state: State
+    reason: str = ""
+
+
+class Conductor:
+    """Leads runs. Everything that it needs is given; it connects to the broker by itself."""
+
+    def __init__(
+        self, settings: Settings, database: Database, runs: Runs, codec: Codec, *, observe: Observe | None = None
+    ) -> None:
+        self._settings, self._database, self._runs, self._codec = settings, database, runs, codec
+        self._observe = observe or _unobserved
+        self._clock = DatabaseClock()
+        self._step: Step | None = None
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Begin nothing any more; what is begun is finished, noted, and the run can be resumed."""
+        self._stopping = True
+        if self._step is not None:
+            self._step.stopping = True
+
+    async def lead(self, run: Run) -> Ended:
+        """Lead a run to its end, or as far as it goes.
+
+        Blocks for as long as that takes, and first for the lease of another process that may have died. Raises
+        ``ConfigurationError`` where the run has ended, or is in the hands of a process that lives.
+        """
+        self._clock.set(await self._database.now())
+        epoch = await self._take(run)
+        keeping = asyncio.ensure_future(self._keep(run, epoch))
+        try:
+            ended = await self._steps(run, epoch)
+        except FencedError as error:
+            return Ended("cancelled", str(error))
+        except HeadraceError as error:
+            # Away for now is no failure of the run's.
+            ended = Ended("stopped" if isinstance(error, DependencyDownError) else "failed", str(error))
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+        with suppress(FencedError):
+            await self._runs.end(run.run, epoch, ended.state, ended.reason)
+            return ended
+        return Ended("cancelled", "cancelled by an operator")
+
+    async def _take(self, run: Run) -> int:
+        owner = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
+        deadline = asyncio.get_running_loop().time() + LEASE_S + RENEW_S
+        while True:
+            epoch = await self._runs.take(run.run, owner=owner)
+            if epoch is not None:
+                return epoch
+            found = await self._runs.get(run.run)
+            if found is None or found.state in ("done", "cancelled"):
+                state = "deleted" if found is None else found.state
+                raise ConfigurationError(f"the run {run.name} is {state}; begin another one")
+            if asyncio.get_running_loop().time() > deadline:
+                raise ConfigurationError(f"the run {run.name} is in the hands of {found.owner}; cancel it, or wait")
+            await asyncio.sleep(0.5)
+
+    async def _keep(self, run: Run, epoch: int) -> None:
+        """Renew the lease until the run is given out of hand or somebody took it away."""
+        while True:
+            await asyncio.sleep(RENEW_S)
+            with suppress(DependencyDownError):
+                try:
+                    await self._runs.renew(run.run, epoch)
+                except FencedError:
+                    # What is noted next says so.
+                    return self.stop()
+                self._clock.set(await self._database.now())
+
+    async def _steps(self, run: Run, epoch: int) -> Ended:
+        await asyncio.to_thread(make_topics, self._settings, run)
+        with TopicReader(self._settings) as reader:
+            for number, name in enumerate(run.stages):
+                places = (await self._runs.progress(run.run)).of_step(number)
+                if not places and number:
+                    topics = source_topics(self._settings.model_copy(update={"tenants": {}}), run.lane, name)
+                    places = await asyncio.to_thread(ends_of, reader, topics, number)
+                    await self._runs.begin_step(run.run, epoch, places)
+                if any(place.left for place in places) and not self._stopping:
+                    async with AsyncExitStack() as stack:
+                        ended = await self._one(run, epoch, STAGES[name], number, places, reader, stack)
+                    if ended is not None:
+                        return ended
+                if self._stopping:
+                    return Ended("stopped", "interrupted; headrace replay resume goes on")
+        return Ended("done")
+
+    async def _one(
+        self,
+        run: Run,
+        epoch: int,
+        stage: Stage,
+        number: int,
+        places: Sequence[Place],
+        reader: TopicReader,
+        stack: AsyncExitStack,
+    ) -> Ended | None:
+        """Run a step; ``None`` once all of it is done."""
+        resumed = epoch > 1
+        known = (
+            await asyncio.to_thread(already_written, reader, self._settings, run, places) if resumed else frozenset()
+        )
+        selection = Selection(run.config, self._database, source_lane=run.source_lane) if number == 0 else None
+        concurrency = CONCURRENCY.get(stage.name, 1)
+        if run.config.workers and stage.effect is Effect.PAYS:
+            concurrency = run.config.workers
+        step = self._step = await self._built(run, stage, number, selection, known, concurrency, reader, stack)
+        step.stopping = self._stopping
+        if resumed:
+            for event_id in await asyncio.to_thread(lately_read, reader, places):
+                step.seen.add(event_id)
+        now = {(place.topic, place.partition): place for place in places}
+        most = concurrency * CALLS_A_BATCH if stage.effect is Effect.PAYS else BATCH
+        wanted = None if selection is None else selection.key
+        async for batch in batches(self._settings, places, most, wanted):
+            after = await step.batch(batch, now)
+            if after:
+                await self._runs.save(run.run, epoch, after)
+            now.update({(place.topic, place.partition): place for place in after})
+            self._observe(number, tuple(now.values()))
+            if step.exhausted:
+                return Ended("stopped", "--max-cost is reached; resume with a higher one goes on")
+            if step.stopping:
+                return Ended("stopped", "interrupted; headrace replay resume goes on")
+        finished = [replace(place, next=max(place.next, place.end)) for place in now.values()]
+        await self._runs.save(run.run, epoch, finished)
+        self._observe(number, finished)
+        return None
+
+    async def _built(
+        self,
+        run: Run,
+        stage: Stage,
+        number: int,
+        selection: Selection | None,
+        known: frozenset[str],
+        concurrency: int,
+        reader: TopicReader,
+        stack: AsyncExitStack,
+    ) -> Step:
+        changes = changes_for(stage.name, run.config.sets, first=number == 0)
+        settings = replay_settings(self._settings, changes)
+        control = await asyncio.to_thread(read_control, reader, settings, self._codec, run.source_lane)
+        claims = Claims(PostgresBodies(self._database), self._codec, most_bytes=settings.bodies.max_bytes)
+        ports = Ports(
+            settings,
+            run.source_lane if run.copies_books and run.target == "live" else run.lane,
+            self._database,
+            self._codec,
+            self._clock,
+            control,
+            Metrics(),
+            Unarmed(),
+            stack,
+            Producer(settings.kafka),
+        )
+        publishes = run.target == "live" and not run.copies_books
+        return Step(
+            StepPorts(
+                run=run,
+                stage=stage,
+                prefix=settings.prefix,
+                tenants=frozenset(settings.tenant_topics),
+                events=Events(run, stage, changes, self._codec, claims, first=number == 0),
+                processor=as_of(stage.build(ports)),
+                codec=self._codec,
+                sender=BulkSender(settings),
+                now=self._clock.now,
+                selection=selection,
+                claims=claims,
+                backfill=PostgresBackfill(self._database, self._codec, run) if publishes else None,
+                known=known,
+                concurrency=concurrency,
+            )
+        )
+
+
+async def batches(
+    settings: Settings, places: Sequence[Place], most: int, wanted: Callable[[bytes | None], bool] | None
+) -> AsyncIterator[list[Entry]]:
+    """The entries that are left of these places, read ahead by a thread of their own."""
+    loop, queue = asyncio.get_running_loop(), asyncio.Queue[Any](AHEAD)
+    ended = threading.Event()
+
+    def put(item: object) -> None:
+        asyncio.run_coroutine_threadsafe(queue.put(item), loop).result()
+
+    def read() -> None:
+        stretches = {(place.topic, place.partition): Stretch(place.next, place.end) for place in places if place.left}
+        try:
+            with TopicReader(settings) as reader:
+                batch: list[Entry] = []
+                size = 0
+                for entry in reader.read(stretches, wanted):
+                    batch.append(entry)
+                    size += entry.size
+                    if len(batch) >= most or size >= BATCH_BYTES:
+                        put(batch)
+                        batch, size = [], 0
+                    if ended.is_set():
+                        return
+                put(batch)
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=read, daemon=True, name="replay reader")
+    thread.start()
+    try:
+        while (item := await queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            if item:
+                yield item
+    finally:
+        ended.set()
+        while thread.is_alive():
+            with suppress(asyncio.QueueEmpty):
+                queue.get_nowait()
+            await asyncio.sleep(0.01)

@@ -1,0 +1,165 @@
+"""What commands and other code do with runs: plan and begin one, lead it, cancel and delete it. Built by ``open``."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from importlib.metadata import version
+
+from processors.postgres import Database
+from schemas.codec import Codec
+from schemas.errors import ConfigurationError
+from streams import security
+from streams.reading import TopicReader
+from streams.replay.backfill import Left, left_alone
+from streams.replay.changes import check_sets
+from streams.replay.conduct import Conductor, Observe
+from streams.replay.lane import lane_of, remove_topics
+from streams.replay.plan import Planner, stages_of
+from streams.replay.run import Place, Progress, Run, RunConfig, Target
+from streams.replay.runs import PostgresRuns, Runs
+from streams.replay.where import nearest, parse
+from streams.settings import Settings
+
+# The last stage of a run that may publish into the source lane.
+_PUBLISHES: Mapping[str, str] = {"filter": "answers", "account": "the books"}
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A run that was not begun, and what its first step would read."""
+
+    run: Run
+    places: tuple[Place, ...]
+
+
+class Desk:
+    """Runs, and all that can be done with them. Use it on one event loop."""
+
+    def __init__(self, settings: Settings, database: Database, runs: Runs, codec: Codec) -> None:
+        self.settings, self.database, self.runs, self.codec = settings, database, runs, codec
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings) -> AsyncIterator[Desk]:
+        """Connect to Postgres and the registry. Raises ``DependencyDownError``."""
+        dsn = settings.postgres.dsn.get_secret_value()
+        database = await Database.open(
+            dsn, max_size=settings.postgres.pool_size, statement_timeout_s=60, application_name="headrace replay"
+        )
+        try:
+            yield cls(settings, database, PostgresRuns(database), await security.codec(settings.registry))
+        finally:
+            await database.close()
+
+    async def plan(
+        self,
+        stage: str,
+        config: RunConfig,
+        *,
+        through: str | None = None,
+        name: str | None = None,
+        target: Target = "shadow",
+        lane: str = "live",
+    ) -> Planned:
+        """Decide what a run would do, and begin nothing. Blocks on the broker, and on Postgres for an earlier run.
+
+        Raises ``ConfigurationError`` for whatever of it can't be done.
+        """
+        stages = stages_of(stage, through)
+        check_sets(stages, config.sets)
+        if config.where:
+            parse(config.where)
+        copies = stages == ("account",)
+        if target == "live" and (through or stage) not in _PUBLISHES:
+            raise ConfigurationError(
+                f"--into live publishes answers: end the run at filter (--through filter), not at {through or stage}"
+            )
+        if name is not None and await self.runs.get(name) is not None:
+            raise ConfigurationError(f"there is a run named {name!r} already; choose another --name or delete it")
+        earlier: Sequence[Place] = ()
+        if config.of_run:
+            config, earlier = await self._selection_of(config, stages)
+        with TopicReader(self.settings) as reader:
+            planner = Planner(self.settings, reader, lane)
+            places = await asyncio.to_thread(planner.places, stage, config, earlier=earlier)
+        run = secrets.token_hex(4)
+        planned = Run(
+            run=run,
+            name=name or run,
+            lane=lane_of(run),
+            source_lane=lane,
+            target=target,
+            stages=stages,
+            config=config,
+            code_version=version("headrace"),
+            copies_books=copies,
+        )
+        return Planned(planned, places)
+
+    async def _selection_of(self, config: RunConfig, stages: Sequence[str]) -> tuple[RunConfig, Sequence[Place]]:
+        other = await self.find(config.of_run)
+        if other.stages[0] != stages[0]:
+            raise ConfigurationError(
+                f"--run {other.name} replayed {other.stages[0]}, so its events are none of {stages[0]}'s"
+            )
+        kept = {name: getattr(other.config, name) for name in ("ids", "offsets", "where", "sample", "salt")}
+        return replace(config, **kept, of_run=other.run), (await self.runs.progress(other.run)).of_step(0)
+
+    async def begin(self, planned: Planned) -> Run:
+        """Keep the run as a row. Raises ``ConfigurationError`` where its name was taken meanwhile."""
+        await self.runs.create(planned.run, planned.places)
+        return planned.run
+
+    def conductor(self, observe: Observe | None = None) -> Conductor:
+        """What leads a run; see ``Conductor.lead``."""
+        return Conductor(self.settings, self.database, self.runs, self.codec, observe=observe)
+
+    async def find(self, named: str) -> Run:
+        """The run of this id or name. Raises ``ConfigurationError`` that names the nearest one."""
+        found = await self.runs.get(named)
+        if found is None:
+            known = [run.name for run in await self.runs.all()]
+            hint = nearest(named, known) if known else "there is none yet"
+            raise ConfigurationError(f"there is no run {named!r}; {hint}")
+        return found
+
+    async def progress(self, run: Run) -> Progress:
+        """How far a run is."""
+        return await self.runs.progress(run.run)
+
+    async def reconfigure(self, run: Run, *, max_cost_usd: Decimal | None, sets: Mapping[str, str]) -> Run:
+        """The run with a higher limit, or with what its events lacked, before it is resumed."""
+        if max_cost_usd is None and not sets:
+            return run
+        check_sets(run.stages, sets)
+        config = replace(
+            run.config,
+            max_cost_usd=run.config.max_cost_usd if max_cost_usd is None else max_cost_usd,
+            sets={**run.config.sets, **sets},
+        )
+        await self.runs.configure(run.run, config)
+        return replace(run, config=config)
+
+    async def cancel(self, run: Run) -> bool:
+        """Cancel a run; False where it had ended. Whoever leads it notices at its next note."""
+        return await self.runs.cancel(run.run)
+
+    async def delete(self, run: Run) -> list[str]:
+        """Remove the run's topics, groups and rows; the names of what was removed from the broker.
+
+        Calls that it paid for stay in the journal and the ledger. Raises ``ConfigurationError`` while it is led.
+        """
+        if run.state == "running" and run.lease_s > 0:
+            raise ConfigurationError(f"the run {run.name} is running; headrace replay cancel {run.name} first")
+        removed = await asyncio.to_thread(remove_topics, self.settings, run.lane)
+        await self.runs.delete(run)
+        return removed
+
+    async def left_alone(self, run: Run) -> list[Left]:
+        """Answers that a backfill left alone."""
+        return await left_alone(self.database, run.run)

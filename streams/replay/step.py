@@ -1,0 +1,375 @@
+"""One step of a run: batches of events through a stage's processor, published, and only then noted as done.
+
+What is noted is how far each partition is. A batch that was cut off is done again whole; what of it had been published
+is known by its event ids and not published twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from functools import partial
+from typing import Any, cast
+
+from processors.answers import failure_of, final_answer
+from processors.event import Incoming, Output, Processor, Recorded
+from schemas.codec import Codec
+from schemas.errors import (
+    ConfigurationError,
+    DependencyDownError,
+    FencedError,
+    HeadraceError,
+    NotYetError,
+    OversizedError,
+    PermanentProviderError,
+    PoisonError,
+    RefusedError,
+)
+from schemas.record import Record
+from schemas.records import Answer, Cost, Meta, Timing
+from streams.claims import DATAREF, Claims
+from streams.dead_letters import dead_letter, without_value
+from streams.ending import answerable, unforeseen
+from streams.headers import event_headers
+from streams.outputs import LARGEST_BYTES, OVERHEAD_BYTES, key_of, topic_kind
+from streams.producer import Outgoing
+from streams.reading import Entry
+from streams.replay.backfill import Backfill
+from streams.replay.events import Events
+from streams.replay.run import BURIED, DUPLICATE, PUBLISHED, REFUSED, SKIPPED, Place, Run
+from streams.replay.selection import Selection
+from streams.replay.sending import Sender
+from streams.runner import MAX_FAILURES, VERSION
+from streams.stages import Stage
+from streams.topics import MAX_DEAD_LETTER_BYTES, topic_name
+
+# Ids that are remembered to tell a redelivered event; redeliveries lie close to each other in a topic.
+REMEMBERED = 100_000
+# The loop gets its turn, to renew the lease, at least this often.
+BREATH = 64
+# A dependency that is away is asked again after this long, up to so often.
+PAUSE_S, PATIENCE = 1.0, 60
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a batch came to in one partition."""
+
+    next: int
+    counts: Counter[str] = field(default_factory=Counter)
+    cost_usd: Decimal = Decimal(0)
+    avoided_usd: Decimal = Decimal(0)
+
+
+class Remembered:
+    """The latest ids, so many and no more."""
+
+    def __init__(self, most: int = REMEMBERED) -> None:
+        self._ids: dict[str, None] = {}
+        self._most = most
+
+    def add(self, event_id: str) -> bool:
+        """Remember an id. False where it is remembered already."""
+        if event_id in self._ids:
+            return False
+        self._ids[event_id] = None
+        if len(self._ids) > self._most:
+            del self._ids[next(iter(self._ids))]
+        return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPorts:
+    """What a step works with. ``paid`` is asked before an event of a stage that pays is begun: False ends the run.
+
+    ``known`` are ids of outputs that are in the lane already.
+    """
+
+    run: Run
+    stage: Stage
+    prefix: str
+    tenants: frozenset[str]
+    events: Events
+    processor: Processor
+    codec: Codec
+    sender: Sender
+    now: Callable[[], Any]
+    selection: Selection | None = None
+    claims: Claims | None = None
+    backfill: Backfill | None = None
+    known: frozenset[str] = frozenset()
+    concurrency: int = 1
+    begin: Callable[[Incoming[Any]], Awaitable[bool]] | None = None
+    done: Callable[[Incoming[Any], Decimal], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    outputs: tuple[Output, ...]
+    outcome: str
+    letter: Outgoing | None = None
+    service_ms: float = 0.0
+
+
+_SKIPPED, _DUPLICATE = _Done((), SKIPPED), _Done((), DUPLICATE)
+
+
+@dataclass(slots=True)
+class _Item:
+    """One record of a batch; ``incoming`` None: it can't be read. ``done`` None: not begun."""
+
+    entry: Entry
+    incoming: Incoming[Any] | None
+    done: _Done | None = None
+
+    @property
+    def taken(self) -> bool:
+        return self.done is None
+
+
+class Step:
+    """Runs the batches of a step."""
+
+    def __init__(self, ports: StepPorts) -> None:
+        self._ports = ports
+        self.seen = Remembered()
+        # Set by whoever wants the run to stop in order: nothing is begun any more, what is begun is finished.
+        self.stopping = False
+        self.exhausted = False
+
+    async def batch(self, entries: Sequence[Entry], places: Mapping[tuple[str, int], Place]) -> list[Place]:
+        """Put a batch through; the places as they are once all of it is acknowledged.
+
+        Blocks on whatever the stage does, then on the broker. Raises ``DependencyDownError`` when something was away
+        for a minute, ``ConfigurationError`` for what an operator has to mend, ``FencedError``; nothing is noted then.
+        """
+        items = await self._chosen(entries)
+        await self._processed([item for item in items if item.taken])
+        tallies: dict[tuple[str, int], Tally] = {}
+        for item in items:
+            entry = item.entry
+            if item.done is None:
+                # The run is to stop: this event and what follows it was not begun.
+                break
+            tally = tallies.setdefault((entry.topic, entry.partition), Tally(entry.offset))
+            tally.next = entry.offset + 1
+            tally.counts[item.done.outcome] += 1
+            for output in item.done.outputs:
+                spent, avoided = _amounts(output)
+                tally.cost_usd += spent
+                tally.avoided_usd += avoided
+            self._ports.sender.send(await self._outgoing(item))
+        if not tallies:
+            return []
+        written = await self._ports.sender.settle()
+        return [_after(places[place], tally, written) for place, tally in tallies.items()]
+
+    async def _chosen(self, entries: Sequence[Entry]) -> list[_Item]:
+        """Every entry, with what is settled about it before its stage sees it."""
+        items = []
+        for number, entry in enumerate(entries):
+            if number % BREATH == 0:
+                await asyncio.sleep(0)
+            try:
+                decoded = await self._patiently(partial(self._ports.events.decode, entry))
+                items.append(_Item(entry, decoded))
+            except PoisonError as error:
+                items.append(_Item(entry, None, _Done((), BURIED, self._letter(entry, error))))
+        open_ = [item for item in items if item.incoming is not None]
+        selection = self._ports.selection
+        if selection is not None:
+            asked = [(item.entry, item.incoming) for item in open_ if item.incoming is not None]
+            takes = await self._patiently(partial(selection.takes, asked))
+            for item, yes in zip(open_, takes, strict=True):
+                item.done = None if yes else _SKIPPED
+        for item in open_:
+            if item.done is None and item.incoming is not None:
+                if self.seen.add(item.incoming.meta.event_id):
+                    item.incoming = self._ports.events.ours(item.incoming)
+                else:
+                    item.done = _DUPLICATE
+        return items
+
+    async def _processed(self, items: Sequence[_Item]) -> None:
+        """Put the events through their stage, until they are done or the run is to stop."""
+        if self._ports.concurrency == 1:
+            for number, item in enumerate(items):
+                if number % BREATH == 0:
+                    await asyncio.sleep(0)
+                if not await self._may_begin(item):
+                    break
+                item.done = await self._one(item)
+            return
+        slots = asyncio.Semaphore(self._ports.concurrency)
+        tasks: list[asyncio.Task[None]] = []
+
+        async def held(item: _Item) -> None:
+            try:
+                item.done = await self._one(item)
+            except BaseException:
+                self.stopping = True
+                raise
+            finally:
+                slots.release()
+
+        for item in items:
+            await slots.acquire()
+            if not await self._may_begin(item):
+                break
+            tasks.append(asyncio.ensure_future(held(item)))
+        # What was sent is finished even where another event failed, so that it is in the journal.
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _may_begin(self, item: _Item) -> bool:
+        if self.stopping:
+            return False
+        begin = self._ports.begin
+        if begin is not None and item.incoming is not None and not await begin(item.incoming):
+            self.exhausted = self.stopping = True
+            return False
+        return not self.stopping
+
+    async def _one(self, item: _Item) -> _Done:
+        assert item.incoming is not None
+        started = time.perf_counter()
+        done = await self._attempts(item.entry, item.incoming)
+        if self._ports.done is not None:
+            self._ports.done(item.incoming, sum((_amounts(one)[0] for one in done.outputs), Decimal(0)))
+        return replace(done, service_ms=(time.perf_counter() - started) * 1000)
+
+    async def _attempts(self, entry: Entry, incoming: Incoming[Any]) -> _Done:
+        """What the stage gives for the event, or what ends it, as a worker would end it."""
+        failures = 0
+        while True:
+            try:
+                return _Done(tuple(await self._patiently(lambda: self._ports.processor(incoming))), PUBLISHED)
+            except RefusedError as refusal:
+                return self._refused(entry, incoming, refusal)
+            except (PoisonError, OversizedError) as error:
+                return self._given_up(entry, incoming, error)
+            except (ConfigurationError, DependencyDownError):
+                raise
+            except (FencedError, NotYetError):
+                await asyncio.sleep(PAUSE_S)
+            except Exception as error:
+                if isinstance(error, HeadraceError) and error.outputs:
+                    return self._given_up(entry, incoming, error)
+                failures += 1
+                if failures >= MAX_FAILURES or isinstance(error, PermanentProviderError):
+                    return self._given_up(entry, incoming, error)
+
+    async def _patiently(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        """The result, once what is needed is there again; raises what it lacks when that takes too long."""
+        for tried in range(PATIENCE):
+            try:
+                return await work()
+            except DependencyDownError:
+                if tried == PATIENCE - 1 or self.stopping:
+                    raise
+            await asyncio.sleep(PAUSE_S)
+        raise AssertionError("unreachable")
+
+    def _refused(self, entry: Entry, incoming: Incoming[Any], refusal: RefusedError) -> _Done:
+        if not answerable(incoming):
+            return self._given_up(entry, incoming, refusal)
+        return _Done((self._final(incoming, refusal.status, failure_of(refusal)),), REFUSED)
+
+    def _given_up(self, entry: Entry, incoming: Incoming[Any], error: Exception) -> _Done:
+        outputs = tuple(cast("Output", one) for one in error.outputs) if isinstance(error, HeadraceError) else ()
+        if not outputs and answerable(incoming):
+            known = isinstance(error, HeadraceError)
+            failure = failure_of(error) if known else unforeseen(self._ports.stage.name, error)  # type: ignore[arg-type]
+            outputs = (self._final(incoming, "failed", failure),)
+        return _Done(outputs, BURIED, self._letter(entry, error))
+
+    def _final(self, incoming: Incoming[Any], status: str, failure: Any) -> Answer:
+        name, now = self._ports.stage.name, self._ports.now()
+        return final_answer(incoming, stage=name, stage_version=VERSION, status=status, failure=failure, now=now)
+
+    def _letter(self, entry: Entry, error: Exception) -> Outgoing:
+        ports = self._ports
+        letter = dead_letter(
+            replace(entry, headers=tuple((name, value or b"") for name, value in entry.headers)),
+            error,
+            prefix=ports.prefix,
+            lane=ports.run.lane,
+            run=ports.run.run,
+            stage=ports.stage.name,
+            attempts=1,
+            first_failure=ports.now(),
+        )
+        return (
+            without_value(letter) if len(letter.value or b"") > MAX_DEAD_LETTER_BYTES - 2 * OVERHEAD_BYTES else letter
+        )
+
+    async def _outgoing(self, item: _Item) -> list[Outgoing]:
+        """The records to send for an event; none that is in the lane already."""
+        ports, done, entry = self._ports, item.done, item.entry
+        assert done is not None
+        sent = [] if done.letter is None else [done.letter]
+        if item.incoming is None:
+            return sent
+        timings = (*item.incoming.timings, Timing(stage=ports.stage.name, service_ms=done.service_ms))
+        cause = [(name, value) for name, value in entry.headers if value is not None]
+        for output in done.outputs:
+            record: Record = output.record if isinstance(output, Recorded) else output
+            lane = ports.run.lane
+            if isinstance(record, Answer):
+                record = replace(record, timings=timings)
+                if ports.backfill is not None:
+                    revised = await self._patiently(partial(ports.backfill.revise, record))
+                    if revised is None:
+                        continue
+                    record, lane = revised, ports.run.source_lane
+            meta: Meta = record.meta  # type: ignore[attr-defined]
+            if meta.event_id in ports.known:
+                continue
+            value = output.value if isinstance(output, Recorded) else ports.codec.encode(record)
+            record, value, refs = await self._parted(record, value)
+            headers = event_headers(record, meta, time=ports.now(), cause=cause, timings=timings)
+            headers += [(DATAREF, ref.encode()) for ref in refs[:1]]
+            kind = topic_kind(record)
+            topic = topic_name(ports.prefix, lane, kind)
+            sent.append(Outgoing(topic, key_of(record).encode(), value, headers))
+            if lane == ports.run.source_lane and kind == "answers" and meta.tenant in ports.tenants:
+                sent.append(replace(sent[-1], topic=f"{topic}.{meta.tenant}"))
+        return sent
+
+    async def _parted(self, record: Record, value: bytes) -> tuple[Record, bytes, list[str]]:
+        """The output as its topic takes it, once the texts that it can't hold are stored."""
+        claims = self._ports.claims
+        if len(value) <= LARGEST_BYTES or claims is None:
+            return record, value, []
+        record, value, bodies = claims.parted(record, value, LARGEST_BYTES)
+        meta: Meta = record.meta  # type: ignore[attr-defined]
+        await self._patiently(lambda: claims.store(meta.tenant, bodies))
+        return record, value, list(bodies)
+
+
+def _amounts(output: Output) -> tuple[Decimal, Decimal]:
+    """What an output says was spent and avoided."""
+    record = output.record if isinstance(output, Recorded) else output
+    return (record.amount_usd, record.avoided_cost_usd) if isinstance(record, Cost) else (Decimal(0), Decimal(0))
+
+
+def _after(place: Place, tally: Tally, written: Mapping[str, Mapping[int, int]]) -> Place:
+    ends = {topic: dict(known) for topic, known in place.written.items()}
+    for topic, now in written.items():
+        known = ends.setdefault(topic, {})
+        known.update({number: max(offset, known.get(number, 0)) for number, offset in now.items()})
+    counts = Counter(place.counts)
+    counts.update(tally.counts)
+    return replace(
+        place,
+        next=max(place.next, tally.next),
+        counts=dict(counts),
+        cost_usd=place.cost_usd + tally.cost_usd,
+        avoided_usd=place.avoided_usd + tally.avoided_usd,
+        written=ends,
+    )

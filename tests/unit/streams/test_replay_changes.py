@@ -1,0 +1,50 @@
+"""What ``--set`` changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from schemas.errors import ConfigurationError
+from streams.replay.changes import changes_for, check_sets, lacking
+from tests.support.enrichments import enrichment
+from tests.support.replaying import completion
+
+
+def test_short_names_and_paths_change_fields_of_the_event() -> None:
+    changes = changes_for("complete", {"temperature": "0.2", "model": "m2", "admission.route": "fast"})
+    changed = changes.apply(enrichment("r1"))
+    assert changed.request.sampling.temperature == 0.2
+    assert (changed.request.model, changed.admission.route) == ("m2", "fast")
+
+
+def test_fields_are_changed_in_what_the_first_stage_reads_alone() -> None:
+    assert changes_for("filter", {"temperature": "0.2"}, first=False).edits == ()
+
+
+@pytest.mark.parametrize(
+    ("stages", "name", "value", "says"),
+    [
+        (("complete",), "temprature", "1", "did you mean temperature"),
+        (("complete",), "temperature", "warm", "is no number"),
+        (("complete",), "max_tokens", "1.5", "is no whole number"),
+        (("complete",), "admission.rout", "x", "did you mean admission.route"),
+        (("complete",), "meta.tenant", "x", "no such plain field"),
+        (("complete",), "prompt", "support", "NAME@N"),
+        (("filter",), "prompt", "support@7", "renders a prompt"),
+        (("filter",), "policy.allow_trunkated", "true", "did you mean allow_truncated"),
+        (("filter",), "policy.allow_truncated", "yes", "true or false"),
+        (("account",), "policy.rate", "1", "it has none"),
+    ],
+)
+def test_a_change_that_none_of_the_stages_takes_is_named(
+    stages: tuple[str, ...], name: str, value: str, says: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        check_sets(stages, {name: value})
+
+
+def test_a_field_that_an_old_event_lacks_is_named_and_can_be_supplied() -> None:
+    old = changes_for("complete", {"admission.route": ""}).apply(enrichment("r1"))
+    assert lacking("complete", old) == "admission.route"
+    assert lacking("complete", changes_for("complete", {"admission.route": "default"}).apply(old)) is None
+    assert lacking("filter", completion(1, "live")) is None
