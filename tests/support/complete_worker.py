@@ -22,7 +22,7 @@ from processors.clock import DatabaseClock
 from processors.complete.processor import Complete
 from processors.complete.purse import Guard
 from processors.complete.retry import Backoff
-from processors.complete.routes import Deployment, Route
+from processors.complete.routes import Deployment, HedgePolicy, Route
 from processors.control import FakeControl
 from processors.event import Output, Recorded
 from processors.failpoints import failpoints
@@ -59,7 +59,7 @@ async def run(plan: dict[str, Any]) -> list[str]:
     stage = Complete(
         journal,
         client,
-        routes={"default": Route(name="default", deployment=deployment, max_attempts=4)},
+        routes={"default": _route(deployment, plan)},
         codec=CODEC,
         clock=clock,
         control=FakeControl(),
@@ -81,6 +81,15 @@ async def run(plan: dict[str, Any]) -> list[str]:
         await stage.stop()
         await client.close()
         await database.close()
+
+
+def _route(deployment: Deployment, plan: dict[str, Any]) -> Route:
+    """The route, with a second deployment and with the hedging that the plan wants."""
+    route = Route(name="default", deployment=replace(deployment, **plan.get("first", {})), max_attempts=4)
+    if "hedge" not in plan:
+        return route
+    other = replace(deployment, name="d2", weight=0.0)
+    return replace(route, others=(other,), hedge=HedgePolicy(share=1.0, **plan["hedge"]))
 
 
 def digests(outputs: Sequence[Output]) -> list[str]:

@@ -1,0 +1,136 @@
+"""Hedged calls on real Postgres and HTTP, judged by the provider's own log: which call answers, and what is booked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from processors.journal import AttemptRow, CallKey, PostgresJournal
+from processors.journal.entry import WORKER_LOST
+from processors.journal.protocol import HEDGE_LOST
+from processors.postgres import Database
+from tests.provider.process import ROOT, ProviderProcess
+from tests.support.complete_worker import run
+from tests.support.polling import until
+from tests.support.stack import TestStack
+
+pytestmark = pytest.mark.stack
+
+# Longer than any test lasts.
+NEVER = "slow:60"
+SOON = {"before_s": 0.3, "floor_s": 0.3}
+
+
+@pytest.fixture(scope="module")
+def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProviderProcess]:
+    started = ProviderProcess(tmp_path_factory.mktemp("provider") / "calls.jsonl")
+    yield started
+    started.stop()
+
+
+class Scene:
+    """One request, whose calls meet what ``faults`` say, one each."""
+
+    def __init__(self, stack: TestStack, provider: ProviderProcess, lane: str) -> None:
+        self.dsn, self.provider, self.lane = stack.postgres_dsn, provider, lane
+
+    def plan(self, *faults: str, **more: Any) -> dict[str, Any]:
+        return {
+            "dsn": self.dsn,
+            "base_url": self.provider.base_url,
+            "lane": self.lane,
+            "lease_s": 0.6,
+            "text": f"why? [[fault:{','.join(faults)}]]",
+            "price": "10",
+            "hedge": SOON,
+            **more,
+        }
+
+    async def rows(self) -> tuple[AttemptRow, ...]:
+        database = await Database.open(self.dsn)
+        key = CallKey(tenant="acme", lane=self.lane, run="", request_id=self.lane)
+        rows = await PostgresJournal(database).attempts_of(key)
+        await database.close()
+        return rows
+
+    @property
+    def paid(self) -> int:
+        return self.provider.paid()[self.lane]
+
+    def kinds(self, outputs: list[str]) -> list[str]:
+        return [line.split()[0] for line in outputs]
+
+
+@pytest.fixture
+def scene(stack: TestStack, provider: ProviderProcess, lane: str) -> Scene:
+    return Scene(stack, provider, lane)
+
+
+async def test_a_fast_second_answers_for_a_slow_first_which_is_closed_and_booked(scene: Scene) -> None:
+    plan = scene.plan(NEVER, "ok")
+    outputs = await run(plan)
+    assert scene.kinds(outputs) == ["Cost", "Cost", "Completion"]
+    lost, won = await scene.rows()
+    assert (lost.target.deployment, lost.state, lost.error_code) == ("d1", "unknown", HEDGE_LOST)
+    assert lost.cost_usd == lost.target.bound.usd > 0 and lost.estimated and lost.upper_bound
+    assert (won.target.deployment, won.state, won.estimated) == ("d2", "done", False)
+    assert lost.ended_at == won.ended_at, "both were booked in one transaction"
+    # Whoever tells it again says the same and buys nothing.
+    assert await run(plan) == outputs and scene.paid == 2
+
+
+async def test_of_two_slow_ones_the_first_to_answer_is_taken(scene: Scene) -> None:
+    outputs = await run(scene.plan("slow:3", NEVER))
+    assert scene.kinds(outputs) == ["Cost", "Cost", "Completion"]
+    assert [(row.state, row.error_code) for row in await scene.rows()] == [("done", None), ("unknown", HEDGE_LOST)]
+    assert scene.paid == 2
+
+
+async def test_a_first_that_fails_meanwhile_leaves_the_answer_to_the_second(scene: Scene) -> None:
+    outputs = await run(scene.plan(NEVER, "slow:6", first={"first_token_timeout_s": 3.0}))
+    assert scene.kinds(outputs) == ["Cost", "Cost", "Completion"]
+    rows = await scene.rows()
+    assert [(row.state, row.error_code) for row in rows] == [("unknown", "timeout_first_token"), ("done", None)]
+    assert scene.paid == 2
+
+
+async def test_a_call_that_has_begun_is_not_hedged_however_long_its_text(scene: Scene) -> None:
+    outputs = await run(scene.plan("trickle:0.2", "ok"))
+    assert scene.kinds(outputs) == ["Cost", "Completion"] and scene.paid == 1
+    (row,) = await scene.rows()
+    assert row.duration_ms is not None and row.duration_ms > 1000 * SOON["before_s"]
+
+
+async def test_a_kill_with_both_open_costs_one_more_call_and_books_both(scene: Scene) -> None:
+    plan = scene.plan(NEVER, NEVER, "ok")
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.support.complete_worker",
+        cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert worker.stdin is not None
+    worker.stdin.write(json.dumps(plan).encode())
+    worker.stdin.close()
+    await until(lambda: scene.paid == 2, "both calls to be open", timeout_s=60)
+    worker.send_signal(signal.SIGKILL)
+    await worker.wait()
+    assert [row.state for row in await scene.rows()] == ["calling", "calling"]
+    outputs = await run(plan)
+    assert scene.kinds(outputs) == ["Cost"] * 3 + ["Completion"]
+    rows = await scene.rows()
+    assert [(row.state, row.error_code) for row in rows] == [
+        ("unknown", WORKER_LOST),
+        ("unknown", WORKER_LOST),
+        ("done", None),
+    ]
+    assert all(row.upper_bound and row.cost_usd == row.target.bound.usd for row in rows[:2])
+    assert scene.paid == 3 and await run(plan) == outputs and scene.paid == 3
