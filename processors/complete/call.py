@@ -25,7 +25,7 @@ from processors.complete.unresolved import Settler
 from processors.complete.unwritten import Outcome, Unwritten
 from processors.failpoints import Failpoints
 from processors.journal import AttemptRow, Granted, Journal, Lease, LeaseKeeper, Settled, Target
-from processors.journal.protocol import CANCELLED
+from processors.journal.protocol import CANCELLED, HEDGE_LOST
 from processors.model.port import ModelClient
 from processors.routing import Seat, Unavailable
 from schemas.errors import RefusedError
@@ -179,7 +179,7 @@ class Caller:
     def _count_one(self, settled: Settled, deployment: str) -> None:
         self._observer.on_call(deployment, settled.error_code or "done", (settled.duration_ms or 0.0) / 1000)
         self._observer.on_cost(deployment, settled.cost_usd)
-        if settled.state == "unknown":
+        if settled.state == "unknown" and settled.error_code != HEDGE_LOST:
             self._observer.on_unknown(deployment, settled.error_code or "unknown")
         if settled.first_token_ms is not None:
             self._observer.on_first_token(deployment, settled.first_token_ms / 1000)

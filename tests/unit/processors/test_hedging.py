@@ -92,6 +92,8 @@ async def test_the_second_answers_while_the_first_is_silent_and_both_are_booked(
     ]
     assert completion.cost_usd == sum(cost.amount_usd for cost in costs)
     assert scene.model.cancelled == 1 and scene.model.running == 0
+    # What was given up on purpose is no alarm: an answer came.
+    assert scene.heard.unknowns == []
     assert (await completed(scene.worker("w2")(event())))[0] == completion and len(scene.model.calls) == 2
 
 
