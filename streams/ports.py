@@ -6,7 +6,6 @@ import os
 import secrets
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from decimal import Decimal
 
 import structlog
 
@@ -18,7 +17,10 @@ from processors.admit.buckets_pg import PostgresBuckets
 from processors.admit.in_flight import PostgresInFlight, Room
 from processors.admit.limiter import Limiter
 from processors.admit.limiting import Limiting
+from processors.admit.limits import LimitPolicy
 from processors.admit.policy import AdmitPolicy, Limits
+from processors.admit.settlement import Settling
+from processors.admit.settlement_pg import PostgresSettlement
 from processors.budgets.standings import PostgresExhausted, Standings
 from processors.clock import Clock
 from processors.complete.live import Pace
@@ -31,6 +33,7 @@ from processors.enrich.policy import EnrichPolicy
 from processors.enrich.stage import Enrich
 from processors.evaluate import Evaluate, EvaluatePolicy, PostgresEvaluations, SamplingPolicy
 from processors.evaluate.replies import EmbeddingScorer
+from processors.event import Processor
 from processors.failpoints import Failpoints
 from processors.filter.policy import FilterPolicy
 from processors.filter.processor import Filter
@@ -48,11 +51,9 @@ from processors.prompts import PgPrompts
 from processors.release.calls import JournalCalls
 from processors.release.policy import ReleasePolicy
 from processors.release.stage import Release
-from processors.ruling import Ruling
 from processors.spending.metered import Metered
 from processors.spending.postgres import PostgresSpends
 from schemas.codec import Codec
-from schemas.records import Usage
 from streams.batch_settings import LONGEST_TTL_MS, goes_by_batch
 from streams.batching import Batching
 from streams.budget_settings import budgets_of
@@ -61,6 +62,7 @@ from streams.caching import build_caches
 from streams.deltas import ProducerDeltas
 from streams.deployed import PoolMetrics, embedding_terms, routes, say_embedding_price, say_prices
 from streams.metrics import Metrics
+from streams.observing import CallMetrics, EvaluateMetrics, LimitMetrics
 from streams.producer import Producer
 from streams.settings import Settings
 from streams.several import scores_replies
@@ -125,10 +127,7 @@ class Ports:
         limiter = Limiter(PostgresBuckets(self._database))
         self._stack.push_async_callback(limiter.close)
         return Limiting(
-            settings.limits.policy(
-                {name: tenant.limits for name, tenant in settings.tenants.items()},
-                {name: policy.answer_tokens for name, policy in self._enrich_policies().items()},
-            ),
+            self._limits(),
             limiter,
             idempotency=PostgresIdempotency(self._database),
             clock=self._clock,
@@ -138,9 +137,23 @@ class Ports:
             observer=LimitMetrics(self._metrics),
         )
 
-    def enrich(self) -> Enrich:
+    def _limits(self) -> LimitPolicy:
+        settings = self._settings
+        return settings.limits.policy(
+            {name: tenant.limits for name, tenant in settings.tenants.items()},
+            {name: policy.answer_tokens for name, policy in self._enrich_policies().items()},
+        )
+
+    def _settling(self, processor: Processor, *, calls: bool) -> Processor:
+        """The processor, with token limits settled where there are any."""
+        policy = self._limits()
+        if not policy.counts_tokens:
+            return processor
+        return Settling(processor, policy, PostgresSettlement(self._database), calls=calls)
+
+    def enrich(self) -> Processor:
         """The enrich stage's processor."""
-        return Enrich(
+        processor = Enrich(
             PgPassages(self._database),
             CachedEmbedder(self._embeddings()),
             prompts=PgPrompts(self._database),
@@ -149,8 +162,9 @@ class Ports:
             routes=self._enrich_policies(),
             index_version=self._index_version(),
         )
+        return self._settling(processor, calls=False)
 
-    def complete(self) -> Complete:
+    def complete(self) -> Processor:
         """The complete stage's processor, with its leases being kept."""
         by_name = routes(self._settings)
         say_prices({one.name: one for route in by_name.values() for one in route.deployments}.values())
@@ -197,7 +211,14 @@ class Ports:
         )
         processor.start()
         self._stack.push_async_callback(processor.stop)
-        return processor
+        return self._settling(processor, calls=True)
+
+    def _scorer(self, by_name: Mapping[str, Route]) -> EmbeddingScorer | None:
+        """What scores replies, where some route decides by it."""
+        if not any(scores_replies(route) for route in by_name.values()):
+            return None
+        # The replies to a question share its passages.
+        return EmbeddingScorer(CachedEmbedder(self._embeddings(), size=EVALUATE_VECTORS))
 
     def _batching(
         self, by_name: Mapping[str, Route], client: ModelClient, budgeting: Budgeting, owner: str
@@ -222,13 +243,6 @@ class Ports:
         batching.start()
         self._stack.push_async_callback(batching.stop)
         return batching
-
-    def _scorer(self, by_name: Mapping[str, Route]) -> EmbeddingScorer | None:
-        """What scores replies, where some route decides by it."""
-        if not any(scores_replies(route) for route in by_name.values()):
-            return None
-        # The replies to a question share its passages.
-        return EmbeddingScorer(CachedEmbedder(self._embeddings(), size=EVALUATE_VECTORS))
 
     def filter(self) -> Filter:
         """The filter stage's processor."""
@@ -324,35 +338,6 @@ class Ports:
         return policies
 
 
-class LimitMetrics:
-    """A ``LimitObserver`` that counts."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def on_ruling(self, tier: str, ruling: Ruling) -> None:
-        self._metrics.rulings.labels(tier, ruling.verdict, ruling.by).inc()
-        kind, _, budget = ruling.by.partition("/")
-        if kind == "budget":
-            self._metrics.budget_reservations.labels(budget, "over").inc()
-
-
-class EvaluateMetrics:
-    """An ``EvaluateObserver`` that counts."""
-
-    def __init__(self, metrics: Metrics, lane: str) -> None:
-        self._metrics, self._lane = metrics, lane
-
-    def on_expected(self) -> None:
-        self._metrics.evaluations_expected.labels(self._lane).inc()
-
-    def on_done(self, outcome: str) -> None:
-        self._metrics.evaluations_done.labels(self._lane, outcome).inc()
-
-    def on_feedback(self, outcome: str) -> None:
-        self._metrics.feedback.labels(self._lane, outcome).inc()
-
-
 def evaluate_policy(settings: Settings) -> EvaluatePolicy:
     """What is sampled and how it is scored, from the settings."""
     ours = settings.evaluate
@@ -366,42 +351,3 @@ def evaluate_policy(settings: Settings) -> EvaluatePolicy:
         sampling=sampling,
         **ours.model_dump(exclude={"rate", "salt", "tenants", "routes"}),
     )
-
-
-class CallMetrics:
-    """A ``CallObserver`` that counts."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def on_call(self, deployment: str, outcome: str, seconds: float) -> None:
-        self._metrics.calls.labels(deployment, outcome).inc()
-        self._metrics.call_seconds.labels(deployment, outcome).observe(seconds)
-
-    def on_retry(self, deployment: str, code: str) -> None:
-        self._metrics.call_retries.labels(deployment, code).inc()
-
-    def on_unknown(self, deployment: str, code: str) -> None:
-        self._metrics.indeterminate.labels(deployment, code).inc()
-
-    def on_input_drift(self) -> None:
-        self._metrics.input_drift.inc()
-
-    def on_tokens(self, deployment: str, usage: Usage) -> None:
-        self._metrics.tokens.labels(deployment, "prompt").inc(usage.prompt_tokens)
-        self._metrics.tokens.labels(deployment, "completion").inc(usage.completion_tokens)
-
-    def on_cost(self, deployment: str, usd: Decimal) -> None:
-        self._metrics.cost.labels(deployment).inc(float(usd))
-
-    def on_first_token(self, deployment: str, seconds: float) -> None:
-        self._metrics.first_token.labels(deployment).observe(seconds)
-
-    def on_hedge(self, route: str, outcome: str) -> None:
-        self._metrics.hedges.labels(route, outcome).inc()
-
-    def on_gap(self, deployment: str, seconds: float) -> None:
-        self._metrics.token_gap.labels(deployment).observe(seconds)
-
-    def on_delta(self, outcome: str) -> None:
-        self._metrics.deltas.labels(outcome).inc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from processors.admit.buckets import Draw, Drawn
 from processors.postgres import Database
@@ -15,21 +16,25 @@ class PostgresBuckets:
         self._database = database
 
     async def draw(self, draws: Sequence[Draw]) -> Mapping[str, Drawn]:
-        parameters = {
-            "buckets": [draw.bucket for draw in draws],
-            "bursts": [float(draw.rate.burst) for draw in draws],
-            "rates": [draw.rate.per_s for draw in draws],
-            "musts": [float(draw.must) for draw in draws],
-            "wishes": [float(draw.wish) for draw in draws],
-            "returned": [float(draw.returned) for draw in draws],
-        }
-        rows = await self._database.execute(_DRAW, parameters)
+        rows = await self._database.execute(DRAW, parameters_of(draws))
         return {bucket: Drawn(granted, available) for bucket, granted, available in rows}
+
+
+def parameters_of(draws: Sequence[Draw]) -> dict[str, Any]:
+    """What ``DRAW`` takes."""
+    return {
+        "buckets": [draw.bucket for draw in draws],
+        "bursts": [float(draw.rate.burst) for draw in draws],
+        "rates": [draw.rate.per_s for draw in draws],
+        "musts": [float(draw.must) for draw in draws],
+        "wishes": [float(draw.wish) for draw in draws],
+        "returned": [float(draw.returned) for draw in draws],
+    }
 
 
 # In the order of names, so that two workers never wait for each other in a circle. A row that another one has locked is
 # read after it was let go: its time may be later than this statement's, and then nothing is refilled.
-_DRAW = """
+DRAW = """
     INSERT INTO rate_buckets AS b (bucket, level, at, burst, per_s, must, wish, returned, available, granted)
     SELECT bucket, burst - must - greatest(0, least(wish, floor(burst - must))), clock_timestamp(), burst, per_s, must,
            wish, returned, burst, greatest(0, least(wish, floor(burst - must)))

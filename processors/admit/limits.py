@@ -74,6 +74,12 @@ class LimitPolicy:
     everyone: Rates = NO_RATES
     answer_tokens: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether any limit is of tokens."""
+        tiers = (rates for tier in self.tiers.values() for rates in (tier.user, tier.tenant, tier.together))
+        return any(rates.tokens is not None for rates in (*tiers, *self.tenants.values(), self.everyone))
+
     def of(self, tier: str) -> TierLimits:
         """A tier's limits."""
         return self.tiers.get(tier, NO_LIMITS)

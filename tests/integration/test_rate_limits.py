@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,6 +15,8 @@ from processors.admit.buckets import Draw, Level, Rate, take
 from processors.admit.buckets_pg import PostgresBuckets
 from processors.admit.limiter import Charge, Limiter
 from processors.admit.limits import Step
+from processors.admit.settlement import Used
+from processors.admit.settlement_pg import PostgresSettlement
 from processors.idempotency import Claimant, FakeIdempotency, Idempotency, PostgresIdempotency
 from processors.postgres import Database
 from processors.ruling import ADMITTED, OPEN, Ruling
@@ -135,3 +138,32 @@ async def test_of_many_deliveries_of_many_requests_at_once_each_request_is_decid
     assert set(kept) == {ADMITTED}
     won = [claimant.request_id for (_, claimant, mine), found in zip(ours, kept, strict=True) if found is mine]
     assert sorted(won) == sorted(claimant.request_id for claimant in claimants)
+
+
+async def test_settlements_of_many_workers_are_exact_and_made_once(database: Database, lane: str) -> None:
+    """Six workers are told of the same forty requests at once, half of which used less than was charged."""
+    rate = Rate(per_minute=0.001, burst=1_000_000)
+    step = Step(name="tenant.tokens", bucket=f"{lane}/tenant.tokens/acme", rate=rate, amount=1_000)
+    everyone = replace(step, name="everyone.tokens", bucket=f"{lane}/everyone.tokens/")
+    buckets, idempotency = PostgresBuckets(database), PostgresIdempotency(database)
+    names = [f"r{n}" for n in range(40)]
+    for name in names:
+        claimant = Claimant(
+            tenant="acme", lane=lane, request_id=name, body_hash="b", control_offset=0, accepted_at=datetime.now(UTC)
+        )
+        verdict = "" if name == "r0" else "queued" if name == "r1" else "admitted"
+        await idempotency.reserve(claimant, name, scope="request", ruling=Ruling(verdict=verdict))
+    for bucket in (step, everyone):
+        await buckets.draw([Draw(bucket=bucket.bucket, rate=rate, must=40_000)])
+    workers = [PostgresSettlement(database) for _ in range(6)]
+    asked = [
+        Used(tenant="acme", lane=lane, request_id=name, steps=(step, everyone), tokens=100 * number)
+        for number, name in enumerate(names)
+    ]
+    await asyncio.gather(*(worker.settle(used) for worker in workers for used in asked))
+    unknown = Used(tenant="acme", lane=lane, request_id="nobody's", steps=(step,), tokens=5_000)
+    await workers[0].settle(unknown)
+    found = await buckets.draw([Draw(bucket=one.bucket, rate=rate) for one in (step, everyone)])
+    # All but the one that was not charged: 40,000 less 39 estimates, and what they used.
+    left = 1_000_000 - 40_000 + 39 * 1_000 - sum(100 * number for number in range(1, 40))
+    assert [round(one.available) for one in found.values()] == [left, left]

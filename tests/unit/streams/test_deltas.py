@@ -13,7 +13,7 @@ from schemas.records import Delta, Meta, Text
 from streams.deltas import ProducerDeltas
 from streams.deployed import routes
 from streams.metrics import Metrics
-from streams.ports import CallMetrics
+from streams.observing import CallMetrics
 from streams.producer import FakeProducer
 from streams.settings import Settings
 
