@@ -137,6 +137,8 @@ GO_WITH = {
 KEPT_FOREVER = {
     "deferred": "every row is an event that waits; it goes when the event is put back on its topic",
     "in_flight_tenants": "one row a tenant with a cap",
+    "seals": "every seal proves the one before it; the records' hashes in them go with the records",
+    "tombstones": "who removed a record, and why",
     "replay_runs": "headrace replay delete removes a run, with its topics",
     "replay_places": "as replay_runs",
     "replay_answers": "as replay_runs",

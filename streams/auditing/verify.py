@@ -22,6 +22,8 @@ from streams.auditing.checks import check
 from streams.auditing.findings import Finding
 from streams.auditing.rerun import FilterAgain
 from streams.auditing.scan import Advance, Counts, Scan, micros
+from streams.auditing.sealed import Exported, SealCounts
+from streams.auditing.sealed_lane import check_lane
 from streams.auditing.seen import Seen
 from streams.claims import BlockingClaims
 from streams.opened import Opener
@@ -45,7 +47,7 @@ Plan = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """What is verified. ``streams``: deltas and chunks too. ``costs``: the books too."""
+    """What is verified. ``streams``: deltas and chunks too. ``costs``, ``seals``: these too."""
 
     lane: str
     since: datetime
@@ -53,6 +55,8 @@ class Scope:
     grace_s: float
     streams: bool = False
     costs: bool = True
+    seals: bool = True
+    exported: Exported | None = None
 
     @property
     def is_replay(self) -> bool:
@@ -68,6 +72,7 @@ class Verifier:
     ) -> None:
         self._settings, self._codec, self._scope = settings, codec, scope
         self._advance, self._plan = advance, plan
+        self.sealed = SealCounts()
 
     def run(self, seen: Seen) -> Counts:
         """Read everything, and leave in ``seen`` what is off.
@@ -94,6 +99,16 @@ class Verifier:
         )
         if scope.costs and not scope.is_replay:
             seen.found(self._costs(bound))
+        if scope.seals:
+            self.sealed = check_lane(
+                settings,
+                seen,
+                lane=scope.lane,
+                since=scope.since,
+                until=scope.until,
+                exported=scope.exported,
+                advance=self._advance,
+            )
         return counts
 
     async def _now(self) -> datetime:

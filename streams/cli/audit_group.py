@@ -6,6 +6,8 @@ import typer
 from typer.core import TyperGroup
 
 from streams.cli.audit import audit
+from streams.cli.audit_seal import app as seals
+from streams.cli.audit_seal import seal, tombstone
 from streams.cli.audit_verify import verify
 
 _SHOW = "show"
@@ -30,3 +32,6 @@ app = typer.Typer(
 )
 app.command(_SHOW)(audit)
 app.command("verify")(verify)
+app.command("seal")(seal)
+app.command("tombstone")(tombstone)
+app.add_typer(seals, name="seals")

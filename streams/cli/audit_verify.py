@@ -17,6 +17,8 @@ from schemas.errors import ConfigurationError
 from streams import security
 from streams.auditing.findings import KINDS
 from streams.auditing.scan import Advance, Counts
+from streams.auditing.sealed import SealCounts
+from streams.auditing.sealed_lane import read_exported
 from streams.auditing.seen import Seen
 from streams.auditing.verify import Plan, Scope, Verifier, open_seen, temporary
 from streams.cli.lines import clean
@@ -33,6 +35,10 @@ def verify(
     grace_s: Annotated[float, typer.Option(min=0, help="What is younger may be on its way: not judged.")] = 60.0,
     streams: Annotated[bool, typer.Option("--streams", help="Read deltas and chunks, too.")] = False,
     costs: Annotated[bool, typer.Option(help="Compare the books, as `headrace costs reconcile` does.")] = True,
+    seals: Annotated[bool, typer.Option(help="Compare records with their seals.")] = True,
+    exported: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Seals that were exported earlier: they have to be the same.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Show so many of each kind; --json shows all.")] = 20,
     folder: Annotated[Path | None, typer.Option(help="The embedded stack's folder.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print a JSON object a finding, and a summary last.")] = False,
@@ -49,19 +55,30 @@ def verify(
         raise ConfigurationError(f"--since: {iso(start)} is not before {iso(end or now)}; nothing can lie between")
     settings = load_settings(folder=folder)
     codec = asyncio.run(security.codec(settings.registry))
-    scope = Scope(lane=lane, since=start, until=end, grace_s=grace_s, streams=streams, costs=costs)
+    before = read_exported(exported) if exported is not None else None
+    scope = Scope(
+        lane=lane,
+        since=start,
+        until=end,
+        grace_s=grace_s,
+        streams=streams,
+        costs=costs,
+        seals=seals,
+        exported=before,
+    )
     with temporary() as place, open_seen(place) as seen:
         with progress(shown=not json and console.is_terminal) as (advance, plan):
-            counts = Verifier(settings, codec, scope, advance=advance, plan=plan).run(seen)
+            verifier = Verifier(settings, codec, scope, advance=advance, plan=plan)
+            counts = verifier.run(seen)
         found = dict(seen.counts())
         if json:
             for one in seen.findings():
                 print_json(asdict(one))
-            print_json(view(scope, counts, found))
+            print_json({**view(scope, counts, found), "seals": asdict(verifier.sealed)})
         else:
             for line in lines(seen, found, limit):
                 typer.echo(line)
-    for note in notes(scope, counts):
+    for note in (*notes(scope, counts), *seal_notes(scope, verifier.sealed)):
         say(note)
     say(summary(counts, found))
     if found:
@@ -103,6 +120,19 @@ def notes(scope: Scope, counts: Counts) -> Iterator[str]:
         yield f"{counts.gaps_outside:,} offsets that producers took hold no record: ends of transactions, or losses"
     if scope.is_replay:
         yield "the lane of a replay: causes, requests and books are in the lane that was replayed"
+
+
+def seal_notes(scope: Scope, sealed: SealCounts) -> Iterator[str]:
+    """What was compared with seals."""
+    if not scope.seals:
+        return
+    if not sealed.seals:
+        yield "nothing of this lane is sealed: an altered record can not be told; see `headrace audit seal`"
+        return
+    gone = f", {sealed.erased:,} erased with a tombstone" if sealed.erased else ""
+    gone += f", {sealed.expired:,} gone by retention" if sealed.expired else ""
+    compared = f"{sealed.records:,} records compared with them"
+    yield f"{sealed.seals:,} seals of {sealed.partitions:,} partitions, {compared}{gone}"
 
 
 def summary(counts: Counts, found: dict[str, int]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("codec", "stages", "audit", "retrieval", "account", "release", "caches")
+BENCHES = ("codec", "stages", "audit", "seal", "retrieval", "account", "release", "caches")
 LONG = ("proxy", "overhead", "concurrency", "backlog", "arrivals")
 
 
