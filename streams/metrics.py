@@ -289,6 +289,13 @@ class Metrics:
         self.fallbacks = Counter(
             "headrace_fallbacks_total", "Requests that went to a fallback", ["route", "cause"], registry=registry
         )
+        # name: simple, balanced, complex.
+        self.complexities = Counter(
+            "headrace_complexity_total",
+            "Requests of routes with rules for it, by how hard they were taken to be",
+            ["route", "name"],
+            registry=registry,
+        )
         # outcome: started; won, lost, failed or cancelled; not sent: no_time, over_share, no_seat, no_retries.
         self.hedges = Counter(
             "headrace_hedges_total",

@@ -67,6 +67,9 @@ class CallMetrics:
     def on_first_token(self, deployment: str, seconds: float) -> None:
         self._metrics.first_token.labels(deployment).observe(seconds)
 
+    def on_complexity(self, route: str, name: str) -> None:
+        self._metrics.complexities.labels(route, name).inc()
+
     def on_hedge(self, route: str, outcome: str) -> None:
         self._metrics.hedges.labels(route, outcome).inc()
 

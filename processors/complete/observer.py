@@ -39,6 +39,10 @@ class CallObserver(Protocol):
         """A call that answered had its first output after this long."""
         ...
 
+    def on_complexity(self, route: str, name: str) -> None:
+        """A request of the route was taken to be this hard: ``simple``, ``balanced`` or ``complex``."""
+        ...
+
     def on_hedge(self, route: str, outcome: str) -> None:
         """A second call was ``started``; it ``won`` or ``lost``, or both calls ``failed`` or were ``cancelled``.
 
@@ -71,6 +75,8 @@ class NullObserver:
     def on_cost(self, deployment: str, usd: Decimal) -> None: ...
 
     def on_first_token(self, deployment: str, seconds: float) -> None: ...
+
+    def on_complexity(self, route: str, name: str) -> None: ...
 
     def on_hedge(self, route: str, outcome: str) -> None: ...
 

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from processors.complete.routes import Deployment, Group
+    from processors.complete.routes import Deployment, Group, Route
 
 Aggregate = Literal["vote", "best", "join"]
 Scorer = Literal["groundedness", "relevance"]
+Class = Literal["simple", "balanced", "complex"]
+Question = Literal["lookup", "open", "reasoning", "code", "analysis"]
+# From the easiest to the hardest.
+CLASSES: tuple[Class, ...] = ("simple", "balanced", "complex")
+EFFORTS: Mapping[str, Class] = MappingProxyType(
+    {
+        "none": "simple",
+        "minimal": "simple",
+        "low": "simple",
+        "medium": "balanced",
+        "high": "complex",
+        "xhigh": "complex",
+    }
+)
+QUESTIONS: Mapping[Question, Class] = MappingProxyType(
+    {"lookup": "simple", "open": "balanced", "reasoning": "balanced", "code": "complex", "analysis": "complex"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,3 +73,24 @@ class FanOutPolicy:
     def size(self) -> int:
         """How many calls are made."""
         return len(self.members) or self.samples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComplexityPolicy:
+    """How a request's class is told, and the route that each class takes; a class without one stays at the route.
+
+    ``targets`` are the routes as the settings name them. A prompt of up to ``simple_tokens`` asks for simple, of
+    ``complex_tokens`` and more for complex; ``questions`` and ``efforts`` are what types of question and reasoning
+    efforts ask for, ``words`` more words for the types. A spread of the passages' scores under ``balanced_spread`` asks
+    for balanced, under ``complex_spread`` for complex.
+    """
+
+    routes: Mapping[str, Route] = field(default_factory=dict, hash=False)
+    targets: Mapping[str, str] = field(default_factory=dict, hash=False)
+    simple_tokens: int = 1000
+    complex_tokens: int = 4000
+    balanced_spread: float = 0.02
+    complex_spread: float = 0.0
+    efforts: Mapping[str, Class] = field(default_factory=lambda: EFFORTS, hash=False)
+    questions: Mapping[Question, Class] = field(default_factory=lambda: QUESTIONS, hash=False)
+    words: Mapping[Question, tuple[str, ...]] = field(default_factory=dict, hash=False)

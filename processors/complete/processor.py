@@ -16,6 +16,7 @@ from processors.clock import Clock
 from processors.complete.call import Caller
 from processors.complete.cancellation import Cancellation
 from processors.complete.cascade import beginning
+from processors.complete.complexity import complexity_of, route_of_class
 from processors.complete.deltas import DeltaSink
 from processors.complete.given import Given
 from processors.complete.live import Pace
@@ -173,7 +174,10 @@ class Complete:
         if earlier is not None:
             # A dead letter that was sent once more: what it asks was paid for before.
             return self._given.reused(incoming, key, earlier)
-        own = self._routes[offer.target.route].own.deployments
+        asked = self._routes[offer.target.route]
+        own = route_of_class(asked, incoming.record).own.deployments
+        if asked.complexity is not None:
+            self._observer.on_complexity(asked.name, complexity_of(incoming.record, asked.complexity).name)
         asking = None if self._caches is None else self._caches.asking(incoming, offer, own)
         purse = self._guard.of(incoming, key)
         wait_s = _SHORTEST_WAIT_S

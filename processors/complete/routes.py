@@ -10,7 +10,7 @@ from genai_prices.types import Provider
 from pydantic import SecretStr
 
 from processors.batchapi.policy import BatchPolicy
-from processors.complete.policies import CascadePolicy, FanOutPolicy
+from processors.complete.policies import CascadePolicy, ComplexityPolicy, FanOutPolicy
 from processors.journal.entry import UnknownPolicy
 from processors.prices.tariff import Price, Tariff
 
@@ -119,6 +119,8 @@ class Route:
     hedge: HedgePolicy | None = None
     cascade: CascadePolicy | None = None
     fan_out: FanOutPolicy | None = None
+    # None: every request takes this route, however hard it is.
+    complexity: ComplexityPolicy | None = None
 
     @property
     def own(self) -> Group:
@@ -130,7 +132,9 @@ class Route:
         """Every deployment that a request may come to, each once, its own first."""
         fallen = (one for groups in self.fallbacks.values() for group in groups for one in group.deployments)
         stronger = (one for group in self._stronger for one in group.deployments)
-        return tuple({one.name: one for one in (*self.own.deployments, *stronger, *fallen)}.values())
+        classes = () if self.complexity is None else self.complexity.routes.values()
+        classed = (one for route in classes for one in route.deployments)
+        return tuple({one.name: one for one in (*self.own.deployments, *stronger, *fallen, *classed)}.values())
 
     @property
     def most_attempts(self) -> int:

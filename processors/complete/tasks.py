@@ -8,6 +8,7 @@ from dataclasses import replace
 from processors.clock import Clock
 from processors.complete.cancellation import Cancellation
 from processors.complete.cascade import Checks, Standing
+from processors.complete.complexity import complexity_of, route_of_class
 from processors.complete.judging import accept_all
 from processors.complete.payload import build_payload, payload_hash
 from processors.complete.records import completion_of
@@ -25,7 +26,7 @@ from processors.routing import Seat, Unavailable
 from processors.structured.judge import judge_of
 from schemas.codec import Codec
 from schemas.errors import PermanentProviderError
-from schemas.records import Completion, Enrichment, Hedge
+from schemas.records import Completion, Complexity, Enrichment, Hedge
 
 
 class Tasks:
@@ -72,7 +73,7 @@ class Tasks:
         route = self.route(stored.record)
         payload = build_payload(stored.record, seat.deployment if isinstance(seat, Seat) else route.deployment)
         input_hash = payload_hash(build_payload(stored.record, route.deployment), route.deployment)
-        streamed = self.streams(stored.record, route)
+        streamed, hard = self.streams(stored.record, route), self._complexity(stored.record)
         judge, checks = judge_of(stored.record.request, route, payload), None
         if route.cascade is not None:
             checks = Checks(route, route.cascade, stored, self._scorer, affordable=affordable)
@@ -83,6 +84,9 @@ class Tasks:
             completion = completion_of(stored, reply, attempts, settled, input_hash=input_hash)
             return finished(replace(completion, hedge=hedge), attempts)
 
+        def noted(completion: Completion) -> Completion:
+            return replace(completion, streamed=streamed, complexity=hard)
+
         def stand(kept: Standing, attempts: tuple[AttemptRow, ...], settled: Settled) -> bytes:
             completion = completion_of(stored, kept.reply, attempts, settled, input_hash=input_hash, by=kept.row)
             return finished(completion, attempts)
@@ -90,12 +94,12 @@ class Tasks:
         def finished(completion: Completion, attempts: tuple[AttemptRow, ...]) -> bytes:
             checked = None if judge is None else judge.record(attempts)
             weighed = None if checks is None else checks.record(attempts)
-            return self._codec.encode(replace(completion, streamed=streamed, structured=checked, cascade=weighed))
+            return self._codec.encode(replace(noted(completion), structured=checked, cascade=weighed))
 
         def resort(attempts: tuple[AttemptRow, ...], settled: Settled, code: str) -> bytes:
             completion = resorted(stored, attempts, settled, route=route, code=code, input_hash=input_hash)
             weighed = None if checks is None else checks.record(attempts, answered=False)
-            return self._codec.encode(replace(completion, streamed=streamed, cascade=weighed))
+            return self._codec.encode(replace(noted(completion), cascade=weighed))
 
         return Task(
             route=route,
@@ -119,7 +123,14 @@ class Tasks:
     def streamed(self, enrichment: Enrichment) -> bool:
         """Whether a call that failed may have streamed; without its route, whether it was asked to."""
         route = self._routes.get(enrichment.admission.route)
-        return wants_stream(enrichment.request) if route is None else self.streams(enrichment, route)
+        if route is None:
+            return wants_stream(enrichment.request)
+        return self.streams(enrichment, route_of_class(route, enrichment))
+
+    def _complexity(self, enrichment: Enrichment) -> Complexity | None:
+        """How hard the request is taken to be, where its route has rules for that."""
+        policy = self._routes[enrichment.admission.route].complexity
+        return None if policy is None else complexity_of(enrichment, policy)
 
     def as_stored(self, incoming: Incoming[Enrichment], data: bytes) -> Incoming[Enrichment]:
         """This delivery with the record that the journal has."""
@@ -135,6 +146,7 @@ class Tasks:
         route = self._routes.get(name)
         if route is None:
             raise PermanentProviderError("unknown_route", f"route {name!r} is not in this worker's settings")
+        route = route_of_class(route, enrichment)
         return narrowed(route, model)
 
 
