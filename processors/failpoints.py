@@ -18,6 +18,7 @@ NAMES = (
     "after_abort",  # it is acknowledged that an attempt broke off, no other one is open
     "after_reply",  # the reply is here, the journal does not know
     "after_finish",  # the journal has the result, nothing was published
+    "after_samples",  # all calls of a fan-out have ended, nothing was made of them
     "after_cost_produced",  # the costs are acknowledged, the completion is not
     "after_produce",  # every output is acknowledged
     "after_final_claim",  # the finality row is committed, the answer was not published

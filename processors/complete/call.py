@@ -24,7 +24,7 @@ from processors.complete.timing import latest_of, left_of
 from processors.complete.unresolved import Settler
 from processors.complete.unwritten import Outcome, Unwritten
 from processors.failpoints import Failpoints
-from processors.journal import AttemptRow, Granted, Journal, Lease, LeaseKeeper, Settled, Target
+from processors.journal import AttemptRow, CallFailure, Granted, Journal, Lease, LeaseKeeper, Settled, Target
 from processors.journal.protocol import CANCELLED, HEDGE_LOST
 from processors.model.port import ModelClient
 from processors.routing import Seat, Unavailable
@@ -117,6 +117,11 @@ class Caller:
         """End a call that can be sent nowhere: by the route's last resort, or as failed. Raises as ``run`` does."""
         with self._keeper.holding(granted.lease, since=since):
             await self._endings.unsent(granted, task, code)
+
+    async def failed(self, granted: Granted, task: Task, failure: CallFailure, *, since: float) -> None:
+        """End a call that is not sent at all, with ``failure`` or the route's last resort. Raises as ``run`` does."""
+        with self._keeper.holding(granted.lease, since=since):
+            await self._endings.failed(granted, task, failure)
 
     async def _next(self, lease: Lease, attempts: tuple[AttemptRow, ...], again: Again, task: Task) -> Seat | None:
         """A seat for the next attempt; ``None`` where the call ended instead. Raises as ``run`` does."""

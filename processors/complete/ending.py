@@ -24,8 +24,11 @@ class Endings:
 
     async def unsent(self, granted: Granted, task: Task, code: str) -> None:
         """End a call that can be sent nowhere: by the route's last resort, or as failed. Raises as ``book`` does."""
+        await self.failed(granted, task, nowhere(task.route, code))
+
+    async def failed(self, granted: Granted, task: Task, failure: CallFailure) -> None:
+        """End a call whose attempt was sent nowhere, with ``failure`` or the route's last resort."""
         outcome = Outcome(lease=granted.lease, attempt_id=granted.attempt.attempt_id)
-        failure = nowhere(task.route, code)
         settled = replace(NOT_SENT, error_class=failure.error_class, error_code=failure.code)
         attempts = (*granted.earlier, granted.attempt)
         await self._unwritten.book(self.ended(replace(outcome, settled=settled), failure, attempts, task))

@@ -18,6 +18,7 @@ from processors.complete.cancellation import Cancellation
 from processors.complete.cascade import beginning
 from processors.complete.complexity import complexity_of, route_of_class
 from processors.complete.deltas import DeltaSink
+from processors.complete.fan_out import FanOuts, Sample
 from processors.complete.given import Given
 from processors.complete.live import Pace
 from processors.complete.observer import CallObserver, NullObserver
@@ -115,7 +116,7 @@ class Complete:
         self._horizon, self._caches, self._guard = horizon, caches, guard or Guard.none(clock)
         self._observer, self._batches = observer or NullObserver(), batches
         self._random = random_ or random.Random()
-        self._unwritten = Unwritten(journal)
+        self._unwritten, failpoints = Unwritten(journal), failpoints or Unarmed()
         self.keeper = LeaseKeeper(journal, owner=owner, then=self._unwritten.book_all)
         # Routes that share a deployment share what is known of it, and its limits.
         self._pool = Pool(deployments.values(), observer=pool_observer, random_=self._random)
@@ -127,13 +128,16 @@ class Complete:
             unwritten=self._unwritten,
             clock=clock,
             observer=self._observer,
-            failpoints=failpoints or Unarmed(),
+            failpoints=failpoints,
             backoff=backoff or Backoff(),
             random_=self._random,
             sink=deltas,
             pace=pace or Pace(),
             places=self._places,
             settler=Settler(reconciler or HttpReconciler(), journal, self._unwritten, clock),
+        )
+        self._fan_outs = FanOuts(
+            journal, codec, self._tasks, self._caller, owner=owner, scorer=scorer, failpoints=failpoints
         )
 
     def start(self) -> None:
@@ -161,7 +165,7 @@ class Complete:
             known = await self._journal.outcome_of(key)
             if known is None:
                 raise late
-            return self._given.outputs(incoming, key, known)
+            return await self._known(incoming, key, known)
         try:
             offer = self._tasks.offer(incoming)
         except PermanentProviderError:
@@ -169,7 +173,7 @@ class Complete:
             known = await self._journal.outcome_of(key)
             if known is None:
                 raise
-            return self._given.outputs(incoming, key, known)
+            return await self._known(incoming, key, known)
         earlier = await self._journal.earlier_result(key, offer.input_hash) if key.run else None
         if earlier is not None:
             # A dead letter that was sent once more: what it asks was paid for before.
@@ -180,22 +184,74 @@ class Complete:
             self._observer.on_complexity(asked.name, complexity_of(incoming.record, asked.complexity).name)
         asking = None if self._caches is None else self._caches.asking(incoming, offer, own)
         purse = self._guard.of(incoming, key)
-        wait_s = _SHORTEST_WAIT_S
+        samples: tuple[Sample, ...] = ()
         cancellation = Cancellation(self._control, key.tenant, key.request_id)
-        handed = await self._from_batch(incoming, key, ends, cancellation)
+        if self._tasks.route(incoming.record).fan_out is not None:
+            claim, samples = await self._fanned(incoming, offer, ends, cancellation, purse)
+        else:
+            handed = await self._from_batch(incoming, key, ends, cancellation)
+            claim = await self._ended(incoming, offer, ends, cancellation, asking, purse, handed=handed)
+            if not isinstance(claim, Expired):
+                samples = await self._fan_outs.samples_of(key, claim)
+        if isinstance(claim, Expired):
+            await purse.refuse(incoming)
+            if cancellation.requested:
+                raise cancelled_error()
+            raise RefusedError(EXPIRED.code, EXPIRED.message, status="expired")
+        return await purse.settled(incoming, claim, self._given.outputs, samples)
+
+    async def _fanned(
+        self,
+        incoming: Incoming[Enrichment],
+        offer: Offer,
+        ends: float,
+        cancellation: Cancellation,
+        purse: Purse,
+    ) -> tuple[Done | Ended | Expired, tuple[Sample, ...]]:
+        """What a request that is fanned out has ended with; its samples reserve nothing, because it does for all."""
+        route, unbudgeted = self._tasks.route(incoming.record), Guard.none(self._clock)
+        reserved = await purse.reserve(offer, incoming.record, route)
+        while isinstance(reserved, Busy):
+            await cancellation.sleep(reserved.remaining_s)
+            reserved = await purse.reserve(offer, incoming.record, route)
+
+        async def call(asked: Incoming[Enrichment], own: Offer, number: int) -> Done | Ended | Expired:
+            await self._unwritten.book_kept(own.key)
+            nothing = unbudgeted.of(asked, own.key)
+            return await self._ended(asked, own, ends, cancellation, None, nothing, sample=number)
+
+        def task_of(granted: Granted) -> Task:
+            none = Unavailable(0.0, "outage", route.deployment.name)
+            return self._tasks.task(incoming, granted, none, ends, cancellation)
+
+        return await self._fan_outs.run(incoming, reserved, route, call=call, task_of=task_of)
+
+    async def _known(self, incoming: Incoming[Enrichment], key: CallKey, claim: Done | Ended) -> Sequence[Output]:
+        """What was paid for, though nothing is paid any more."""
+        return self._given.outputs(incoming, key, claim, await self._fan_outs.samples_of(key, claim))
+
+    async def _ended(
+        self,
+        incoming: Incoming[Enrichment],
+        offer: Offer,
+        ends: float,
+        cancellation: Cancellation,
+        asking: Asking | None,
+        purse: Purse,
+        *,
+        handed: Done | Ended | None = None,
+        sample: int | None = None,
+    ) -> Done | Ended | Expired:
+        """What a call has ended with, after it was made if need be; ``handed``: what is known of it already."""
+        wait_s = _SHORTEST_WAIT_S
         while True:
-            claim = handed or await self._claim(incoming, offer, ends, cancellation, asking, purse)
+            claim = handed or await self._claim(incoming, offer, ends, cancellation, asking, purse, sample)
             if asking is not None:
                 await asking.settle(claim)
-            if isinstance(claim, Done | Ended):
-                if claim.input_hash != offer.input_hash:
-                    self._observer.on_input_drift()
-                return await purse.settled(incoming, claim, self._given.outputs)
-            if isinstance(claim, Expired):
-                await purse.refuse(incoming)
-                if cancellation.requested:
-                    raise cancelled_error()
-                raise RefusedError(EXPIRED.code, EXPIRED.message, status="expired")
+            if isinstance(claim, Done | Ended) and claim.input_hash != offer.input_hash:
+                self._observer.on_input_drift()
+            if isinstance(claim, Done | Ended | Expired):
+                return claim
             if isinstance(claim, Busy):
                 # Outside the slot: who waits for another's call must not keep a third one from calling.
                 pause_s = self._random.uniform(0.5, 1.0) * min(wait_s, max(claim.remaining_s, wait_s / 2))
@@ -231,6 +287,7 @@ class Complete:
         cancellation: Cancellation,
         asking: Asking | None,
         purse: Purse,
+        sample: int | None,
     ) -> Done | Ended | Busy | Expired | None:
         """What the journal says; ``None`` after a call of ours, when it has to be asked once more."""
         expires_at = incoming.record.admission.expires_at
@@ -240,7 +297,7 @@ class Complete:
             unwanted = replace(offer, expired=expired, cancelled=cancellation.requested)
             claim = await self._journal.claim(unwanted, owner=self.keeper.owner)
             return None if isinstance(claim, Granted) else claim
-        route = self._tasks.route(incoming.record)
+        route = self._tasks.route(incoming.record, sample=sample)
         latest = ends - max(one.total_timeout_s for one in route.deployments)
         # Outside the slot, too: who waits for another request's answer keeps nobody from calling.
         served = None if asking is None else await asking.claim(latest)
@@ -269,7 +326,7 @@ class Complete:
                 asking.called()
             try:
                 affordable = purse.holds_stronger
-                task = self._tasks.task(incoming, claim, seat, ends, cancellation, affordable=affordable)
+                task = self._tasks.task(incoming, claim, seat, ends, cancellation, affordable=affordable, sample=sample)
                 await self._make(claim, task, seat, since=since)
             except NotYetError:
                 if asking is not None:

@@ -13,6 +13,7 @@ from processors.budgets.refusal import over_budget, who_pays
 from processors.budgets.rule import Budget, Crossed, Full, Over, Part, Reserved, parts_of
 from processors.clock import Clock
 from processors.complete import STAGE, VERSION
+from processors.complete.fan_out import Sample
 from processors.complete.routes import Route
 from processors.complete.worst import worst_case
 from processors.event import Incoming, Output
@@ -132,12 +133,13 @@ class Purse:
         self,
         incoming: Incoming[Enrichment],
         claim: Done | Ended,
-        outputs: Callable[[Incoming[Enrichment], CallKey, Done | Ended], Sequence[Output]],
+        outputs: Callable[[Incoming[Enrichment], CallKey, Done | Ended, Sequence[Sample]], Sequence[Output]],
+        samples: Sequence[Sample] = (),
     ) -> Sequence[Output]:
         """The outputs of a call that has ended, with the alerts of its budgets. Raises what ``outputs`` raises."""
-        alerts = await self.settle(incoming, claim.attempts)
+        alerts = await self.settle(incoming, [*claim.attempts, *(row for one in samples for row in one.rows)])
         try:
-            return [*outputs(incoming, self._key, claim), *alerts]
+            return [*outputs(incoming, self._key, claim, samples), *alerts]
         except (IndeterminateError, CrashLoopError) as error:
             error.outputs = (*error.outputs, *alerts)
             raise

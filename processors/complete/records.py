@@ -90,8 +90,13 @@ def costs_of(incoming: Incoming[Enrichment], key: CallKey, rows: Sequence[Attemp
     return costs
 
 
-def failed_answer(incoming: Incoming[Enrichment], ended: Ended, key: CallKey, *, streamed: bool) -> Answer:
-    """The final answer of a request whose call failed or came too late. ``streamed``: its route streams."""
+def failed_answer(
+    incoming: Incoming[Enrichment], ended: Ended, key: CallKey, *, streamed: bool, before: Sequence[Attempt] = ()
+) -> Answer:
+    """The final answer of a request whose call failed or came too late.
+
+    ``streamed``: its route streams. ``before``: attempts of its other calls.
+    """
     failure = ended.failure
     return final_answer(
         incoming,
@@ -100,7 +105,7 @@ def failed_answer(incoming: Incoming[Enrichment], ended: Ended, key: CallKey, *,
         status="expired" if failure.kind == "expired" else "failed",
         failure=as_failure(failure),
         now=ended.ended_at,
-        attempts=[replace(attempt_of(row), purpose=key.purpose) for row in ended.attempts],
+        attempts=[*before, *(replace(attempt_of(row), purpose=key.purpose) for row in ended.attempts)],
         streamed=streamed,
     )
 

@@ -6,6 +6,7 @@ Everything comes from the journal, so that a redelivery gives the same bytes.
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from decimal import Decimal
 
 from processors.complete import STAGE
@@ -67,6 +68,44 @@ def cost_of_reuse(incoming: Incoming[Enrichment], key: CallKey, earlier: Done) -
         source_event_id=last.attempt_id,
         **labels_of(incoming),
         incurred_at=last.ended_at,
+    )
+
+
+def fan_out_again(
+    incoming: Incoming[Enrichment], key: CallKey, earlier: Done, original: Completion
+) -> list[Cost | Completion]:
+    """The events of a further run of a request that was fanned out: what was made of its samples is used again."""
+    meta = replace(incoming.child(STAGE, original.meta.stage_version), control_offset=original.meta.control_offset)
+    completion = served_again(incoming, original, meta=meta, served_by=SERVED_BY)
+    completion = replace(completion, avoided_cost_usd=original.cost_usd or original.avoided_cost_usd)
+    return [cost_of_sample(incoming, key, completion, at=earlier.ended_at), completion]
+
+
+def cost_of_sample(
+    incoming: Incoming[Enrichment], key: CallKey, completion: Completion, *, at: datetime | None
+) -> Cost:
+    """The cost event of a call that was not made, as another run's result is used: amount 0, and what that cost."""
+    attempt_id = key.attempt_id(0)
+    meta = replace(
+        incoming.child(STAGE, completion.meta.stage_version),
+        event_id=attempt_id,
+        control_offset=completion.meta.control_offset,
+    )
+    return Cost(
+        meta=meta,
+        attempt_id=attempt_id,
+        purpose=key.purpose,
+        route=incoming.record.admission.route,
+        deployment=completion.deployment,
+        provider=completion.provider,
+        model=completion.model,
+        state="done",
+        amount_usd=Decimal(0),
+        avoided_cost_usd=completion.cost_usd or completion.avoided_cost_usd,
+        served_by=SERVED_BY,
+        source_event_id=completion.source_event_id or completion.meta.event_id,
+        **labels_of(incoming),
+        incurred_at=at,
     )
 
 

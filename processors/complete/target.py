@@ -96,6 +96,17 @@ def narrowed(route: Route, model: str | None) -> Route:
     return replace(route, deployment=own[0], others=own[1:], fallbacks=fallbacks, cascade=cascade, fan_out=fan_out)
 
 
+def route_of_sample(route: Route, number: int) -> Route:
+    """The route as one call of its fan-out takes it: at its own deployment, where each has one.
+
+    The last resort is for the request, and never one sample's answer.
+    """
+    members = () if route.fan_out is None else route.fan_out.members
+    sample = replace(route, fan_out=None, last_resort=None)
+    # Settings may name fewer of them than when the call was begun.
+    return replace(sample, deployment=members[number % len(members)], others=()) if members else sample
+
+
 def check_time(deployment: Deployment, lease_s: float, timeout_s: float, *, booking_s: float) -> None:
     """Raises ``ConfigurationError`` when the stage's time is shorter than a lease, a call and its booking."""
     needed = lease_s + deployment.total_timeout_s + booking_s

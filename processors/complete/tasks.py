@@ -16,7 +16,7 @@ from processors.complete.resort import resorted
 from processors.complete.retry import STREAM_BROKEN
 from processors.complete.routes import Route
 from processors.complete.streaming import streams, wants_stream
-from processors.complete.target import narrowed, offer_of
+from processors.complete.target import narrowed, offer_of, route_of_sample
 from processors.complete.task import Task
 from processors.evaluate.replies import ReplyScorer
 from processors.event import Incoming
@@ -27,6 +27,9 @@ from processors.structured.judge import judge_of
 from schemas.codec import Codec
 from schemas.errors import PermanentProviderError
 from schemas.records import Completion, Complexity, Enrichment, Hedge
+
+# Purpose of the calls that a request is fanned out to.
+SAMPLE = "sample"
 
 
 class Tasks:
@@ -47,13 +50,17 @@ class Tasks:
         self._routes, self._codec, self._clock, self._can_stream = routes, codec, clock, can_stream
         self._scorer = scorer
 
-    def offer(self, incoming: Incoming[Enrichment]) -> Offer:
-        """The call that the event asks for. Raises ``PermanentProviderError``: no such route or model."""
-        route = self.route(incoming.record)
+    def offer(self, incoming: Incoming[Enrichment], *, sample: int | None = None) -> Offer:
+        """The call that the event asks for, or one of its samples.
+
+        Raises ``PermanentProviderError``: no such route or model.
+        """
+        route = self.route(incoming.record, sample=sample)
         # Nobody knows how much of the text was public when its worker was lost.
         broken = route.on_break == "failed" and self.streams(incoming.record, route)
         lost = STREAM_BROKEN if broken else None
-        return offer_of(incoming, key_of(incoming), route, if_lost=lost, at=self._clock.now())
+        key = key_of(incoming) if sample is None else sample_key(key_of(incoming), sample)
+        return offer_of(incoming, key, route, if_lost=lost, at=self._clock.now())
 
     def task(
         self,
@@ -64,13 +71,14 @@ class Tasks:
         cancellation: Cancellation,
         *,
         affordable: bool = True,
+        sample: int | None = None,
     ) -> Task:
         """What to call with: the journal's input, whatever this delivery says.
 
-        ``affordable``: whether the call's budgets hold a stronger model's call too.
+        ``affordable``: whether the call's budgets hold a stronger model's call too. ``sample``: which one it is.
         """
         stored = self.as_stored(incoming, granted.input)
-        route = self.route(stored.record)
+        route = self.route(stored.record, sample=sample)
         payload = build_payload(stored.record, seat.deployment if isinstance(seat, Seat) else route.deployment)
         input_hash = payload_hash(build_payload(stored.record, route.deployment), route.deployment)
         streamed, hard = self.streams(stored.record, route), self._complexity(stored.record)
@@ -140,14 +148,34 @@ class Tasks:
         accepted_at = record.meta.accepted_at or incoming.meta.accepted_at
         return replace(incoming, record=record, meta=replace(record.meta, accepted_at=accepted_at), raw=data)
 
-    def route(self, enrichment: Enrichment) -> Route:
-        """The route, with what serves the model asked for. Raises ``PermanentProviderError``: there is none."""
+    def sample_input(self, incoming: Incoming[Enrichment], number: int) -> Incoming[Enrichment]:
+        """What a sample is asked: as the request is, but that a seed is another one for each of several samples."""
+        request, fan_out = incoming.record.request, self.route(incoming.record).fan_out
+        seed = request.sampling.seed
+        if not number or seed is None or fan_out is None or fan_out.members:
+            return incoming
+        record = replace(
+            incoming.record, request=replace(request, sampling=replace(request.sampling, seed=seed + number))
+        )
+        return replace(incoming, record=record, raw=self._codec.encode(record))
+
+    def route(self, enrichment: Enrichment, *, sample: int | None = None) -> Route:
+        """The route, with what serves the model asked for, or what it is for one of its samples.
+
+        Raises ``PermanentProviderError``: there is none.
+        """
         name, model = enrichment.admission.route, enrichment.request.model
         route = self._routes.get(name)
         if route is None:
             raise PermanentProviderError("unknown_route", f"route {name!r} is not in this worker's settings")
         route = route_of_class(route, enrichment)
-        return narrowed(route, model)
+        whole = narrowed(route, model)
+        return whole if sample is None else route_of_sample(whole, sample)
+
+
+def sample_key(key: CallKey, number: int) -> CallKey:
+    """The call of one sample of a request."""
+    return replace(key, purpose=SAMPLE, ordinal=number)
 
 
 def key_of(incoming: Incoming[Enrichment]) -> CallKey:

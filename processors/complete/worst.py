@@ -8,6 +8,7 @@ from decimal import Decimal
 from processors.complete.payload import build_payload, token_limit
 from processors.complete.pricing import upper_bound
 from processors.complete.routes import Deployment, Route
+from processors.complete.target import route_of_sample
 from schemas.records import Enrichment
 
 
@@ -17,6 +18,9 @@ def worst_case(enrichment: Enrichment, route: Route, *, at: datetime) -> Decimal
     Every attempt counts with its upper bound, because each may be paid without an outcome. A reply that is asked for
     once more is asked with a longer prompt: as long as its deployment's context.
     """
+    if route.fan_out is not None:
+        samples = (route_of_sample(route, number) for number in range(route.fan_out.size))
+        return sum((worst_case(enrichment, sample, at=at) for sample in samples), Decimal(0))
     return max(_most(enrichment, route, deployment, at) for deployment in route.deployments)
 
 
