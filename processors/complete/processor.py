@@ -178,10 +178,7 @@ class Complete:
         if earlier is not None:
             # A dead letter that was sent once more: what it asks was paid for before.
             return self._given.reused(incoming, key, earlier)
-        asked = self._routes[offer.target.route]
-        own = route_of_class(asked, incoming.record).own.deployments
-        if asked.complexity is not None:
-            self._observer.on_complexity(asked.name, complexity_of(incoming.record, asked.complexity).name)
+        own = self._classed(incoming.record, offer).own.deployments
         asking = None if self._caches is None else self._caches.asking(incoming, offer, own)
         purse = self._guard.of(incoming, key)
         samples: tuple[Sample, ...] = ()
@@ -348,6 +345,13 @@ class Complete:
                 await asking.put_off()
             raise self._places.set_aside(none)
         return known
+
+    def _classed(self, enrichment: Enrichment, offer: Offer) -> Route:
+        """The route that the request takes, which is counted where it goes by how hard the request is."""
+        route = self._routes[offer.target.route]
+        if route.complexity is not None:
+            self._observer.on_complexity(route.name, complexity_of(enrichment, route.complexity).name)
+        return route_of_class(route, enrichment)
 
     async def _make(self, granted: Granted, task: Task, seat: Seat | Unavailable, *, since: float) -> None:
         """Make the call, or end one for which there is no deployment."""
