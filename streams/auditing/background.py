@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from processors.postgres import Database
 from processors.prompts import PgPrompts, StoredPrompt, parse_reference
@@ -32,11 +33,12 @@ def gather_background(settings: Settings, codec: Codec, found: Audit, *, lane: s
     names = {reference.partition("@")[0] for reference in wanted}
     references = [*wanted, *(f"{name}@{current_of(name, history)}" for name in sorted(names))]
     try:
-        prompts, documents = asyncio.run(_stored(settings, references, documents_used(found.events)))
+        work = _stored(settings, references, documents_used(found.events), lane=lane, request_id=found.request_id)
+        prompts, documents, erasures = asyncio.run(work)
     except DependencyDownError as error:
         note(f"{error}; templates and documents are left out")
-        prompts, documents = {}, {}
-    return Background(prompts=prompts, documents=documents, history=history)
+        prompts, documents, erasures = {}, {}, []
+    return Background(prompts=prompts, documents=documents, history=history, erasures=erasures)
 
 
 def read_control(reader: TopicReader, opener: Opener, prefix: str, lane: str) -> list[Change]:
@@ -49,8 +51,8 @@ def read_control(reader: TopicReader, opener: Opener, prefix: str, lane: str) ->
 
 
 async def _stored(
-    settings: Settings, references: Sequence[str], keys: Sequence[DocumentKey]
-) -> tuple[dict[str, StoredPrompt], dict[DocumentKey, DocumentNow]]:
+    settings: Settings, references: Sequence[str], keys: Sequence[DocumentKey], *, lane: str, request_id: str
+) -> tuple[dict[str, StoredPrompt], dict[DocumentKey, DocumentNow], list[dict[str, Any]]]:
     dsn = settings.postgres.dsn.get_secret_value()
     database = await Database.open(dsn, max_size=1, application_name="headrace-audit")
     try:
@@ -65,7 +67,10 @@ async def _stored(
             found = await store.show(name, version)
             if found is not None:
                 prompts[reference] = found
-        return prompts, await _documents(database, keys) if keys else {}
+        prefix = topic_name(settings.prefix, lane, "")
+        rows = await database.execute(_ERASURES, {"prefix": prefix, "request_id": request_id})
+        erasures = [dict(zip(_ERASED, (*row[:-1], iso(row[-1])), strict=True)) for row in rows]
+        return prompts, await _documents(database, keys) if keys else {}, erasures
     finally:
         await database.close()
 
@@ -81,6 +86,11 @@ async def _documents(database: Database, keys: Sequence[DocumentKey]) -> dict[Do
     }
 
 
+_ERASED = ("topic", "partition", "offset", "reason", "author", "erased_at")
+_ERASURES = """
+    SELECT topic, partition, "offset", reason, author, erased_at FROM tombstones
+    WHERE request_id = %(request_id)s AND starts_with(topic, %(prefix)s) ORDER BY number
+"""
 _DOCUMENTS = """
     SELECT tenant, namespace, document_id, digest, index_version, deleted, indexed_at FROM documents
     JOIN unnest(%(tenants)s::text[], %(namespaces)s::text[], %(ids)s::text[]) AS wanted (t, n, d)

@@ -29,11 +29,13 @@ class DocumentNow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Background:
-    """What is there now, beside the events: templates by ``name@n``, documents, and everything on control."""
+    """What is there now, beside the events: templates by ``name@n``, documents, everything on control, tombstones."""
 
     prompts: Mapping[str, StoredPrompt]
     documents: Mapping[DocumentKey, DocumentNow]
     history: Sequence[Change]
+    # Tombstones of the request's records.
+    erasures: Sequence[Mapping[str, Any]] = ()
 
 
 def prompts_used(events: Iterable[Event]) -> list[str]:
@@ -58,6 +60,7 @@ def explained(events: Sequence[Event], background: Background, *, tenant: str, r
         "passages": _shown(events, background),
         "verdicts": _verdicts(events),
         "control": moments(background.history, decided, cancelled=f"{tenant}/{request_id}"),
+        "erasures": list(background.erasures),
         "control_now": background.history[-1].offset if background.history else -1,
     }
 

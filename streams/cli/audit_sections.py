@@ -20,6 +20,7 @@ def add_sections(top: Tree, explained: Mapping[str, Any]) -> None:
         ("passages", _passages(explained)),
         ("guards", _verdicts(explained)),
         ("control", _control(explained)),
+        ("erasures", _erasures(explained)),
     ):
         branch: Tree | None = None
         for line in lines:
@@ -71,3 +72,9 @@ def _control(explained: Mapping[str, Any]) -> Iterator[str]:
         at = "before the first record" if moment["offset"] < 0 else f"offset {moment['offset']}"
         ended = " · the request was cancelled" if moment["cancelled"] else ""
         yield f"{at} for {', '.join(moment['stages'])}: {live or 'nothing was made live'}{ended}"
+
+
+def _erasures(explained: Mapping[str, Any]) -> Iterator[str]:
+    for one in explained["erasures"]:
+        who = f" by {one['author']}" if one["author"] else ""
+        yield f"{one['topic']}-{one['partition']}@{one['offset']} {one['erased_at']}{who}: {one['reason']}"

@@ -37,9 +37,7 @@ def fill(settings: Settings, records: int) -> None:
     for number in range(records):
         while True:
             try:
-                producer.produce(
-                    topic_name("", LANE, "answers"), key=str(number), value=value, headers=[("ce_id", "x")]
-                )
+                producer.produce(topic, key=str(number), value=value, headers=[("ce_id", "x")])
                 break
             except BufferError:
                 producer.poll(0.1)

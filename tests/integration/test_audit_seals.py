@@ -105,6 +105,8 @@ def test_what_is_removed_altered_or_sealed_otherwise_is_found(commands: Commands
     assert ran.code == 2 and "say why" in ran.err
     with_second = commands.run("audit", "tombstone", places[1], "--reason", "asked for", "--json")
     assert with_second.objects[0]["offset"] == 1
+    told = commands.run("audit", "r-1", "--lane", commands.lane, "--json").objects[0]["erasures"]
+    assert [(one["offset"], one["reason"]) for one in told] == [(0, "asked for"), (1, "asked for")]
     truncate(commands, partition, 3)
     kinds, counts = sealed_kinds(commands)
     assert (kinds, counts["erased"]) == ({"record_missing"}, 2)

@@ -126,6 +126,16 @@ BACKGROUND = Background(
         change(6, "acme/r1", kind="cancel"),
         change(9, "answer", version="2"),
     ),
+    erasures=[
+        {
+            "topic": "live.requests",
+            "partition": 0,
+            "offset": 3,
+            "reason": EVIL,
+            "author": "root",
+            "erased_at": "2026-05-03",
+        }
+    ],
 )
 
 
@@ -186,7 +196,7 @@ def test_verdicts_come_with_their_spans_and_feedback_hangs_under_the_answer() ->
 
 def test_the_tree_tells_prompts_passages_guards_and_control() -> None:
     branches = {str(one.label): one for one in tree(audited(), origins=origins()).children}
-    assert {"prompts", "passages", "guards", "control"} < set(branches)
+    assert {"prompts", "passages", "guards", "control", "erasures"} < set(branches)
     assert "its document has changed since" in str(branches["passages"].children[1].label)
 
 
@@ -207,4 +217,4 @@ def test_a_browser_shows_the_page_and_runs_nothing_in_it(tmp_path: Path) -> None
     assert "<title>Audit of r1</title>" in shown
     # What was text in the file is text in the document.
     assert "<img" not in shown and "<script" not in shown
-    assert "now answer@2 is live" in shown.lower()
+    assert "now answer@2 is live" in shown.lower() and "live.requests-0@3" in shown
