@@ -18,7 +18,6 @@ NAMES = (
     "after_abort",  # it is acknowledged that an attempt broke off, no other one is open
     "after_reply",  # the reply is here, the journal does not know
     "after_finish",  # the journal has the result, nothing was published
-    "after_samples",  # all calls of a fan-out have ended, nothing was made of them
     "after_cost_produced",  # the costs are acknowledged, the completion is not
     "after_produce",  # every output is acknowledged
     "after_final_claim",  # the finality row is committed, the answer was not published
@@ -28,6 +27,8 @@ NAMES = (
     "after_spends_taken",  # costs of embeddings are about to be published, they are not yet
     "before_ack",  # all is done but the offset
 )
+# The same for requests that are fanned out.
+FAN_OUT_NAMES = ("after_samples",)  # all calls of a request have ended, nothing was made of them
 # The same for calls that go by batch.
 BATCH_NAMES = (
     "after_batch_item",  # a call is stored for a batch, its event is not set aside
@@ -78,7 +79,7 @@ def failpoints(specification: str | None) -> Failpoints:
     if not specification:
         return Unarmed()
     name, _, turn = specification.partition(":")
-    known = (*NAMES, *BATCH_NAMES)
+    known = (*NAMES, *FAN_OUT_NAMES, *BATCH_NAMES)
     if name not in known or (turn and not (turn.isascii() and turn.isdigit() and int(turn) > 0)):
         raise ConfigurationError(f"failpoint {specification!r}: use one of {', '.join(known)}, or name:n with n > 0")
     return Armed(name, int(turn or 1))
