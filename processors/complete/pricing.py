@@ -24,12 +24,17 @@ def upper_bound(payload: Payload, deployment: Deployment, max_tokens: int, *, at
 
     Assumes that no context is longer than the deployment's. The price is that of the book, at its dearest.
     """
-    prompt = deployment.context_tokens
-    if all(isinstance(message.get("content"), str | None) for message in payload["messages"]):
+    prompt, mixed = deployment.context_tokens, mixes(payload)
+    if not mixed:
         # A picture's address says nothing of its tokens.
         prompt = min(prompt, _prompt_bytes(payload) + _TOKENS_PER_MESSAGE * (len(payload["messages"]) + 1))
-    usd = deployment.price.most(prompt, max_tokens, at)
+    usd = deployment.price.most(prompt, max_tokens, at, mixed=mixed)
     return Bound(prompt_tokens=prompt, completion_tokens=max_tokens, usd=usd)
+
+
+def mixes(payload: Payload) -> bool:
+    """Whether something else than text is sent."""
+    return not all(isinstance(message.get("content"), str | None) for message in payload["messages"])
 
 
 def usage_of(reply: ModelReply, payload: Payload, deployment: Deployment, *, prompt_estimate: int) -> Usage:

@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from processors.complete.payload import build_payload, token_limit
-from processors.complete.pricing import upper_bound
+from processors.complete.pricing import mixes, upper_bound
 from processors.complete.routes import Deployment, Route
 from processors.complete.target import route_of_sample
 from schemas.records import Enrichment
@@ -27,8 +27,9 @@ def worst_case(enrichment: Enrichment, route: Route, *, at: datetime) -> Decimal
 def _most(enrichment: Enrichment, route: Route, deployment: Deployment, at: datetime) -> Decimal:
     request = enrichment.request
     limit = token_limit(request.sampling, deployment)
-    plain = upper_bound(build_payload(enrichment, deployment), deployment, limit, at=at).usd
+    payload = build_payload(enrichment, deployment)
+    plain = upper_bound(payload, deployment, limit, at=at).usd
     if request.response_format.type == "text":
         return plain * route.most_attempts
-    again = deployment.price.most(deployment.context_tokens, limit, at)
+    again = deployment.price.most(deployment.context_tokens, limit, at, mixed=mixes(payload))
     return plain * route.most_attempts + again * route.repair_attempts

@@ -24,5 +24,5 @@ class BatchPrice:
     def amount(self, usage: Usage, at: datetime) -> Decimal:
         return money(self.whole.amount(usage, at) * self.factor)
 
-    def most(self, prompt_tokens: int, completion_tokens: int, at: datetime) -> Decimal:
-        return money(self.whole.most(prompt_tokens, completion_tokens, at) * self.factor)
+    def most(self, prompt_tokens: int, completion_tokens: int, at: datetime, *, mixed: bool = False) -> Decimal:
+        return money(self.whole.most(prompt_tokens, completion_tokens, at, mixed=mixed) * self.factor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -43,10 +43,11 @@ class LibraryTariff:
     def amount(self, usage: Usage, at: datetime) -> Decimal:
         return money(self._price(consistent(usage), at))
 
-    def most(self, prompt_tokens: int, completion_tokens: int, at: datetime) -> Decimal:
+    def most(self, prompt_tokens: int, completion_tokens: int, at: datetime, *, mixed: bool = False) -> Decimal:
         """The dearest way to use up to so many tokens: fresh, cached or written to the cache, in every tier.
 
-        What is sent is taken for text. What comes back may be sound or images where the model has a price for them.
+        What comes back may be sound or images where the model has a price for them; what is sent too, where it is
+        ``mixed``.
         """
         thresholds = {start for start in self._tier_starts(at) if start < prompt_tokens}
         usages = [
@@ -63,9 +64,17 @@ class LibraryTariff:
             for reasoning, details in (
                 (0, {}),
                 (completion_tokens, {}),
-                *((0, {name: completion_tokens}) for name in self._generated(at)),
+                *((0, {name: completion_tokens}) for name in self._priced("output_", at)),
             )
         ]
+        if mixed:
+            # All of one kind: a mixture of two costs no more than the dearer one alone.
+            usages += [
+                replace(usage, details={**usage.details, kind: usage.prompt_tokens})
+                for usage in usages
+                if not usage.cached_prompt_tokens and not usage.cache_write_tokens
+                for kind in self._priced("input_", at)
+            ]
         return money(max(self._price(usage, moment) for usage in usages for moment in (at, at + _LONGEST_CALL)))
 
     def _price(self, usage: Usage, at: datetime) -> Decimal:
@@ -88,10 +97,10 @@ class LibraryTariff:
         usage = genai_prices.Usage(**counts)
         return self.model.calc_price(usage, self.provider, genai_request_timestamp=at).total_price
 
-    def _generated(self, at: datetime) -> list[str]:
-        """The kinds other than text that the model is paid for generating."""
+    def _priced(self, prefix: str, at: datetime) -> list[str]:
+        """The kinds other than text that the model is paid for reading (``input_``) or generating (``output_``)."""
         prices = [self.model.get_prices(moment) for moment in (at, at + _LONGEST_CALL)]
-        names = [name for name in DETAILS if name.startswith("output_")]
+        names = [name for name in DETAILS if name.startswith(prefix)]
         return [name for name in names if any(getattr(p, name.replace("_tokens", "_mtok"), None) for p in prices)]
 
     def _tier_starts(self, at: datetime) -> set[int]:

@@ -30,8 +30,11 @@ class Tariff(Protocol):
         """US dollars for these tokens, spent at this moment. Never raises, whatever a provider counted."""
         ...
 
-    def most(self, prompt_tokens: int, completion_tokens: int, at: datetime) -> Decimal:
-        """The most US dollars that a call which begins now and uses at most so many tokens can cost."""
+    def most(self, prompt_tokens: int, completion_tokens: int, at: datetime, *, mixed: bool = False) -> Decimal:
+        """The most US dollars that a call which begins now and uses at most so many tokens can cost.
+
+        ``mixed``: what is sent may be sound, pictures or video, which have prices of their own.
+        """
         ...
 
 
@@ -67,7 +70,14 @@ class Price:
         )
         return money(amount / _MILLION)
 
-    def most(self, prompt_tokens: int, completion_tokens: int, at: datetime) -> Decimal:  # noqa: ARG002
+    def most(
+        self,
+        prompt_tokens: int,
+        completion_tokens: int,
+        at: datetime,  # noqa: ARG002
+        *,
+        mixed: bool = False,  # noqa: ARG002 (an operator's figures know no kinds)
+    ) -> Decimal:
         dearest = max(self.prompt, _or(self.cached_prompt, self.prompt), _or(self.cache_write, self.prompt))
         return money((prompt_tokens * dearest + completion_tokens * self.completion) / _MILLION)
 
@@ -83,7 +93,14 @@ class Unpriced:
     def amount(self, usage: Usage, at: datetime) -> Decimal:  # noqa: ARG002
         return Decimal(0)
 
-    def most(self, prompt_tokens: int, completion_tokens: int, at: datetime) -> Decimal:  # noqa: ARG002
+    def most(
+        self,
+        prompt_tokens: int,  # noqa: ARG002
+        completion_tokens: int,  # noqa: ARG002
+        at: datetime,  # noqa: ARG002
+        *,
+        mixed: bool = False,  # noqa: ARG002
+    ) -> Decimal:
         return Decimal(0)
 
 

@@ -13,6 +13,8 @@ from genai_prices.types import ModelPrice, StartDateConstraint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from processors.complete.pricing import upper_bound
+from processors.complete.routes import Deployment
 from processors.prices import UNPRICED, Price, PriceBook, PriceTable
 from processors.prices.library import Library, LibraryTariff
 from processors.prices.tokens import counted
@@ -221,3 +223,41 @@ def test_a_version_changes_with_the_price_book() -> None:
     first, second = (version_of(Price(prompt=Decimal(n), name="prices.x").source) for n in (1, 2))
     assert first.startswith("settings ") and first != second
     assert version_of(UNPRICED) == version_of("") == ""
+
+
+KINDS = ("input_audio_tokens", "input_image_tokens", "input_video_tokens")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(TARIFFS), TOKENS, TOKENS, st.data())
+def test_no_call_that_sends_sound_or_pictures_costs_more_than_its_bound(
+    tariff: LibraryTariff, prompt: int, completion: int, data: Any
+) -> None:
+    left, details = prompt, {}
+    for kind in KINDS:
+        details[kind] = data.draw(st.integers(0, left))
+        left -= details[kind]
+    usage = Usage(prompt_tokens=prompt, completion_tokens=completion, details=details)
+    assert tariff.amount(usage, AT) <= tariff.most(prompt, completion, AT, mixed=True), tariff.source
+    assert tariff.most(prompt, completion, AT) <= tariff.most(prompt, completion, AT, mixed=True)
+
+
+def test_sound_that_is_dearer_than_text_is_in_the_bound_of_a_call_that_may_send_it() -> None:
+    hearing = LIBRARY.find("openai", "gpt-audio")
+    assert hearing is not None
+    sound = Usage(prompt_tokens=1_000, details={"input_audio_tokens": 1_000})
+    assert hearing.most(1_000, 0, AT) < hearing.amount(sound, AT) == hearing.most(1_000, 0, AT, mixed=True)
+
+
+@pytest.mark.parametrize("part", ["text", "input_audio", "file", "image_url"])
+def test_a_call_with_parts_that_are_no_text_is_bound_by_the_dearest_kind_of_a_whole_context(part: str) -> None:
+    tariff = LIBRARY.find("openai", "gpt-audio")
+    assert tariff is not None
+    deployment = Deployment(name="d", base_url="http://x/v1", model="gpt-audio", price=tariff, context_tokens=8_000)
+    content: Any = "hello" if part == "text" else [{"type": part, part: {}}]
+    payload = {"messages": [{"role": "user", "content": content}]}
+    bound = upper_bound(payload, deployment, 100, at=AT)
+    if part == "text":
+        assert bound.prompt_tokens < 200 and bound.usd == tariff.most(bound.prompt_tokens, 100, AT)
+    else:
+        assert (bound.prompt_tokens, bound.usd) == (8_000, tariff.most(8_000, 100, AT, mixed=True))
