@@ -11,7 +11,7 @@ import structlog
 
 from processors.batchapi.booking import Booking
 from processors.batchapi.calls import PostgresBatchCalls
-from processors.batchapi.collector import LEASE_S, LOOK_FOR_S, Collector
+from processors.batchapi.collector import LEAD_S, LEASE_S, LOOK_FOR_S, Collector
 from processors.batchapi.entry import Figures
 from processors.batchapi.handing import Handing
 from processors.batchapi.openai import OpenAIBatches
@@ -61,6 +61,7 @@ class Batching:
         lease_s: float,
         interval_s: float = INTERVAL_S,
         look_for_s: float = LOOK_FOR_S,
+        lead_s: float = LEAD_S,
     ) -> None:
         self._lane, self._interval_s = lane, interval_s
         self._provider = OpenAIBatches()
@@ -86,7 +87,10 @@ class Batching:
         own = {one.name: one for route in routes.values() for one in route.own.deployments if one.batch is not None}
         self._store, self._collectors = (
             store,
-            [Collector(lane, one, parts, owner=owner, look_for_s=look_for_s) for one in _with_key(list(own.values()))],
+            [
+                Collector(lane, one, parts, owner=owner, look_for_s=look_for_s, lead_s=lead_s)
+                for one in _with_key(list(own.values()))
+            ],
         )
         # A lane that goes by batch no more still has to end what was begun so.
         self._goes = any(one.batch is not None and lane in one.batch.lanes for one in own.values())

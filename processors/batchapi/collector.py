@@ -46,12 +46,13 @@ class Collector:
         *,
         owner: str,
         look_for_s: float = LOOK_FOR_S,
+        lead_s: float = LEAD_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         assert deployment.batch is not None
         self.lane, self.deployment, self._policy = lane, deployment, deployment.batch
         self._parts, self._store, self._owner = parts, parts.store, owner
-        self._look_for_s, self._clock = look_for_s, clock
+        self._look_for_s, self._lead_s, self._clock = look_for_s, lead_s, clock
         self._led_at = self._paused_until = float("-inf")
         self._results = Results(parts, deployment, self._policy)
 
@@ -60,7 +61,7 @@ class Collector:
 
         Raises ``DependencyDownError``. An exchange that fails is told to the observer, and tried again next time.
         """
-        if not await self._store.lead(self.lane, self.deployment.name, self._owner, hold_s=LEAD_S):
+        if not await self._store.lead(self.lane, self.deployment.name, self._owner, hold_s=self._lead_s):
             self._parts.observer.on_figures(self.deployment.name, None)
             return
         self._led_at = self._clock()
@@ -84,15 +85,15 @@ class Collector:
 
     async def _keep_lead(self) -> None:
         while True:
-            await asyncio.sleep(LEAD_S / 3)
+            await asyncio.sleep(self._lead_s / 3)
             since = self._clock()
-            if not await self._store.lead(self.lane, self.deployment.name, self._owner, hold_s=LEAD_S):
+            if not await self._store.lead(self.lane, self.deployment.name, self._owner, hold_s=self._lead_s):
                 return
             self._led_at = since
 
     def _check_lead(self) -> None:
         """Raises ``LostLeadError`` where this worker was paused, or could not say that it goes on."""
-        if self._clock() - self._led_at > LEAD_S * 0.8:
+        if self._clock() - self._led_at > self._lead_s * 0.8:
             raise LostLeadError
 
     async def _try(self, batch: Batch) -> None:

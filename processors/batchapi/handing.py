@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
@@ -128,10 +129,14 @@ class Handing:
         """The journal has what became of the item's call: its input and reply are kept there."""
         await self._store.move(item.call_id, was="answered", now="done")
 
+    def not_yet(self, item: Item) -> NotYetError:
+        """Another worker has the call, and will book the same reply."""
+        return self._later(item, soon=True)
+
     async def _adopt(
         self, item: Item, route: Route, cancellation: Cancellation, *, pool: Pool, owner: str
     ) -> Adopted | None:
-        since = time.monotonic()
+        began = time.monotonic()
         granted = await self._calls.adopt(item, owner=owner)
         if isinstance(granted, Busy):
             raise self._later(item, soon=True)
@@ -154,14 +159,15 @@ class Handing:
             return None
         member = pool.member(deployment.name)
         # Left already: it is nobody's place, and says nothing of how the deployment is now.
-        seat = Seat(at_batch_price(deployment), member, member.keys.keys[0], False, 0, since, left=True)
+        seat = Seat(at_batch_price(deployment), member, member.keys.keys[0], False, 0, began, left=True)
         attempt_id = granted.attempt.attempt_id
         self._failpoints.hit("after_batch_adoption")
         return Adopted(
             granted=granted,
             seat=seat,
             item=item,
-            since=since,
+            # Trusted whatever happens before the reply is read: nothing is sent, and a later owner fences the booking.
+            since=math.inf,
             cancellation=Unhurried(cancellation, lambda: self.replies.answers(attempt_id)),
         )
 

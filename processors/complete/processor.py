@@ -272,8 +272,9 @@ class Complete:
         with self._batches.replies.holding(adopted.item):
             await self._make(adopted.granted, task, adopted.seat, since=adopted.since)
         known = await self._journal.outcome_of(key)
-        if known is not None:
-            await self._batches.done(adopted.item)
+        if known is None:
+            raise self._batches.not_yet(adopted.item)
+        await self._batches.done(adopted.item)
         return known
 
     async def _claim(

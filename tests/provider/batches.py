@@ -7,7 +7,8 @@ an expired batch every second request was not worked on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -65,6 +66,8 @@ class Batches:
     files: dict[str, bytes] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     batches: dict[str, Batch] = field(default_factory=dict)
+    # Files may be deleted: no later one has their name.
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def routes(self) -> list[web.RouteDef]:
         """Where they are served."""
@@ -83,7 +86,7 @@ class Batches:
         posted = await request.post()
         sent = posted["file"]
         assert isinstance(sent, web.FileField)
-        name = f"file-{len(self.files) + 1}"
+        name = f"file-{next(self.numbers)}"
         self.files[name], self.names[name] = sent.file.read(), sent.filename
         return web.json_response(self._file(name, str(posted.get("purpose", ""))))
 
@@ -172,7 +175,7 @@ class Batches:
     def _store(self, lines: list[dict[str, Any]]) -> str | None:
         if not lines:
             return None
-        name = f"file-{len(self.files) + 1}"
+        name = f"file-{next(self.numbers)}"
         self.files[name], self.names[name] = b"".join(orjson.dumps(line) + b"\n" for line in lines), f"{name}.jsonl"
         return name
 
