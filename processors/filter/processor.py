@@ -18,6 +18,7 @@ from processors.filter.json_text import clean_json, parse
 from processors.filter.logprobs import shown
 from processors.filter.logprobs import verdict as held_back
 from processors.filter.policy import FilterPolicy
+from processors.filter.several import models_behind
 from processors.filter.stream import buffered_chunks, public_text
 from processors.filter.tokens import strip_tokens
 from processors.text import inline
@@ -103,6 +104,7 @@ class Filter:
         if json and text is not None:
             verdicts.append(_form(completion))
         logprobs = shown(completion.logprobs_json, (text.inline or "") if text is not None else "", regions)
+        verdicts += models_behind(completion)
         verdicts += held_back(completion.logprobs_json, logprobs, version=VERSION, stage=STAGE)
         verdicts += _found(findings)
         if completion.streamed:
