@@ -102,6 +102,14 @@ TABLES = (
         outlives=("dead-letters", "answers", "documents", *REQUEST_PATH),
         why="texts that are too large for a topic",
     ),
+    Table("batches", "begun_at", 45, where="state IN ('ended', 'lost')", why="batches at providers; open ones stay"),
+    Table(
+        "batch_items",
+        "stored_at",
+        45,
+        where="state IN ('done', 'returned')",
+        why="which calls went by batch; those that still wait for a reply stay",
+    ),
     Table("worker_reports", "updated_at", 7, why="reports of workers that ended without a farewell"),
     Table("in_flight", "until", 1, why="requests of capped tenants; a row counts until its request has expired"),
     # As long as the ledger.
@@ -136,6 +144,7 @@ GO_WITH = {
 # Nothing purges these, and why.
 KEPT_FOREVER = {
     "deferred": "every row is an event that waits; it goes when the event is put back on its topic",
+    "batch_collectors": "one row a lane and deployment with batches",
     "in_flight_tenants": "one row a tenant with a cap",
     "seals": "every seal proves the one before it; the records' hashes in them go with the records",
     "tombstones": "who removed a record, and why",

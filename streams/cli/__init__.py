@@ -32,6 +32,7 @@ COMMANDS = {
     "cancel": ("streams.cli.cancel", "cancel"),
     "feedback": ("streams.cli.feedback", "feedback"),
     "budgets": ("streams.cli.budgets", "budgets"),
+    "batches": ("streams.cli.batches", "batches"),
     "eval": ("streams.cli.eval", "evaluations"),
 }
 GROUPS = {

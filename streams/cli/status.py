@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import psycopg
 import typer
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +15,10 @@ from rich.text import Text
 from infra.embedded import stack
 from infra.embedded.state import StackState
 from schemas.errors import ConfigurationError, DependencyDownError
+from streams.batches import Shown as Batches
+from streams.batches import batches as read_batches
+from streams.batches import line_of
+from streams.cli.batches import view as batches_view
 from streams.cli.components import describe, say_age, show_components
 from streams.cli.output import console, print_json, say
 from streams.overview.backlog import Backlog
@@ -35,6 +40,7 @@ class Seen:
     stack: StackState | None = None
     snapshot: Snapshot | None = None
     held: list[Held] = field(default_factory=list)
+    batches: Batches | None = None
     faults: dict[str, str] = field(default_factory=dict)
 
     def down(self) -> list[str]:
@@ -87,7 +93,16 @@ def look(folder: Path, lane: str) -> Seen:
     with Lookout(settings, lane) as lookout:
         snapshot = lookout.look()
     held = _held(settings, lane, faults, skip={*snapshot.faults})
-    return Seen(lane=lane, stack=embedded, snapshot=snapshot, held=held, faults=faults)
+    batches = None if "postgres" in snapshot.faults else _batches(settings, lane)
+    return Seen(lane=lane, stack=embedded, snapshot=snapshot, held=held, batches=batches, faults=faults)
+
+
+def _batches(settings: Settings, lane: str) -> Batches | None:
+    """What goes by batch; ``None`` where the database can't tell, or is older than batches."""
+    try:
+        return read_batches(settings.postgres.dsn.get_secret_value(), lane=lane, ended=0)
+    except (DependencyDownError, psycopg.errors.UndefinedTable):
+        return None
 
 
 def _held(settings: Settings, lane: str, faults: dict[str, str], *, skip: set[str]) -> list[Held]:
@@ -125,6 +140,7 @@ def view(seen: Seen, down: list[str]) -> dict[str, Any]:
     shown["stages"] = [_stage(snapshot, name) for name in STAGES]
     shown["workers"] = [worker.view() for worker in snapshot.workers]
     shown["paused"] = [held.view() for held in seen.held]
+    shown["batches"] = None if seen.batches is None else batches_view(seen.batches)
     shown["dead_letters"] = {"total": snapshot.letters, "open_at_most": snapshot.open_letters}
     return shown
 
@@ -164,6 +180,9 @@ def _show(seen: Seen, down: list[str]) -> None:
         _show_workers(snapshot)
         letters = f"{snapshot.open_letters} open of {snapshot.letters}" if snapshot.open_letters else "none open"
         say(f"\ndead letters: {'not known' if snapshot.open_letters is None else letters}")
+        batches = None if seen.batches is None else line_of(seen.batches)
+        if batches is not None:
+            say(batches)
         for held in seen.held:
             say(f"paused: {held.line()}")
     for reason in down:
