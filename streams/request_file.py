@@ -55,10 +55,15 @@ class Checked:
 class RequestFile:
     """Reads the same bytes twice. Input that can't be read again, e.g. a pipe, is copied to a temporary file first."""
 
-    def __init__(self, source: str, *, tenant: str, lane: str, batch: str | None = None) -> None:
-        """Blocks on copying a pipe until it ends. Raises ``ConfigurationError`` for a file that can't be read."""
+    def __init__(
+        self, source: str, *, tenant: str, lane: str, batch: str | None = None, ttl_ms: int | None = None
+    ) -> None:
+        """``ttl_ms`` is that of lines which say none.
+
+        Blocks on copying a pipe until it ends. Raises ``ConfigurationError`` for a file that can't be read.
+        """
         self.name = "stdin" if source == STDIN else source
-        self._tenant, self._lane, self._batch = tenant, lane, batch
+        self._tenant, self._lane, self._batch, self._ttl_ms = tenant, lane, batch, ttl_ms
         self._end: int | None = None
         try:
             self._file = _spooled(sys.stdin.buffer) if source == STDIN else _opened(Path(source))
@@ -112,7 +117,9 @@ class RequestFile:
         if line.text is None:
             raise BadRequestLineError([f"the line has more than {MAX_LINE_BYTES} bytes; shorten it"])
         place = str(line.number)
-        return parse_request(line.text, tenant=self._tenant, lane=self._lane, batch=self._batch, place=place)
+        return parse_request(
+            line.text, tenant=self._tenant, lane=self._lane, batch=self._batch, place=place, ttl_ms=self._ttl_ms
+        )
 
     def _report(self, found: Checked, line: Line, faults: list[str]) -> None:
         found.bad_lines += 1

@@ -24,7 +24,7 @@ from streams.request_form import (
 __all__ = ["BadRequestLineError", "parse_request"]
 
 
-def parse_request(line: bytes | str, *, tenant: str, lane: str, batch: str | None = None, place: str = "") -> Request:
+def parse_request(line: bytes | str, *, tenant: str, lane: str, batch: str | None = None, place: str = "", ttl_ms: int | None = None) -> Request:
     """The request on a line of JSON.
 
     Its id is its ``request_id``; else it follows from ``idempotency_key``; else from ``batch``, the line and its
@@ -49,7 +49,8 @@ def _derived_id(read: RequestForm, raw: bytes, tenant: str, lane: str, batch: st
 
 
 def _request(read: RequestForm, request_id: str, tenant: str, lane: str) -> Request:
-    known = {} if read.ttl_ms is None else {"ttl_ms": read.ttl_ms}
+    wanted_ms = ttl_ms if read.ttl_ms is None else read.ttl_ms
+    known = {} if wanted_ms is None else {"ttl_ms": wanted_ms}
     return Request(
         meta=Meta(
             event_id=request_event_id(tenant=tenant, lane=lane, request_id=request_id),

@@ -18,6 +18,7 @@ from schemas.record import Record
 from schemas.records import Answer, Meta, Request
 from streams import security
 from streams.answers import AnswerStream, answer_view
+from streams.batch_settings import SUBMITTED_TTL_MS, goes_by_batch
 from streams.claims import BlockingClaims
 from streams.cli.output import console, print_json, say
 from streams.publish import Publisher
@@ -46,6 +47,14 @@ def submit(
         str | None,
         typer.Option(help="Name of this submission: the same file under the same name again pays nothing again."),
     ] = None,
+    ttl: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Seconds for which an answer is wanted, where a line has no ttl_ms. Default: 300; in a lane that goes "
+            "by batch 48 hours.",
+        ),
+    ] = None,
     folder: Annotated[Path | None, typer.Option(help="The embedded stack's folder.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line and nothing else.")] = False,
 ) -> None:
@@ -63,7 +72,7 @@ def submit(
     of arrival. Exit code 0: all acknowledged, with --wait all answered. 1: some were not. 2: bad file or settings.
     """
     settings = load_settings(folder=folder)
-    with RequestFile(file, tenant=tenant, lane=lane, batch=batch) as source:
+    with RequestFile(file, tenant=tenant, lane=lane, batch=batch, ttl_ms=_ttl_ms(ttl, settings, lane)) as source:
         codec = asyncio.run(security.codec(settings.registry))
         checked = _checked(source, codec, BlockingClaims(settings, codec))
         check_topics(settings, lane, checked.tenants)
@@ -76,6 +85,13 @@ def submit(
                 done = _await(stream, ids, timeout_s=longest if timeout is None else timeout) and done
     if not done:
         raise typer.Exit(1)
+
+
+def _ttl_ms(ttl_s: float | None, settings: Settings, lane: str) -> int | None:
+    """The time to live of lines that have none; ``None`` for the one of all requests."""
+    if ttl_s is not None:
+        return round(ttl_s * 1000)
+    return SUBMITTED_TTL_MS if goes_by_batch(lane, settings.deployments.values()) else None
 
 
 def check_topics(settings: Settings, lane: str, tenants: Collection[str]) -> None:
