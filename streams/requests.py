@@ -24,7 +24,9 @@ from streams.request_form import (
 __all__ = ["BadRequestLineError", "parse_request"]
 
 
-def parse_request(line: bytes | str, *, tenant: str, lane: str, batch: str | None = None, place: str = "", ttl_ms: int | None = None) -> Request:
+def parse_request(
+    line: bytes | str, *, tenant: str, lane: str, batch: str | None = None, place: str = "", ttl_ms: int | None = None
+) -> Request:
     """The request on a line of JSON.
 
     Its id is its ``request_id``; else it follows from ``idempotency_key``; else from ``batch``, the line and its
