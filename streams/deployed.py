@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import cast
 
@@ -15,6 +16,7 @@ from processors.prices import UNPRICED, Price, PriceBook, PriceTable
 from processors.prices.library import Library
 from processors.spending.metered import Terms
 from schemas.errors import ConfigurationError
+from streams.complexity import complexity_policy
 from streams.embedding_settings import EmbeddingSettings
 from streams.metrics import Metrics
 from streams.route_settings import DeploymentSettings, PriceSettings, fallback_groups
@@ -63,7 +65,11 @@ def routes(settings: Settings) -> dict[str, Route]:
         name: _deployment(settings, name, deployment, book, library)
         for name, deployment in settings.deployments.items()
     }
-    return {name: _route(name, settings, deployments) for name in settings.routes}
+    made = {name: _route(name, settings, deployments) for name in settings.routes}
+    return {
+        name: replace(route, complexity=complexity_policy(settings.routes[name], made, deployments, name=name))
+        for name, route in made.items()
+    }
 
 
 def _route(name: str, settings: Settings, deployments: Mapping[str, Deployment]) -> Route:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from processors.complete.resort import check_resort
 from schemas.errors import ConfigurationError
 from streams.batch_settings import BatchSettings
 from streams.cache_settings import CacheSettings
+from streams.complexity_settings import ComplexitySettings
 from streams.credentials import Section
 from streams.hedge_settings import HedgeSettings, unfit_hedge
 from streams.several_settings import CascadeSettings, FanOutSettings
@@ -20,6 +21,8 @@ Api = Literal["openai", "azure", "responses", "anthropic"]
 Strategy = Literal["weighted", "least_busy", "lowest_latency", "cheapest"]
 # What a fallback's name begins with where it is a route; else it is a deployment.
 ROUTE_PREFIX = "route/"
+# What a class's target begins with where it is every deployment with a tag.
+TAG_PREFIX = "tag/"
 
 
 class FieldError(ValueError):
@@ -155,6 +158,8 @@ class RouteSettings(Section):
     cache: CacheSettings = CacheSettings()
     # A second call beside a slow first one; without this section there is none.
     hedge: HedgeSettings | None = None
+    # Where requests go by how hard they are; without this section all of them take the route.
+    complexity: ComplexitySettings | None = None
     cascade: CascadeSettings | None = None
     fan_out: FanOutSettings | None = None
 
@@ -188,17 +193,42 @@ def over_embedded(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, A
 
 
 def reached(
-    name: str, routes: Mapping[str, RouteSettings], deployments: Mapping[str, DeploymentSettings]
+    name: str,
+    routes: Mapping[str, RouteSettings],
+    deployments: Mapping[str, DeploymentSettings],
+    *,
+    classes: bool = True,
 ) -> frozenset[str]:
-    """Every deployment that a request of the route may come to."""
+    """Every deployment that a request of the route may come to; without ``classes``, under its own settings."""
     route = routes[name]
     found = set(route.names(deployments))
     for target in () if route.cascade is None else route.cascade.to:
         stronger = routes.get(_route_of(target) or "")
         found |= {target} if stronger is None else set(stronger.names(deployments))
     for target in _targets(route):
-        found |= reached(_route_of(target) or "", routes, deployments) if _route_of(target) else {target}
+        way = _route_of(target)
+        found |= {target} if way is None else reached(way, routes, deployments, classes=False)
+    for targets in route.complexity.targets().values() if classes and route.complexity is not None else ():
+        way = _route_of(targets[0])
+        found |= set(class_names(targets, routes, deployments))
+        found |= set() if way is None else reached(way, routes, deployments, classes=False)
     return frozenset(found)
+
+
+def class_names(
+    targets: Sequence[str], routes: Mapping[str, RouteSettings], deployments: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """The deployments that targets stand for, each once and in order; what leads nowhere is left out."""
+    names: list[str] = []
+    for target in targets:
+        route, tag = routes.get(_route_of(target) or ""), target.removeprefix(TAG_PREFIX)
+        if route is not None:
+            names.extend(route.names(deployments))
+        elif target.startswith(TAG_PREFIX):
+            names.extend(name for name, one in deployments.items() if tag in one.tags)
+        elif target in deployments:
+            names.append(target)
+    return tuple(dict.fromkeys(names))
 
 
 def check_routes(routes: Mapping[str, RouteSettings], deployments: Mapping[str, DeploymentSettings]) -> None:
@@ -215,7 +245,8 @@ def check_routes(routes: Mapping[str, RouteSettings], deployments: Mapping[str, 
     for name in routes:
         _check_circle(name, (name,), routes)
     for name, route in routes.items():
-        mute = [one for one in sorted(reached(name, routes, deployments)) if deployments[one].reconcile_url is None]
+        own = reached(name, routes, deployments, classes=False)
+        mute = [one for one in sorted(own) if deployments[one].reconcile_url is None]
         if route.unknown_policy == "reconcile" and mute:
             raise FieldError(("routes", name, "unknown_policy"), f"needs deployments.{mute[0]}.reconcile_url")
 

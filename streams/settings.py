@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from schemas.errors import ConfigurationError
 from streams.budget_settings import BudgetSettings, check_budgets
 from streams.cache_settings import check_caches
+from streams.complexity import check_complexity
 from streams.credentials import PrincipalSettings, SaslSettings, Section, TlsSettings, one_secret, with_password
 from streams.embedding_settings import EmbeddingSettings
 from streams.evaluate_settings import EvaluateSettings
@@ -237,6 +238,7 @@ class Settings(BaseSettings):
                 raise FieldError(("prices", name), "names no model; write provider/model, as in openai/gpt-4o*")
         check_several(self.routes, self.deployments)
         check_routes(self.routes, self.deployments)
+        check_complexity(self.routes, self.deployments)
         for name, tenant in self.tenants.items():
             check_overrides(name, tenant.routes, self.routes)
         check_budgets(self.budgets, () if self.trust_producers else self.tenants)
