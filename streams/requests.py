@@ -31,7 +31,7 @@ def parse_request(
 
     Its id is its ``request_id``; else it follows from ``idempotency_key``; else from ``batch``, the line and its
     ``place`` in the file; else it is a fresh one. The first three give the same id when the line is sent again, and
-    then the answer that was paid for is published again.
+    then the answer that was paid for is published again. ``ttl_ms`` is that of a line which says none.
 
     Raises ``BadRequestLineError`` with all that is wrong.
     """
@@ -39,7 +39,7 @@ def parse_request(
     read = parse_form(raw)
     owner = read.tenant or tenant
     request_id = read.request_id or _derived_id(read, raw, owner, lane, batch, place)
-    return _request(read, request_id, owner, lane)
+    return _request(read, request_id, owner, lane, ttl_ms)
 
 
 def _derived_id(read: RequestForm, raw: bytes, tenant: str, lane: str, batch: str | None, place: str) -> str:
@@ -50,7 +50,7 @@ def _derived_id(read: RequestForm, raw: bytes, tenant: str, lane: str, batch: st
     return str(uuid4())
 
 
-def _request(read: RequestForm, request_id: str, tenant: str, lane: str) -> Request:
+def _request(read: RequestForm, request_id: str, tenant: str, lane: str, ttl_ms: int | None) -> Request:
     wanted_ms = ttl_ms if read.ttl_ms is None else read.ttl_ms
     known = {} if wanted_ms is None else {"ttl_ms": wanted_ms}
     return Request(
