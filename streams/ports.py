@@ -324,18 +324,23 @@ class Ports:
         return IndexPolicy().index_version(embeddings.model, embeddings.dimension)
 
     def _enrich_policies(self) -> Mapping[str, EnrichPolicy]:
-        settings, policies = self._settings, {}
-        for name, route in settings.routes.items():
-            # What fits any of them fits the one that is chosen.
-            own = [settings.deployments[one] for one in route.names(settings.deployments)]
-            policies[name] = EnrichPolicy(
-                context_tokens=min(one.context_tokens for one in own),
-                answer_tokens=max(one.default_max_tokens for one in own),
-                k=route.k,
-                minimum_score=route.minimum_score,
-                prompt=route.prompt,
-            )
-        return policies
+        return enrich_policies(self._settings)
+
+
+def enrich_policies(settings: Settings) -> Mapping[str, EnrichPolicy]:
+    """What enrichment may use of each route's model, from the settings."""
+    policies = {}
+    for name, route in settings.routes.items():
+        # What fits any of them fits the one that is chosen.
+        own = [settings.deployments[one] for one in route.names(settings.deployments)]
+        policies[name] = EnrichPolicy(
+            context_tokens=min(one.context_tokens for one in own),
+            answer_tokens=max(one.default_max_tokens for one in own),
+            k=route.k,
+            minimum_score=route.minimum_score,
+            prompt=route.prompt,
+        )
+    return policies
 
 
 def evaluate_policy(settings: Settings) -> EvaluatePolicy:

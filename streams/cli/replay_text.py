@@ -108,7 +108,11 @@ def run_view(run: Run, progress: RunProgress, left: Sequence[Left] = ()) -> dict
 def survey_view(planned: Planned, found: Surveyed) -> dict[str, Any]:
     """A dry run as JSON."""
     calls = {
-        model: {"calls": count, "most_usd": f"{found.price_usd.get(model, 0):f}"}
+        model: {
+            "calls": count,
+            "likely_usd": f"{found.likely_usd[model]:f}",
+            "most_usd": f"{found.most_usd[model]:f}",
+        }
         for model, count in sorted(found.calls.items())
     }
     return {
@@ -121,6 +125,7 @@ def survey_view(planned: Planned, found: Surveyed) -> dict[str, Any]:
         "tenants": dict(found.tenants),
         "calls": calls,
         "reused": found.reused,
+        "refused": found.refused,
     }
 
 

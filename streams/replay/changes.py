@@ -68,7 +68,8 @@ def changes_for(stage: str, sets: Mapping[str, str], *, first: bool = True) -> C
     prompt, policy, edits = None, dict[str, Any](), []
     for name, value in sets.items():
         if name == PROMPT:
-            prompt = _prompt(value) if stage in ("enrich", "complete") else None
+            # What was enriched in the run has its messages by it.
+            prompt = _prompt(value) if stage == "enrich" or (stage == "complete" and first) else None
         elif name.startswith(POLICY):
             known = _POLICIES.get(stage, {})
             if name.removeprefix(POLICY) in known:

@@ -9,24 +9,29 @@ import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 from processors.bodies import PostgresBodies
 from processors.clock import DatabaseClock
+from processors.control import ControlView
 from processors.failpoints import Unarmed
 from processors.postgres import Database
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError, DependencyDownError, FencedError, HeadraceError
 from streams.claims import Claims
 from streams.metrics import Metrics
+from streams.overview.backlog import BacklogReader
 from streams.ports import Ports
 from streams.producer import Producer
 from streams.reading import Entry, Stretch, TopicReader
 from streams.replay.backfill import PostgresBackfill
+from streams.replay.calls import Calls, Limits, calls_of
 from streams.replay.changes import changes_for
 from streams.replay.control import read_control
 from streams.replay.events import Events
 from streams.replay.lane import already_written, ends_of, lately_read, make_topics
+from streams.replay.limits import Pace, Purse, Yielding
 from streams.replay.plan import source_topics
 from streams.replay.ports import as_of, replay_settings
 from streams.replay.run import Place, Run, State
@@ -79,7 +84,7 @@ class Conductor:
         """Begin nothing any more; what is begun is finished, noted, and the run can be resumed."""
         self._stopping = True
         if self._step is not None:
-            self._step.stopping = True
+            self._step.stop()
 
     async def lead(self, run: Run) -> Ended:
         """Lead a run to its end, or as far as it goes.
@@ -170,7 +175,8 @@ class Conductor:
         if run.config.workers and stage.effect is Effect.PAYS:
             concurrency = run.config.workers
         step = self._step = await self._built(run, stage, number, selection, known, concurrency, reader, stack)
-        step.stopping = self._stopping
+        if self._stopping:
+            step.stop()
         if resumed:
             for event_id in await asyncio.to_thread(lately_read, reader, places):
                 step.seen.add(event_id)
@@ -207,18 +213,15 @@ class Conductor:
         settings = replay_settings(self._settings, changes)
         control = await asyncio.to_thread(read_control, reader, settings, self._codec, run.source_lane)
         claims = Claims(PostgresBodies(self._database), self._codec, most_bytes=settings.bodies.max_bytes)
-        ports = Ports(
-            settings,
-            run.source_lane if run.copies_books and run.target == "live" else run.lane,
-            self._database,
-            self._codec,
-            self._clock,
-            control,
-            Metrics(),
-            Unarmed(),
-            stack,
-            Producer(settings.kafka),
+        pays = stage.effect is Effect.PAYS
+        calls = calls_of(run, settings, changes, self._database, self._codec, self._clock) if pays else None
+        processor = (
+            stage.build(self._worker_ports(run, settings, control, stack))
+            if calls is None
+            else calls.processor(control, stack)
         )
+        spent = (await self._runs.progress(run.run)).cost_usd
+        limits = await self._limits(run, calls, spent, stack)
         publishes = run.target == "live" and not run.copies_books
         return Step(
             StepPorts(
@@ -227,7 +230,7 @@ class Conductor:
                 prefix=settings.prefix,
                 tenants=frozenset(settings.tenant_topics),
                 events=Events(run, stage, changes, self._codec, claims, first=number == 0),
-                processor=as_of(stage.build(ports)),
+                processor=as_of(processor),
                 codec=self._codec,
                 sender=BulkSender(settings),
                 now=self._clock.now,
@@ -236,8 +239,38 @@ class Conductor:
                 backfill=PostgresBackfill(self._database, self._codec, run) if publishes else None,
                 known=known,
                 concurrency=concurrency,
+                prepare=None if calls is None else calls.prepare,
+                # What needs no limit is not held up for each event.
+                begin=limits.begin if calls is not None or run.config.rate else None,
+                done=limits.done,
             )
         )
+
+    def _worker_ports(self, run: Run, settings: Settings, control: ControlView, stack: AsyncExitStack) -> Ports:
+        """The adapters of a worker in the run's lane; in the source lane for what puts the books right."""
+        lane = run.source_lane if run.copies_books and run.target == "live" else run.lane
+        producer = Producer(settings.kafka)
+        clock, codec = self._clock, self._codec
+        return Ports(settings, lane, self._database, codec, clock, control, Metrics(), Unarmed(), stack, producer)
+
+    async def _limits(self, run: Run, calls: Calls | None, spent: Decimal, stack: AsyncExitStack) -> Limits:
+        yielding = None
+        if calls is not None:
+            backlog = stack.enter_context(BacklogReader(self._settings, run.source_lane))
+
+            def waiting() -> int:
+                return sum(one.events for one in backlog.read() if one.stage == "complete")
+
+            # What the live workers have in hand is not committed yet, and waits for nothing.
+            yielding = Yielding(waiting, least=self._settings.call_concurrency)
+            watching = asyncio.ensure_future(yielding.run())
+            stack.push_async_callback(_cancelled, watching)
+        return Limits(Pace(run.config.rate), Purse(run.config.max_cost_usd, spent), yielding, calls)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def batches(

@@ -8,15 +8,18 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from processors.postgres import Database
+from processors.prompts import PgPrompts
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError
 from streams import security
+from streams.deployed import check_keys
 from streams.reading import TopicReader
 from streams.replay.backfill import Left, left_alone
-from streams.replay.changes import check_sets
+from streams.replay.calls import check_model, check_prompt
+from streams.replay.changes import changes_for, check_sets
 from streams.replay.conduct import Conductor, Observe
 from streams.replay.lane import lane_of, remove_topics
 from streams.replay.plan import Planner, stages_of
@@ -27,6 +30,14 @@ from streams.settings import Settings
 
 # The last stage of a run that may publish into the source lane.
 _PUBLISHES: Mapping[str, str] = {"filter": "answers", "account": "the books"}
+
+
+def _version() -> str:
+    try:
+        return version("headrace")
+    except PackageNotFoundError:
+        # Run from a folder that was never installed.
+        return "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +85,10 @@ class Desk:
         check_sets(stages, config.sets)
         if config.where:
             parse(config.where)
+        if "complete" in stages:
+            check_keys(self.settings)
+        check_model(self.settings, config.sets.get("model"))
+        await check_prompt(PgPrompts(self.database), changes_for(stage, config.sets))
         copies = stages == ("account",)
         if target == "live" and (through or stage) not in _PUBLISHES:
             raise ConfigurationError(
@@ -96,7 +111,7 @@ class Desk:
             target=target,
             stages=stages,
             config=config,
-            code_version=version("headrace"),
+            code_version=_version(),
             copies_books=copies,
         )
         return Planned(planned, places)

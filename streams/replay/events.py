@@ -16,6 +16,7 @@ from streams.claims import Claims
 from streams.headers import load_timings
 from streams.reading import Entry
 from streams.replay.changes import Changes, lacking
+from streams.replay.rerender import with_prompt
 from streams.replay.run import Run
 from streams.stages import Effect, Stage
 
@@ -68,6 +69,9 @@ class Events:
             if isinstance(record, Admitted | Enrichment | Completion) and record.admission.expires_at is not None:
                 # Whether it was in time was decided when it was live.
                 record = replace(record, admission=replace(record.admission, expires_at=None))
+            prompt = self._changes.prompt
+            if prompt is not None and isinstance(record, Admitted):
+                record = replace(record, request=with_prompt(record.request, prompt.name, prompt.version))
             if self._copies and isinstance(record, Cost):
                 record = replace(record, attempt_id=derive_id("replay", self._run.run, record.attempt_id))
         missing = lacking(self._stage.name, record)

@@ -84,9 +84,10 @@ class Remembered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPorts:
-    """What a step works with. ``paid`` is asked before an event of a stage that pays is begun: False ends the run.
+    """What a step works with. ``known`` are ids of outputs that are in the lane already.
 
-    ``known`` are ids of outputs that are in the lane already.
+    ``prepare`` is given the events of a batch that are taken, ``begin`` each of them before it is begun: False ends the
+    run in order; ``done`` each with what it cost.
     """
 
     run: Run
@@ -103,6 +104,7 @@ class StepPorts:
     backfill: Backfill | None = None
     known: frozenset[str] = frozenset()
     concurrency: int = 1
+    prepare: Callable[[Sequence[Incoming[Any]]], Awaitable[list[Incoming[Any]]]] | None = None
     begin: Callable[[Incoming[Any]], Awaitable[bool]] | None = None
     done: Callable[[Incoming[Any], Decimal], None] | None = None
 
@@ -137,9 +139,18 @@ class Step:
     def __init__(self, ports: StepPorts) -> None:
         self._ports = ports
         self.seen = Remembered()
-        # Set by whoever wants the run to stop in order: nothing is begun any more, what is begun is finished.
-        self.stopping = False
+        self._stop = asyncio.Event()
+        # Its limit on costs is reached.
         self.exhausted = False
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing is begun any more; what is begun is finished."""
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Stop in order."""
+        self._stop.set()
 
     async def batch(self, entries: Sequence[Entry], places: Mapping[tuple[str, int], Place]) -> list[Place]:
         """Put a batch through; the places as they are once all of it is acknowledged.
@@ -186,12 +197,18 @@ class Step:
             takes = await self._patiently(partial(selection.takes, asked))
             for item, yes in zip(open_, takes, strict=True):
                 item.done = None if yes else _SKIPPED
+        taken, ours = [], []
         for item in open_:
             if item.done is None and item.incoming is not None:
                 if self.seen.add(item.incoming.meta.event_id):
-                    item.incoming = self._ports.events.ours(item.incoming)
+                    taken.append(item)
+                    ours.append(self._ports.events.ours(item.incoming))
                 else:
                     item.done = _DUPLICATE
+        prepare = self._ports.prepare
+        ready = ours if prepare is None else await self._patiently(partial(prepare, ours))
+        for item, incoming in zip(taken, ready, strict=True):
+            item.incoming = incoming
         return items
 
     async def _processed(self, items: Sequence[_Item]) -> None:
@@ -211,7 +228,7 @@ class Step:
             try:
                 item.done = await self._one(item)
             except BaseException:
-                self.stopping = True
+                self.stop()
                 raise
             finally:
                 slots.release()
@@ -230,9 +247,16 @@ class Step:
         if self.stopping:
             return False
         begin = self._ports.begin
-        if begin is not None and item.incoming is not None and not await begin(item.incoming):
-            self.exhausted = self.stopping = True
-            return False
+        if begin is not None and item.incoming is not None:
+            asked = asyncio.ensure_future(begin(item.incoming))
+            stop = asyncio.ensure_future(self._stop.wait())
+            await asyncio.wait((asked, stop), return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
+            if not asked.done():
+                asked.cancel()
+            elif not asked.result():
+                self.exhausted = True
+                self.stop()
         return not self.stopping
 
     async def _one(self, item: _Item) -> _Done:

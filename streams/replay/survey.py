@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from processors.bodies import PostgresBodies
+from processors.clock import DatabaseClock
 from processors.postgres import Database
 from schemas.codec import Codec
 from schemas.errors import PoisonError
+from streams.claims import Claims
+from streams.replay.calls import Calls, calls_of
 from streams.replay.changes import changes_for
 from streams.replay.conduct import BATCH, batches
 from streams.replay.events import Events
 from streams.replay.run import Place, Run
 from streams.replay.selection import Selection
+from streams.replay.step import Remembered
 from streams.settings import Settings
-from streams.stages import STAGES
+from streams.stages import STAGES, Effect
 
 
 @dataclass(slots=True)
 class Surveyed:
-    """What a run would do. ``calls`` by model are those to be made, with the most they can cost in US dollars."""
+    """What a run would do. ``calls`` are those to be made, by model.
+
+    Amounts in US dollars: what they cost with one attempt each that generates as many tokens as it may, and the most
+    that they can cost with every attempt of their routes.
+    """
 
     read: int = 0
     taken: int = 0
     unreadable: int = 0
     tenants: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
-    price_usd: dict[str, Decimal] = field(default_factory=dict)
+    likely_usd: defaultdict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
+    most_usd: defaultdict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
     reused: int = 0
-    lacking: str = ""
+    refused: int = 0
 
 
 async def survey(
@@ -47,8 +57,12 @@ async def survey(
     """
     stage = STAGES[run.stages[0]]
     selection = Selection(run.config, database, source_lane=run.source_lane)
-    events = Events(run, stage, changes_for(stage.name, run.config.sets), codec, None, first=True)
-    found, seen = Surveyed(), set[str]()
+    changes = changes_for(stage.name, run.config.sets)
+    claims = Claims(PostgresBodies(database), codec, most_bytes=settings.bodies.max_bytes)
+    events = Events(run, stage, changes, codec, claims, first=True)
+    found, seen, clock = Surveyed(), Remembered(), DatabaseClock()
+    clock.set(await database.now())
+    calls = calls_of(run, settings, changes, database, codec, clock) if stage.effect is Effect.PAYS else None
     async for batch in batches(settings, places, BATCH, selection.key):
         decoded = []
         for entry in batch:
@@ -57,12 +71,28 @@ async def survey(
             except PoisonError:
                 found.unreadable += 1
         takes = await selection.takes(decoded)
-        for (_, incoming), yes in zip(decoded, takes, strict=True):
-            if yes and incoming.meta.event_id not in seen:
-                seen.add(incoming.meta.event_id)
-                found.taken += 1
-                found.tenants[incoming.meta.tenant] += 1
+        chosen = (incoming for (_, incoming), yes in zip(decoded, takes, strict=True) if yes)
+        taken = [incoming for incoming in chosen if seen.add(incoming.meta.event_id)]
+        ours = [events.ours(incoming) for incoming in taken]
+        found.taken += len(taken)
+        found.tenants.update(incoming.meta.tenant for incoming in taken)
+        if calls is not None:
+            await calls.prepare(ours)
+            _count(found, calls)
         found.read += len(batch)
         if observe is not None:
             observe(found.read)
     return found
+
+
+def _count(found: Surveyed, calls: Calls) -> None:
+    """Add a batch of calls."""
+    for known in calls.prepared.values():
+        if known.error is not None or not known.model:
+            found.refused += 1
+        elif known.reused is not None:
+            found.reused += 1
+        else:
+            found.calls[known.model] += 1
+            found.likely_usd[known.model] += known.likely
+            found.most_usd[known.model] += known.most

@@ -1,0 +1,77 @@
+"""What holds a run back: what it may spend, how fast it may go, and live traffic that waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from decimal import Decimal
+
+from schemas.errors import HeadraceError
+
+
+class Purse:
+    """What a run may spend: nothing is begun whose worst case would pass the limit while others are open."""
+
+    def __init__(self, limit: Decimal | None, spent: Decimal) -> None:
+        self._limit, self.spent = limit, spent
+        self._open: dict[str, Decimal] = {}
+        self._settled = asyncio.Event()
+
+    async def open(self, event_id: str, most: Decimal) -> bool:
+        """Hold what a call can cost at the most; waits for others to settle. False: the limit is reached."""
+        while self._limit is not None and self.spent + sum(self._open.values()) + most > self._limit:
+            if not self._open:
+                return False
+            self._settled.clear()
+            await self._settled.wait()
+        self._open[event_id] = most
+        return True
+
+    def settle(self, event_id: str, cost: Decimal) -> None:
+        """Book what a call cost."""
+        self._open.pop(event_id, None)
+        self.spent += cost
+        self._settled.set()
+
+
+class Pace:
+    """At most so many events a second, evenly."""
+
+    def __init__(self, rate: float | None) -> None:
+        self._interval_s = 0.0 if rate is None else 1 / rate
+        self._next = 0.0
+
+    async def wait(self) -> None:
+        """Return when the next event may begin."""
+        if not self._interval_s:
+            return
+        now = asyncio.get_running_loop().time()
+        self._next = max(self._next, now) + self._interval_s
+        await asyncio.sleep(self._next - self._interval_s - now)
+
+
+class Yielding:
+    """Lets live traffic go first: while requests wait before the live stage, no call of a replay is begun."""
+
+    def __init__(self, waiting: Callable[[], int], *, least: int, interval_s: float = 1.0) -> None:
+        """``waiting`` blocks on the broker; ``least`` are in hand of the live stage without waiting."""
+        self._waiting, self._least, self._interval_s = waiting, least, interval_s
+        self._free = asyncio.Event()
+        self._free.set()
+
+    async def run(self) -> None:
+        """Look again and again. What can't be asked holds nobody up."""
+        while True:
+            events = 0
+            with suppress(HeadraceError):
+                events = await asyncio.to_thread(self._waiting)
+            if events > self._least:
+                self._free.clear()
+            else:
+                self._free.set()
+            await asyncio.sleep(self._interval_s)
+
+    async def wait(self) -> None:
+        """Return while live traffic has what it needs."""
+        await self._free.wait()
