@@ -59,6 +59,7 @@ def explained(events: Sequence[Event], background: Background, *, tenant: str, r
         ),
         "passages": _shown(events, background),
         "verdicts": _verdicts(events),
+        "routing": _routing(events),
         "control": moments(background.history, decided, cancelled=f"{tenant}/{request_id}"),
         "erasures": list(background.erasures),
         "control_now": background.history[-1].offset if background.history else -1,
@@ -141,6 +142,20 @@ def _now(now: DocumentNow, passage: Passage) -> dict[str, Any]:
         "indexed_at": now.indexed_at,
         "changed": now.deleted or now.digest != passage.document_digest,
     }
+
+
+def _routing(events: Sequence[Event]) -> list[dict[str, Any]]:
+    """How hard the request was taken to be and whether its call was hedged, for each completion that says either."""
+    return [
+        {
+            "event_id": event.event_id,
+            "deployment": record.deployment,
+            "complexity": None if record.complexity is None else to_json(record.complexity),
+            "hedge": None if record.hedge is None else to_json(record.hedge),
+        }
+        for event in events
+        if isinstance(record := event.first.record, Completion) and (record.complexity or record.hedge)
+    ]
 
 
 def _verdicts(events: Sequence[Event]) -> list[dict[str, Any]]:

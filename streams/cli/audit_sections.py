@@ -19,6 +19,7 @@ def add_sections(top: Tree, explained: Mapping[str, Any]) -> None:
         ("prompts", _prompts(explained)),
         ("passages", _passages(explained)),
         ("guards", _verdicts(explained)),
+        ("routing", _routing(explained)),
         ("control", _control(explained)),
         ("erasures", _erasures(explained)),
     ):
@@ -62,6 +63,25 @@ def _verdicts(explained: Mapping[str, Any]) -> Iterator[str]:
         what = " ".join(str(part) for part in (one["category"], one["detail"]) if part)
         spans = ", ".join(f"{span['kind']} {span['start_char']}-{span['end_char']}" for span in one["spans"])
         yield f"{one['stage']} {one['guard']} {one['outcome']} {what}{f' · {spans}' if spans else ''}".rstrip()
+
+
+def _routing(explained: Mapping[str, Any]) -> Iterator[str]:
+    for one in explained["routing"]:
+        hard, hedge = one["complexity"], one["hedge"]
+        if hard is not None:
+            where = "the request named a model" if hard["requested"] else hard["target"] or "the route itself"
+            spread = "none" if hard["spread"] is None else f"{hard['spread']:.3f}"
+            yield (
+                f"{hard['name']} because of {', '.join(hard['reasons'])} · to {where} · "
+                f"{hard['prompt_tokens']} tokens, {hard['question']} question, effort {hard['reasoning_effort'] or 'none asked for'}, "
+                f"{hard['passages']} passages, spread {spread}"
+            )
+        if hedge is not None:
+            basis = f"of {hedge['samples']} calls" if hedge["samples"] else "of the settings"
+            yield (
+                f"hedged after {hedge['after_ms']:.0f} ms ({basis}) by attempt {hedge['attempt']} · "
+                f"attempt {hedge['won']} at {one['deployment']} answered first"
+            )
 
 
 def _control(explained: Mapping[str, Any]) -> Iterator[str]:

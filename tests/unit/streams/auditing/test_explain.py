@@ -15,9 +15,11 @@ from schemas.records import (
     Answer,
     Citation,
     Completion,
+    Complexity,
     Control,
     Feedback,
     Grounding,
+    Hedge,
     Meta,
     Passage,
     Request,
@@ -91,6 +93,9 @@ def events() -> list[Event]:
         admission=Admission(),
         grounding=grounding,
         text=Text(inline=EVIL),
+        deployment="spare",
+        hedge=Hedge(attempt=1, won=1, after_ms=1234.5, samples=60),
+        complexity=Complexity(name="balanced", reasons=("question",), prompt_tokens=70, question="open", spread=0.25),
     )
     answer = Answer(
         meta=meta("e-answer", "e-completed", "filter", 6),
@@ -192,6 +197,20 @@ def test_verdicts_come_with_their_spans_and_feedback_hangs_under_the_answer() ->
     assert (verdict["event_id"], verdict["spans"][0]["start_char"]) == ("e-answer", 3)
     depths = {event.kind: event.depth for event in events()}
     assert depths == {"completions": 0, "answers": 1, "feedback": 2}
+
+
+def test_routing_is_told_by_class_and_hedge() -> None:
+    shown = origins()
+    (routing,) = shown["routing"]
+    assert (routing["event_id"], routing["hedge"]["won"]) == ("e-completed", 1)
+    assert routing["complexity"]["name"] == "balanced"
+    (branch,) = (one for one in tree(audited(), origins=shown).children if str(one.label) == "routing")
+    assert [str(one.label) for one in branch.children] == [
+        "balanced because of question · to the route itself · 70 tokens, open question, effort none asked for, "
+        "0 passages, spread 0.250",
+        "hedged after 1234 ms (of 60 calls) by attempt 1 · attempt 1 at spare answered first",
+    ]
+    assert "Hedged after 1234 ms by attempt 1" in page({**view(audited()), **shown, "lane": "live"})
 
 
 def test_the_tree_tells_prompts_passages_guards_and_control() -> None:
