@@ -72,7 +72,10 @@ class Near:
 
 
 class CacheStore(Protocol):
-    """Shared by all workers. Every method is one statement; raises ``DependencyDownError`` while the store is away."""
+    """Shared by all workers. Every method is one transaction, most of them one statement.
+
+    Raises ``DependencyDownError`` while the store is away.
+    """
 
     async def join(self, wish: Wish) -> Found | Taken | Own | Waiting:
         """Take the call for this request, unless one that does is there, open or about to begin."""

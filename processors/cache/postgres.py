@@ -9,10 +9,20 @@ from typing import Any
 
 from processors.cache.port import OWN_FAILURES, Failed, Found, Free, Near, Own, Taken, Waiting, Wish
 from processors.embeddings import Vector
-from processors.postgres import Database
+from processors.postgres import Connection, Database
 
-# The newest questions of a scope are compared one by one: about 10 ms for so many at 384 dimensions.
-MOST_COMPARED = 5_000
+# So many of the nearest questions are looked at for one whose answer is there and fresh.
+NEAREST_LOOKED_AT = 20
+# A question is there before its call, which takes no longer: older ones have no fresh answer.
+LONGEST_CALL_S = 3_600
+# The index gives what is near over all scopes, so it is read on until so many of this one have come, or this many were
+# looked at. A small scope's questions are all compared instead, as the planner sees from its statistics.
+# https://github.com/pgvector/pgvector#iterative-index-scans
+SCAN = """
+SELECT set_config('hnsw.iterative_scan', 'strict_order', true), set_config('hnsw.ef_search', '100', true),
+       set_config('hnsw.max_scan_tuples', '20000', true), set_config('plan_cache_mode', 'force_custom_plan', true),
+       set_config('synchronous_commit', 'off', true)
+"""
 
 _ENDED = "calls.state IN ('done', 'failed', 'unknown')"
 
@@ -57,19 +67,22 @@ FROM cache_entries AS entry LEFT JOIN calls USING (call_id) WHERE entry.cache_ke
 LEAVE = "DELETE FROM cache_entries WHERE cache_key = %(key)s AND call_id = %(call_id)s"
 
 NEAREST = """
-WITH remembered AS (
-    INSERT INTO cache_vectors (cache_key, scope_key, embedding)
-    SELECT cache_key, %(scope)s, %(vector)s::vector FROM cache_entries WHERE cache_key = %(key)s FOR KEY SHARE
-    ON CONFLICT (cache_key) DO UPDATE SET created_at = clock_timestamp()
-    RETURNING set_config('synchronous_commit', 'off', true)
-), newest AS (
+WITH nearest AS MATERIALIZED (
     SELECT cache_key, embedding <=> %(vector)s::vector AS distance FROM cache_vectors
-    WHERE scope_key = %(scope)s AND cache_key <> %(key)s ORDER BY created_at DESC LIMIT %(most)s
+    WHERE scope_key = %(scope)s AND cache_key <> %(key)s
+      AND created_at >= %(fresh_after)s::timestamptz - make_interval(secs => %(longest_s)s)
+    ORDER BY embedding <=> %(vector)s::vector LIMIT %(most)s
 )
-SELECT calls.result, calls.updated_at, 1 - newest.distance
-FROM newest JOIN cache_entries USING (cache_key) JOIN calls USING (call_id)
+SELECT calls.result, calls.updated_at, 1 - nearest.distance
+FROM nearest JOIN cache_entries USING (cache_key) JOIN calls USING (call_id)
 WHERE calls.state = 'done' AND calls.updated_at >= %(fresh_after)s
-ORDER BY newest.distance LIMIT 1
+ORDER BY nearest.distance LIMIT 1
+"""
+
+REMEMBER = """
+INSERT INTO cache_vectors (cache_key, scope_key, embedding)
+SELECT cache_key, %(scope)s, %(vector)s::vector FROM cache_entries WHERE cache_key = %(key)s FOR KEY SHARE
+ON CONFLICT (cache_key) DO UPDATE SET created_at = clock_timestamp()
 """
 
 
@@ -107,11 +120,25 @@ class PostgresCacheStore:
         await self._database.execute(LEAVE, {"key": wish.key, "call_id": wish.call.call_id})
 
     async def nearest(self, wish: Wish, scope: bytes, vector: Vector) -> Near | None:
-        parameters = _parameters(wish) | {"scope": scope, "vector": str(vector.tolist()), "most": MOST_COMPARED}
-        rows = await self._database.execute(NEAREST, parameters)
-        if not rows:
+        parameters = _parameters(wish) | {
+            "scope": scope,
+            "vector": str(vector.tolist()),
+            "most": NEAREST_LOOKED_AT,
+            "longest_s": LONGEST_CALL_S,
+        }
+
+        async def work(connection: Connection) -> tuple[Any, ...] | None:
+            # In one round trip.
+            async with connection.pipeline():
+                await connection.execute(SCAN)
+                found = await connection.execute(NEAREST, parameters)
+                await connection.execute(REMEMBER, parameters)
+            return await found.fetchone()
+
+        row = await self._database.run(work)
+        if row is None:
             return None
-        result, updated_at, similarity = rows[0]
+        result, updated_at, similarity = row
         return Near(found=Found(result=result, at=updated_at), similarity=float(similarity))
 
 
