@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("codec", "stages", "audit", "seal", "retrieval", "account", "release", "caches")
+BENCHES = ("codec", "stages", "audit", "seal", "retrieval", "account", "release", "caches", "nearest")
 LONG = ("proxy", "overhead", "concurrency", "backlog", "arrivals")
 
 
