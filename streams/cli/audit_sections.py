@@ -73,8 +73,8 @@ def _routing(explained: Mapping[str, Any]) -> Iterator[str]:
             spread = "none" if hard["spread"] is None else f"{hard['spread']:.3f}"
             yield (
                 f"{hard['name']} because of {', '.join(hard['reasons'])} · to {where} · "
-                f"{hard['prompt_tokens']} tokens, {hard['question']} question, effort {hard['reasoning_effort'] or 'none asked for'}, "
-                f"{hard['passages']} passages, spread {spread}"
+                f"{hard['prompt_tokens']} tokens, {hard['question']} question, "
+                f"effort {hard['reasoning_effort'] or 'none asked for'}, {hard['passages']} passages, spread {spread}"
             )
         if hedge is not None:
             basis = f"of {hedge['samples']} calls" if hedge["samples"] else "of the settings"
