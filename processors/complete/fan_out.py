@@ -306,6 +306,8 @@ def _completion(
         duration_ms=max(durations, default=None),
         first_token_ms=None,
         streamed=False,
+        # Each sample's own completion, in the journal, tells of its second call.
+        hedge=None,
         fan_out=_record(policy, samples, answered, chosen),
     )
     if chosen.text is None:
