@@ -19,6 +19,7 @@ from processors.budgets.postgres import PostgresBudgets
 from processors.budgets.rule import Budget
 from processors.cache import CachePolicy, Caches, PostgresCacheStore
 from processors.clock import DatabaseClock
+from processors.complete.policies import FanOutPolicy
 from processors.complete.processor import Complete
 from processors.complete.purse import Guard
 from processors.complete.retry import Backoff
@@ -86,6 +87,8 @@ async def run(plan: dict[str, Any]) -> list[str]:
 def _route(deployment: Deployment, plan: dict[str, Any]) -> Route:
     """The route, with a second deployment and with the hedging that the plan wants."""
     route = Route(name="default", deployment=replace(deployment, **plan.get("first", {})), max_attempts=4)
+    if "fan_out" in plan:
+        return replace(route, max_attempts=1, fan_out=FanOutPolicy(**plan["fan_out"]))
     if "hedge" not in plan:
         return route
     other = replace(deployment, name="d2", weight=0.0)
