@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from processors.complete import STAGE, VERSION
 from processors.complete.policies import Scorer
 from processors.embeddings import Embedder
 from processors.evaluate.grounding import GROUNDEDNESS, cosine, groundedness, ungroundable
@@ -15,6 +16,7 @@ from processors.evaluate.scores import scored, unscored
 from processors.evaluate.scoring import RELEVANCE, incomparable, start
 from processors.event import Incoming
 from processors.filter.tokens import strip_tokens
+from processors.spending.payer import Payer, payer_of
 from schemas.records import Enrichment, Score
 
 # Only decides which sentences an explanation names.
@@ -48,24 +50,34 @@ class EmbeddingScorer:
             grounding.passages,
             response_format=request.response_format.type,
         )
-        return await (self._groundedness(material) if name == "groundedness" else self._relevance(material))
+        payer = payer_of(
+            asked.meta,
+            request,
+            asked.record.admission,
+            stage=STAGE,
+            version=VERSION,
+            prompt_version=grounding.prompt_version,
+        )
+        return await (self._groundedness if name == "groundedness" else self._relevance)(material, payer)
 
-    async def _groundedness(self, material: Material) -> Score:
+    async def _groundedness(self, material: Material, payer: Payer) -> Score:
         model = self._embedder.model
         impossible = ungroundable(GROUNDEDNESS, material, model=model)
         if impossible is not None:
             return impossible
         said = [sentence.text for sentence in material.sentences]
-        vectors = await self._embedder.embed([*said, *(text for _, text in material.evidence)])
+        texts = [*said, *(text for _, text in material.evidence)]
+        vectors = await self._embedder.embed(texts, [payer] * len(texts))
         answered, evidence = vectors[: len(said)], vectors[len(said) :]
         return groundedness(material, answered, evidence, minimum=_MINIMUM_COSINE, model=model)
 
-    async def _relevance(self, material: Material) -> Score:
+    async def _relevance(self, material: Material, payer: Payer) -> Score:
         model = self._embedder.model
         impossible = incomparable(material, model)
         if impossible is not None:
             return impossible
-        question, text = await self._embedder.embed([start(material.question), start(material.text)])
+        texts = [start(material.question), start(material.text)]
+        question, text = await self._embedder.embed(texts, [payer, payer])
         value = cosine(question, text)
         return scored(*RELEVANCE, value, f"cosine of question and answer: {value:.2f}", model=model)
 
