@@ -11,7 +11,7 @@ import structlog
 
 from processors.batchapi.booking import Booking
 from processors.batchapi.calls import PostgresBatchCalls
-from processors.batchapi.collector import LEAD_S, LEASE_S, LOOK_FOR_S, Collector
+from processors.batchapi.collector import LEASE_S, LOOK_FOR_S, Collector
 from processors.batchapi.entry import Figures
 from processors.batchapi.handing import Handing
 from processors.batchapi.openai import OpenAIBatches
@@ -61,7 +61,7 @@ class Batching:
         lease_s: float,
         interval_s: float = INTERVAL_S,
         look_for_s: float = LOOK_FOR_S,
-        lead_s: float = LEAD_S,
+        lead_s: float | None = None,
     ) -> None:
         self._lane, self._interval_s = lane, interval_s
         self._provider = OpenAIBatches()
@@ -88,7 +88,7 @@ class Batching:
         self._store, self._collectors = (
             store,
             [
-                Collector(lane, one, parts, owner=owner, look_for_s=look_for_s, lead_s=lead_s)
+                Collector(lane, one, parts, owner=owner, look_for_s=look_for_s, lead_s=lead_s or lease_s)
                 for one in _with_key(list(own.values()))
             ],
         )
