@@ -60,6 +60,9 @@ def _check_fan_out(name: str, route: RouteSettings, deployments: Mapping[str, De
                 ("routes", name, "fan_out", "deployments"),
                 f"names {one!r}, which is none of the route's own deployments",
             )
+    if route.fan_out.deployments and route.complexity is not None:
+        path = ("routes", name, "fan_out", "deployments")
+        raise FieldError(path, "and complexity, by which others are asked: set samples in place of deployments")
     if route.cascade is not None:
         raise FieldError(("routes", name, "fan_out"), "and cascade: a route has one of them")
     if route.cache.exact or route.cache.waits:

@@ -20,9 +20,8 @@ from processors.complete.aggregate import Chosen, Reply, aggregate
 from processors.complete.call import Caller
 from processors.complete.policies import FanOutPolicy
 from processors.complete.records import attempt_of
-from processors.complete.resort import resorted
 from processors.complete.routes import Route
-from processors.complete.task import Task
+from processors.complete.task import Resort, Task
 from processors.complete.tasks import Tasks, sample_key
 from processors.evaluate.replies import ReplyScorer
 from processors.event import Incoming
@@ -139,7 +138,7 @@ class FanOuts:
                 )
         else:
             failure = next(one.failure for one in samples if one.failure is not None)
-        return await self._fail(incoming, offer, route, samples, offer.refused or failure, task_of), samples
+        return await self._fail(offer, policy, samples, offer.refused or failure, task_of), samples
 
     async def samples_of(self, key: CallKey, claim: Done | Ended, *, at_least: int = 0) -> tuple[Sample, ...]:
         """The samples behind what a request's call has ended with; none where it was not fanned out."""
@@ -229,37 +228,41 @@ class FanOuts:
 
     async def _fail(
         self,
-        incoming: Incoming[Enrichment],
         offer: Offer,
-        route: Route,
+        policy: FanOutPolicy,
         samples: Sequence[Sample],
         failure: CallFailure,
         task_of: TaskOf,
     ) -> Done | Ended | Expired:
         """Book that too few were answered, or the last resort in their place."""
-        assert route.fan_out is not None
         nowhere = replace(
             offer.target, deployment="", provider="", model="", price_source="", account="", bound=_NOWHERE
         )
         final = replace(
             offer, target=nowhere, expires_at=None, refused=None, max_attempts=_MOST_SAMPLES, unknown_policy="repeat"
         )
-        record = _record(route.fan_out, samples, [], None)
+        record = _record(policy, samples, [], None)
         booked = attempts_of(samples)
 
-        def resort(attempts: tuple[AttemptRow, ...], settled: Settled, code: str) -> bytes:
-            one = resorted(incoming, attempts, settled, route=route, code=code, input_hash=offer.input_hash)
-            cost_usd = one.cost_usd + sum((sample.cost_usd for sample in samples), Decimal(0))
-            return self._codec.encode(
-                replace(one, cost_usd=cost_usd, attempts=(*booked, *one.attempts), fan_out=record)
-            )
+        def whole(resort: Resort) -> Resort:
+            def with_samples(attempts: tuple[AttemptRow, ...], settled: Settled, code: str) -> bytes:
+                one = self._codec.decode(resort(attempts, settled, code), Completion)
+                cost_usd = one.cost_usd + sum((sample.cost_usd for sample in samples), Decimal(0))
+                estimated = one.estimated or any(attempt.estimated for attempt in booked)
+                every = (*booked, *one.attempts)
+                return self._codec.encode(
+                    replace(one, cost_usd=cost_usd, estimated=estimated, attempts=every, fan_out=record)
+                )
+
+            return with_samples
 
         while True:
             since = time.monotonic()
             claim = await self._journal.claim(final, owner=self._owner)
             if isinstance(claim, Granted):
                 task = task_of(claim)
-                task = task if task.resort is None else replace(task, resort=resort)
+                if task.resort is not None:
+                    task = replace(task, resort=whole(task.resort))
                 try:
                     await self._caller.failed(claim, task, failure, since=since)
                 except FencedError:

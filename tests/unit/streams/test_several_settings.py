@@ -75,6 +75,12 @@ def load(tmp_path: Path, text: str) -> Settings:
         (FAN_OUT + 'separator = "-"', 25, 'separator is for aggregate = "join"'),
         (FAN_OUT + 'scorer = "relevance"', 25, 'scorer is for aggregate = "best"'),
         (FAN_OUT.replace("vote", "best") + 'field = "a"', 25, 'field is for aggregate = "vote"'),
+        (
+            '[routes.default.fan_out]\naggregate = "vote"\ndeployments = ["small", "other"]\n'
+            '[routes.default.complexity]\ncomplex = ["big"]',
+            27,
+            "and complexity, by which others are asked",
+        ),
         (FAN_OUT + CASCADE, 25, "and cascade: a route has one of them"),
         ("cache.exact = true\n" + FAN_OUT, 25, "is for routes without fan_out"),
     ],
