@@ -132,13 +132,18 @@ _COLUMNS = (
     "estimated",
     "upper_bound",
     "duplicate",
+    "price_source",
+    "batch_id",
+    "provider_batch",
 )
 _ATTEMPTS = """
     SELECT a.attempt_id::text, c.purpose, c.ordinal, a.ordinal, a.epoch, a.route, a.deployment, a.provider, a.model,
            a.state, a.started_at, a.ended_at, a.error_class, a.error_code, a.http_status, a.response_id,
            a.duration_ms, a.first_token_ms, a.prompt_tokens, a.completion_tokens, a.cost_usd,
-           a.estimated, a.upper_bound, a.duplicate
+           a.estimated, a.upper_bound, a.duplicate, a.price_source, i.batch_id::text, b.provider_batch
     FROM calls c JOIN attempts a USING (call_id)
+    LEFT JOIN batch_items i ON i.call_id = c.call_id AND i.attempt_id = a.attempt_id
+    LEFT JOIN batches b ON b.batch_id = i.batch_id
     WHERE c.tenant = ANY(%(tenants)s) AND c.lane = %(lane)s AND c.request_id = %(request_id)s
     ORDER BY a.started_at, c.ordinal, a.ordinal
 """
