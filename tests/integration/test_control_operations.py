@@ -194,6 +194,9 @@ def test_names_that_are_not_there_are_refused_with_those_that_are(desk: tuple[De
         assert ran.code == 2 and "nowhere" in ran.err and known in ran.err
         assert at.run("resume", kind, "nowhere").code == 2
     assert "was not paused" in at.run("resume", "stage", "complete").err
+    # More tenants than one: whose request it is can't be told.
+    at.ask("of-another-tenant", tenant="acme")
+    at.answers(["of-another-tenant"])
     unknown = at.run("cancel", "nobody-asked-this")
     assert unknown.code == 2 and "--tenant" in unknown.err
     elsewhere = ("--tenant", "acme", "--lane", "nolane")
