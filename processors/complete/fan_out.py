@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 
-from processors.complete import STAGE, VERSION
-from processors.complete.aggregate import Chosen, Reply, aggregate
+from processors.complete.aggregate import Reply, aggregate
 from processors.complete.call import Caller
 from processors.complete.policies import FanOutPolicy
 from processors.complete.records import attempt_of
 from processors.complete.routes import Route
+from processors.complete.samples import Sample, attempts_of, completion_of_samples, record_of_samples
 from processors.complete.task import Resort, Task
 from processors.complete.tasks import Tasks, sample_key
 from processors.evaluate.replies import ReplyScorer
@@ -43,7 +42,7 @@ from processors.journal import (
 from processors.journal.protocol import CANCELLED, EXPIRED
 from schemas.codec import Codec
 from schemas.errors import DependencyDownError, FencedError, NotYetError, ProviderError, RefusedError, UnencodableError
-from schemas.records import Attempt, Completion, Enrichment, FanOut, FanOutSample, Usage
+from schemas.records import Completion, Enrichment
 
 # No more than the settings allow: where nobody knows any more how many calls a failed request had.
 _MOST_SAMPLES = 32
@@ -55,30 +54,6 @@ _NOWHERE = Bound(prompt_tokens=0, completion_tokens=0, usd=Decimal(0))
 Call = Callable[[Incoming[Enrichment], Offer, int], Awaitable[Done | Ended | Expired]]
 # The task that ends the request's own call as failed.
 TaskOf = Callable[[Granted], Task]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One of the calls. ``failure``: why it has no completion. ``reused``: another run of the request has paid for it.
-
-    ``rows`` are its attempts, also where it has not ended.
-    """
-
-    number: int
-    key: CallKey
-    rows: tuple[AttemptRow, ...] = ()
-    completion: Completion | None = None
-    failure: CallFailure | None = None
-
-    @property
-    def reused(self) -> bool:
-        """Whether its result is another run's."""
-        return self.completion is not None and not self.rows
-
-    @property
-    def cost_usd(self) -> Decimal:
-        """What its attempts cost here."""
-        return sum((row.cost_usd or Decimal(0) for row in self.rows), Decimal(0))
 
 
 class FanOuts:
@@ -194,7 +169,7 @@ class FanOuts:
         if policy.aggregate == "best":
             answered = await self._scored(incoming, policy, answered)
         chosen = aggregate(policy, answered)
-        completion = _completion(incoming, policy, samples, answered, chosen, input_hash=offer.input_hash)
+        completion = completion_of_samples(incoming, policy, samples, answered, chosen, input_hash=offer.input_hash)
         self._codec.encode(completion)
 
         def make(lost: tuple[AttemptRow, ...]) -> bytes:
@@ -241,7 +216,7 @@ class FanOuts:
         final = replace(
             offer, target=nowhere, expires_at=None, refused=None, max_attempts=_MOST_SAMPLES, unknown_policy="repeat"
         )
-        record = _record(policy, samples, [], None)
+        record = record_of_samples(policy, samples, [], None)
         booked = attempts_of(samples)
 
         def whole(resort: Resort) -> Resort:
@@ -278,111 +253,6 @@ def _check_wanted(asked: Enrichment, policy: FanOutPolicy, route: str) -> None:
     if policy.aggregate == "join" and asked.request.response_format.type != "text":
         message = f"response_format.type: the route {route} joins texts, which are no JSON; ask another route for JSON"
         raise RefusedError("fan_out_join", message, field="response_format.type")
-
-
-def _completion(
-    incoming: Incoming[Enrichment],
-    policy: FanOutPolicy,
-    samples: Sequence[Sample],
-    answered: Sequence[Reply],
-    chosen: Chosen,
-    *,
-    input_hash: str,
-) -> Completion:
-    """The request's completion; its tokens are those of all answered samples, its cost is that of every attempt."""
-    first, enrichment = chosen.replies[0].completion, incoming.record
-    booked = attempts_of(samples)
-    reused = [one.completion for one in samples if one.completion is not None and one.reused]
-    durations = [one.completion.duration_ms for one in answered if one.completion.duration_ms is not None]
-    completion = replace(
-        first,
-        meta=incoming.child(STAGE, VERSION),
-        request=enrichment.request,
-        admission=enrichment.admission,
-        grounding=enrichment.grounding,
-        usage=_usage([one.completion.usage for one in answered]),
-        cost_usd=sum((one.cost_usd for one in samples), Decimal(0)),
-        avoided_cost_usd=sum((one.cost_usd for one in reused), Decimal(0)),
-        estimated=any(one.estimated for one in booked),
-        attempts=booked,
-        input_hash=input_hash,
-        duration_ms=max(durations, default=None),
-        first_token_ms=None,
-        streamed=False,
-        # Each sample's own completion, in the journal, tells of its second call.
-        hedge=None,
-        fan_out=_record(policy, samples, answered, chosen),
-    )
-    if chosen.text is None:
-        return completion
-    cut = any(one.completion.finish_reason == "length" for one in chosen.replies)
-    text = replace(first.text, inline=chosen.text) if first.text is not None else None
-    return replace(completion, text=text, logprobs_json=None, finish_reason="length" if cut else first.finish_reason)
-
-
-def _record(
-    policy: FanOutPolicy, samples: Sequence[Sample], answered: Sequence[Reply], chosen: Chosen | None
-) -> FanOut:
-    used = set() if chosen is None else {one.number for one in chosen.replies}
-    scores = {one.number: one.score for one in answered}
-    return FanOut(
-        aggregate=policy.aggregate,
-        field=policy.field,
-        scorer=policy.scorer if policy.aggregate == "best" else None,
-        needed=policy.needed,
-        answered=sum(one.completion is not None for one in samples),
-        chosen=None if chosen is None or chosen.text is not None else chosen.replies[0].number,
-        agreement=None if chosen is None else chosen.agreement,
-        samples=tuple(
-            FanOutSample(
-                number=one.number,
-                call_id=one.key.call_id,
-                outcome="failed" if one.completion is None else "answered",
-                code=None if one.failure is None else one.failure.code,
-                deployment=_place(one)[0],
-                model=_place(one)[1],
-                finish_reason="" if one.completion is None else one.completion.finish_reason,
-                used=one.number in used,
-                group=None if chosen is None else chosen.groups.get(one.number),
-                score=scores.get(one.number),
-                attempts=tuple(row.attempt_id for row in one.rows),
-                cost_usd=one.cost_usd,
-            )
-            for one in samples
-        ),
-    )
-
-
-def _place(one: Sample) -> tuple[str, str]:
-    if one.completion is not None:
-        return one.completion.deployment, one.completion.model
-    return (one.rows[-1].target.deployment, one.rows[-1].target.model) if one.rows else ("", "")
-
-
-def attempts_of(samples: Sequence[Sample]) -> tuple[Attempt, ...]:
-    """The closed attempts of the samples, as events show them."""
-    return tuple(
-        replace(attempt_of(row), purpose=one.key.purpose)
-        for one in samples
-        for row in one.rows
-        if row.state != "calling"
-    )
-
-
-def _usage(usages: Sequence[Usage | None]) -> Usage:
-    known = [one for one in usages if one is not None]
-    details: Counter[str] = Counter()
-    for one in known:
-        details.update(one.details)
-    return Usage(
-        details=dict(details),
-        prompt_tokens=sum(one.prompt_tokens for one in known),
-        completion_tokens=sum(one.completion_tokens for one in known),
-        cached_prompt_tokens=sum(one.cached_prompt_tokens for one in known),
-        cache_write_tokens=sum(one.cache_write_tokens for one in known),
-        reasoning_tokens=sum(one.reasoning_tokens for one in known),
-        estimated=any(one.estimated for one in known),
-    )
 
 
 def _failure(code: str, message: str) -> CallFailure:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from processors.cache.serving import CACHES, cost_of_hit, hit_again
 from processors.complete.deltas import closing_delta, failed_delta
-from processors.complete.fan_out import Sample, attempts_of
 from processors.complete.records import costs_of, failed_answer
 from processors.complete.reuse import cost_of_reuse, cost_of_sample, fan_out_again, reused_completion
+from processors.complete.samples import Sample, attempts_of
 from processors.complete.tasks import Tasks
 from processors.event import Incoming, Output, Recorded
 from processors.journal import CallKey, Done, Ended

@@ -18,7 +18,7 @@ from processors.complete.cancellation import Cancellation
 from processors.complete.cascade import beginning
 from processors.complete.complexity import complexity_of, route_of_class
 from processors.complete.deltas import DeltaSink
-from processors.complete.fan_out import FanOuts, Sample
+from processors.complete.fan_out import FanOuts
 from processors.complete.given import Given
 from processors.complete.live import Pace
 from processors.complete.observer import CallObserver, NullObserver
@@ -27,6 +27,7 @@ from processors.complete.purse import Guard, Purse
 from processors.complete.reconcile import HttpReconciler, Reconciler
 from processors.complete.retry import Backoff, Go
 from processors.complete.routes import Route
+from processors.complete.samples import Sample
 from processors.complete.target import check_time, offer_at
 from processors.complete.task import Task
 from processors.complete.tasks import Tasks, key_of

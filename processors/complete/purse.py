@@ -13,8 +13,8 @@ from processors.budgets.refusal import over_budget, who_pays
 from processors.budgets.rule import Budget, Crossed, Full, Over, Part, Reserved, parts_of
 from processors.clock import Clock
 from processors.complete import STAGE, VERSION
-from processors.complete.fan_out import Sample
 from processors.complete.routes import Route
+from processors.complete.samples import Sample
 from processors.complete.worst import worst_case
 from processors.event import Incoming, Output
 from processors.journal import AttemptRow, Busy, CallFailure, CallKey, Done, Ended, Offer
