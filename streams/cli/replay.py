@@ -17,16 +17,16 @@ import typer
 from schemas.errors import ConfigurationError
 from streams.cli.output import print_json, say
 from streams.cli.replay_text import Bar, ended_line, planned_text, run_line, run_text, run_view, survey_view
-from streams.replay.conduct import Ended
 from streams.replay.desk import Desk, Planned
 from streams.replay.plan import times
 from streams.replay.run import Run, RunConfig, Target
 from streams.replay.selection import read_ids, read_offsets
+from streams.replay.shares import GC_THRESHOLD
 from streams.replay.survey import Surveyed, survey
+from streams.replay.work import Ended
 from streams.settings import Settings, load_settings
 
 T = TypeVar("T")
-GC_THRESHOLD = 100_000
 
 app = typer.Typer(
     help="Run stages once more over what was recorded. See docs/replay.md.",
@@ -55,7 +55,7 @@ def replay(
     sample: Annotated[float, typer.Option(min=0.0, max=1.0, help="Only this share of the requests.")] = 1.0,
     salt: Annotated[str, typer.Option(help="Another one draws another sample.")] = "headrace",
     sets: Sets = None,
-    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Calls at a time, of a stage that pays.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes; of a stage that pays, calls at a time.")] = None,
     rate: Annotated[float | None, typer.Option(min=0.001, help="At most so many events a second.")] = None,
     max_cost: MaxCost = None,
     into: Annotated[str, typer.Option(help="shadow: a lane of its own. live: new revisions of answers.")] = "shadow",
@@ -247,7 +247,6 @@ async def _led(desk: Desk, run: Run) -> Ended:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, conductor.stop)
-        # A batch is thousands of records that live until it is done: looking through them all the time is a fifth of it.
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 20, 50)
         try:

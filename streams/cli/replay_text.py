@@ -10,11 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from streams.cli.output import console
 from streams.replay.backfill import Left
-from streams.replay.conduct import Ended
 from streams.replay.desk import Planned
 from streams.replay.run import Place, Run, totals
 from streams.replay.run import Progress as RunProgress
 from streams.replay.survey import Surveyed
+from streams.replay.work import Ended
 
 
 class Bar:

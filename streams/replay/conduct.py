@@ -5,67 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, replace
-from decimal import Decimal
-from typing import Any
+from collections.abc import Sequence
+from contextlib import suppress
 
-from processors.bodies import PostgresBodies
 from processors.clock import DatabaseClock
-from processors.control import ControlView
-from processors.failpoints import Unarmed
 from processors.postgres import Database
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError, DependencyDownError, FencedError, HeadraceError
-from streams.claims import Claims
-from streams.metrics import Metrics
-from streams.overview.backlog import BacklogReader
-from streams.ports import Ports
-from streams.producer import Producer
-from streams.reading import Entry, Stretch, TopicReader
-from streams.replay.backfill import PostgresBackfill
-from streams.replay.calls import Calls, Limits, calls_of
-from streams.replay.changes import changes_for
-from streams.replay.control import read_control
-from streams.replay.events import Events
-from streams.replay.lane import already_written, ends_of, lately_read, make_topics
-from streams.replay.limits import Pace, Purse, Yielding
+from streams.reading import TopicReader
+from streams.replay.lane import already_written, ends_of, make_topics
 from streams.replay.plan import source_topics
-from streams.replay.ports import as_of, replay_settings
-from streams.replay.run import Place, Run, State
+from streams.replay.run import Place, Run
 from streams.replay.runs import LEASE_S, Runs
-from streams.replay.selection import Selection
-from streams.replay.sending import BulkSender
-from streams.replay.step import Step, StepPorts
+from streams.replay.shares import Shares, parted
+from streams.replay.work import Ended, Observe, Work, unobserved
 from streams.settings import Settings
-from streams.stages import STAGES, Effect, Stage
 
 RENEW_S = LEASE_S / 4
-# Entries of a batch, and bytes: memory is the same for large events and small.
-BATCH, BATCH_BYTES = 2_000, 16_000_000
-# Batches that are read ahead.
-AHEAD = 2
-# Events at a time by stage; each of what is not named here waits for nothing.
-CONCURRENCY: Mapping[str, int] = {"enrich": 16, "complete": 16, "evaluate": 16, "account": 500}
-# Of a stage that pays, batches are so many times what it has in hand: each waits for its slowest call.
-CALLS_A_BATCH = 8
-
-# Hears how far the step is: its number, and all of its places.
-Observe = Callable[[int, Sequence[Place]], None]
-
-
-def _unobserved(step: int, places: Sequence[Place]) -> None:
-    """Show nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a run was given out of hand."""
-
-    state: State
-    reason: str = ""
 
 
 class Conductor:
@@ -75,16 +31,16 @@ class Conductor:
         self, settings: Settings, database: Database, runs: Runs, codec: Codec, *, observe: Observe | None = None
     ) -> None:
         self._settings, self._database, self._runs, self._codec = settings, database, runs, codec
-        self._observe = observe or _unobserved
+        self._observe = observe or unobserved
         self._clock = DatabaseClock()
-        self._step: Step | None = None
+        self._work: Work | Shares | None = None
         self._stopping = False
 
     def stop(self) -> None:
         """Begin nothing any more; what is begun is finished, noted, and the run can be resumed."""
         self._stopping = True
-        if self._step is not None:
-            self._step.stop()
+        if self._work is not None:
+            self._work.stop()
 
     async def lead(self, run: Run) -> Ended:
         """Lead a run to its end, or as far as it goes.
@@ -147,8 +103,7 @@ class Conductor:
                     places = await asyncio.to_thread(ends_of, reader, topics, number)
                     await self._runs.begin_step(run.run, epoch, places)
                 if any(place.left for place in places) and not self._stopping:
-                    async with AsyncExitStack() as stack:
-                        ended = await self._one(run, epoch, STAGES[name], number, places, reader, stack)
+                    ended = await self._one(run, epoch, number, places, reader)
                     if ended is not None:
                         return ended
                 if self._stopping:
@@ -156,163 +111,22 @@ class Conductor:
         return Ended("done")
 
     async def _one(
-        self,
-        run: Run,
-        epoch: int,
-        stage: Stage,
-        number: int,
-        places: Sequence[Place],
-        reader: TopicReader,
-        stack: AsyncExitStack,
+        self, run: Run, epoch: int, number: int, places: Sequence[Place], reader: TopicReader
     ) -> Ended | None:
-        """Run a step; ``None`` once all of it is done."""
-        resumed = epoch > 1
-        known = (
-            await asyncio.to_thread(already_written, reader, self._settings, run, places) if resumed else frozenset()
-        )
-        selection = Selection(run.config, self._database, source_lane=run.source_lane) if number == 0 else None
-        concurrency = CONCURRENCY.get(stage.name, 1)
-        if run.config.workers and stage.effect is Effect.PAYS:
-            concurrency = run.config.workers
-        step = self._step = await self._built(run, stage, number, selection, known, concurrency, reader, stack)
+        """Run a step, in several processes where it is long; ``None`` once all of it is done."""
+        known: frozenset[str] = frozenset()
+        if epoch > 1:
+            known = await asyncio.to_thread(already_written, reader, self._settings, run, places)
+        parts = parted(run, number, places)
+        work: Work | Shares
+        if len(parts) == 1:
+            work = Work(self._settings, self._database, self._runs, self._codec, self._clock, observe=self._observe)
+        else:
+            work = Shares(self._settings, self._runs, parts, observe=self._observe)
+        self._work = work
         if self._stopping:
-            step.stop()
-        if resumed:
-            for event_id in await asyncio.to_thread(lately_read, reader, places):
-                step.seen.add(event_id)
-        now = {(place.topic, place.partition): place for place in places}
-        most = concurrency * CALLS_A_BATCH if stage.effect is Effect.PAYS else BATCH
-        wanted = None if selection is None else selection.key
-        async for batch in batches(self._settings, places, most, wanted):
-            after = await step.batch(batch, now)
-            if after:
-                await self._runs.save(run.run, epoch, after)
-            now.update({(place.topic, place.partition): place for place in after})
-            self._observe(number, tuple(now.values()))
-            if step.exhausted:
-                return Ended("stopped", "--max-cost is reached; resume with a higher one goes on")
-            if step.stopping:
-                return Ended("stopped", "interrupted; headrace replay resume goes on")
-        finished = [replace(place, next=max(place.next, place.end)) for place in now.values()]
-        await self._runs.save(run.run, epoch, finished)
-        self._observe(number, finished)
-        return None
-
-    async def _built(
-        self,
-        run: Run,
-        stage: Stage,
-        number: int,
-        selection: Selection | None,
-        known: frozenset[str],
-        concurrency: int,
-        reader: TopicReader,
-        stack: AsyncExitStack,
-    ) -> Step:
-        changes = changes_for(stage.name, run.config.sets, first=number == 0)
-        settings = replay_settings(self._settings, changes)
-        control = await asyncio.to_thread(read_control, reader, settings, self._codec, run.source_lane)
-        claims = Claims(PostgresBodies(self._database), self._codec, most_bytes=settings.bodies.max_bytes)
-        pays = stage.effect is Effect.PAYS
-        calls = calls_of(run, settings, changes, self._database, self._codec, self._clock) if pays else None
-        processor = (
-            stage.build(self._worker_ports(run, settings, control, stack))
-            if calls is None
-            else calls.processor(control, stack)
-        )
-        spent = (await self._runs.progress(run.run)).cost_usd
-        limits = await self._limits(run, calls, spent, stack)
-        publishes = run.target == "live" and not run.copies_books
-        return Step(
-            StepPorts(
-                run=run,
-                stage=stage,
-                prefix=settings.prefix,
-                tenants=frozenset(settings.tenant_topics),
-                events=Events(run, stage, changes, self._codec, claims, first=number == 0),
-                processor=as_of(processor),
-                codec=self._codec,
-                sender=BulkSender(settings),
-                now=self._clock.now,
-                selection=selection,
-                claims=claims,
-                backfill=PostgresBackfill(self._database, self._codec, run) if publishes else None,
-                known=known,
-                concurrency=concurrency,
-                prepare=None if calls is None else calls.prepare,
-                # What needs no limit is not held up for each event.
-                begin=limits.begin if calls is not None or run.config.rate else None,
-                done=limits.done,
-            )
-        )
-
-    def _worker_ports(self, run: Run, settings: Settings, control: ControlView, stack: AsyncExitStack) -> Ports:
-        """The adapters of a worker in the run's lane; in the source lane for what puts the books right."""
-        lane = run.source_lane if run.copies_books and run.target == "live" else run.lane
-        producer = Producer(settings.kafka)
-        clock, codec = self._clock, self._codec
-        return Ports(settings, lane, self._database, codec, clock, control, Metrics(), Unarmed(), stack, producer)
-
-    async def _limits(self, run: Run, calls: Calls | None, spent: Decimal, stack: AsyncExitStack) -> Limits:
-        yielding = None
-        if calls is not None:
-            backlog = stack.enter_context(BacklogReader(self._settings, run.source_lane))
-
-            def waiting() -> int:
-                return sum(one.events for one in backlog.read() if one.stage == "complete")
-
-            # What the live workers have in hand is not committed yet, and waits for nothing.
-            yielding = Yielding(waiting, least=self._settings.call_concurrency)
-            watching = asyncio.ensure_future(yielding.run())
-            stack.push_async_callback(_cancelled, watching)
-        return Limits(Pace(run.config.rate), Purse(run.config.max_cost_usd, spent), yielding, calls)
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-async def batches(
-    settings: Settings, places: Sequence[Place], most: int, wanted: Callable[[bytes | None], bool] | None
-) -> AsyncIterator[list[Entry]]:
-    """The entries that are left of these places, read ahead by a thread of their own."""
-    loop, queue = asyncio.get_running_loop(), asyncio.Queue[Any](AHEAD)
-    ended = threading.Event()
-
-    def put(item: object) -> None:
-        asyncio.run_coroutine_threadsafe(queue.put(item), loop).result()
-
-    def read() -> None:
-        stretches = {(place.topic, place.partition): Stretch(place.next, place.end) for place in places if place.left}
+            work.stop()
         try:
-            with TopicReader(settings) as reader:
-                batch: list[Entry] = []
-                size = 0
-                for entry in reader.read(stretches, wanted):
-                    batch.append(entry)
-                    size += entry.size
-                    if len(batch) >= most or size >= BATCH_BYTES:
-                        put(batch)
-                        batch, size = [], 0
-                    if ended.is_set():
-                        return
-                put(batch)
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    thread = threading.Thread(target=read, daemon=True, name="replay reader")
-    thread.start()
-    try:
-        while (item := await queue.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            if item:
-                yield item
-    finally:
-        ended.set()
-        while thread.is_alive():
-            with suppress(asyncio.QueueEmpty):
-                queue.get_nowait()
-            await asyncio.sleep(0.01)
+            return await work.go(run, epoch, number, places, known)
+        finally:
+            self._work = None

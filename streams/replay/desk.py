@@ -20,12 +20,13 @@ from streams.reading import TopicReader
 from streams.replay.backfill import Left, left_alone
 from streams.replay.calls import check_model, check_prompt
 from streams.replay.changes import changes_for, check_sets
-from streams.replay.conduct import Conductor, Observe
+from streams.replay.conduct import Conductor
 from streams.replay.lane import lane_of, remove_topics
 from streams.replay.plan import Planner, stages_of
 from streams.replay.run import Place, Progress, Run, RunConfig, Target
 from streams.replay.runs import PostgresRuns, Runs
 from streams.replay.where import nearest, parse
+from streams.replay.work import Observe
 from streams.settings import Settings
 
 # The last stage of a run that may publish into the source lane.

@@ -17,6 +17,7 @@ import pytest
 
 from schemas.records import Answer
 from streams.reading import TopicReader
+from streams.replay import shares
 from streams.replay.desk import Desk
 from streams.replay.run import Run
 from streams.topics import topic_name
@@ -137,9 +138,9 @@ def test_a_run_that_is_killed_and_resumed_has_every_event_once(place: Place, tmp
 
 # Batches of 10 whose place is noted late: a kill falls between what is written and what is noted of it.
 _SLOW = """
-import asyncio, streams.replay.conduct as conduct, streams.replay.runs as runs
+import asyncio, streams.replay.work as work, streams.replay.runs as runs
 from streams.cli import main
-conduct.BATCH = 10
+work.BATCH = 10
 save = runs.PostgresRuns.save
 async def slow(*arguments):
     await asyncio.sleep(0.5)
@@ -147,6 +148,15 @@ async def slow(*arguments):
 runs.PostgresRuns.save = slow
 main()
 """
+
+
+def test_several_processes_make_what_one_makes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "WORTH_IT", 10)
+    ran = place.replay("--stage", "filter", "--since", "1h", "--workers", "2")
+    assert ran.code == 0, ran.err
+    assert ran.objects[0]["counts"] == {"published": EVENTS, "duplicate": 1}
+    counts = Counter(answer.meta.event_id for answer in place.answers(ran.objects[0]["lane"]))
+    assert (len(counts), set(counts.values())) == (EVENTS, {1})
 
 
 def test_copied_books_are_no_money_spent(place: Place) -> None:

@@ -85,7 +85,9 @@ def record(settings: Settings, codec: Codec, lane: str, events: Iterable[Record]
         topic = topic_name(settings.prefix, lane, topic_kind(event))
         while True:
             try:
-                producer.produce(topic, key=key_of(event), value=codec.encode(event))
+                event_id = event.meta.event_id  # type: ignore[attr-defined]
+                headers = [("ce_id", event_id)]
+                producer.produce(topic, key=key_of(event), value=codec.encode(event), headers=headers)
                 break
             except BufferError:
                 producer.poll(0.1)
