@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 BENCHES = ("codec", "stages", "audit", "seal", "retrieval", "account", "release", "caches", "nearest")
-LONG = ("proxy", "overhead", "concurrency", "backlog", "arrivals")
+LONG = ("proxy", "overhead", "concurrency", "backlog", "arrivals", "disk")
 
 
 def main() -> int:

@@ -106,6 +106,18 @@ class Flow:
             self._take(found)
         return found
 
+    def counted(self, name: str, ask: Ask, *, requests: int, in_flight: int, drain_s: float = 60.0) -> Measured:
+        """Send so many, so many of them open at a time, and wait for their answers."""
+        found = Measured(began=time.monotonic())
+        last = found.began
+        while (found.sent < requests or found.open) and time.monotonic() < last + drain_s:
+            while found.sent < requests and len(found.open) < in_flight:
+                self._send(name, ask, found)
+            before = len(found.answered_at)
+            self._take(found)
+            last = time.monotonic() if len(found.answered_at) > before else last
+        return found
+
     def paced(self, name: str, ask: Ask, times_s: Iterable[float], *, drain_s: float = 60.0) -> Measured:
         """Send at these times from now, whatever has been answered; then wait for the rest of the answers."""
         found = Measured(began=time.monotonic())
