@@ -55,7 +55,7 @@ def replay(
     sample: Annotated[float, typer.Option(min=0.0, max=1.0, help="Only this share of the requests.")] = 1.0,
     salt: Annotated[str, typer.Option(help="Another one draws another sample.")] = "headrace",
     sets: Sets = None,
-    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes; of a stage that pays, calls at a time.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes; for complete, calls.")] = None,
     rate: Annotated[float | None, typer.Option(min=0.001, help="At most so many events a second.")] = None,
     max_cost: MaxCost = None,
     into: Annotated[str, typer.Option(help="shadow: a lane of its own. live: new revisions of answers.")] = "shadow",
