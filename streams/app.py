@@ -10,6 +10,7 @@ from mode.utils.objects import cached_property
 
 from schemas.errors import ConfigurationError
 from streams import security
+from streams.in_loop import QuietMonitor
 from streams.settings import Settings
 from streams.stages import STAGES
 from streams.transport import SafeTransport
@@ -85,6 +86,7 @@ def create_app(
         web_enabled=False,
         worker_redirect_stdouts=False,
         store="memory://",
+        Monitor=QuietMonitor,
         processing_guarantee="at_least_once",
     )
     _register_agent(app, topics, concurrency, take)

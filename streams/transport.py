@@ -5,7 +5,8 @@ What differs from the driver, and why, is in ``docs/delivery.md``:
 * the committed offset is the lowest that was delivered and not acknowledged (``streams.watermark``);
 * on revocation acknowledged offsets are committed before Faust forgets them;
 * a commit that the broker did not take is tried again at the next interval, and never ends the worker;
-* a worker that comes back to topics that have grown asks for a new assignment.
+* a worker that comes back to topics that have grown asks for a new assignment;
+* it runs in the worker's own event loop (``streams.in_loop``).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.utils.futures import notify
 
+from streams.in_loop import InLoopConsumer, InLoopDelivery
 from streams.unassigned import unassigned
 from streams.watermark import Watermarks
 
@@ -27,8 +29,8 @@ LOOK_AGAIN_S = 1.0
 Message = Any  # faust.types.ConsumerMessage, which is untyped
 
 
-class SafeConsumerThread(driver.AIOKafkaConsumerThread):
-    """The thread that owns the aiokafka consumer; a failed commit is reported and not a crash."""
+class SafeConsumerThread(InLoopConsumer):
+    """The owner of the aiokafka consumer; a failed commit is reported and not a crash."""
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         assigned = self.assignment()
@@ -63,7 +65,7 @@ class SafeConsumerThread(driver.AIOKafkaConsumerThread):
         return max(0, int(state.highwater) - int(state.position))
 
 
-class SafeConsumer(driver.Consumer):
+class SafeConsumer(InLoopDelivery):
     """The consumer of one Faust app."""
 
     _thread: SafeConsumerThread

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -186,3 +187,22 @@ async def test_a_commit_that_fails_is_made_again_and_ends_nothing(settings: Sett
         assert await app.consumer.force_commit() is True
         assert not app.crashed
     assert sum(committed(settings, topic).values()) == 40
+
+
+async def test_a_consumer_shares_the_loop_and_a_full_queue_holds_it_up_alone(settings: Settings, topic: str) -> None:
+    await publish(settings, topic, 200)
+    threads, seen, go_on = threading.active_count(), set[bytes](), asyncio.Event()
+
+    async def wait(event: Any) -> None:
+        await go_on.wait()
+        seen.add(event.message.value)
+        event.ack()
+
+    async with running(settings, topic, wait) as app:
+        # Eight in process, and what is read ahead: no room for more until they are done.
+        await eventually(lambda: app.consumer.watermarks.in_flight >= 16)
+        assert threading.active_count() == threads
+        assert app.consumer.watermarks.in_flight < 200
+        go_on.set()
+        await eventually(lambda: len(seen) == 200)
+    assert sum(committed(settings, topic).values()) == 200
