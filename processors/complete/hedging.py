@@ -78,13 +78,13 @@ class Hedging:
     async def run(
         self, granted: Granted, attempts: tuple[AttemptRow, ...], sending: Sending, task: Task, call: SendCall
     ) -> Raced:
-        """Send the last of ``attempts``, and a second call beside it where that is due.
+        """Send the last of ``attempts``, and a second call beside it where that is due; in a run, nobody waits for one.
 
         Blocks for the call that decides, and for the other one to be closed. Leaves the seat of the other one; that of
         ``Raced.heard`` is the caller's to leave.
         """
         pace = self._pace(task)
-        if pace is None or not _hedgeable(attempts, task):
+        if pace is None or granted.lease.key.run or not _hedgeable(attempts, task):
             raced = Raced(heard=await _hear(call, attempts[-1], sending, None), attempts=attempts)
         else:
             raced = await self._hedged(granted, sending, task, call, pace, first=attempts[-1])
@@ -113,18 +113,19 @@ class Hedging:
             seat = None if calls[0].answers else self._seat(sending, task, pace)
             if seat is None:
                 return Raced(heard=await calls[0].task, attempts=(first,))
+            others: dict[str, Settled] = {}
             try:
                 return await self._beside(granted, seat, task, call, calls, wait)
             except DependencyDownError:
                 # Whether its row was committed is not known; it was not sent. The first call goes on alone.
                 others = {granted.lease.key.attempt_id(first.ordinal + 1): _NOT_NEEDED}
-                return Raced(heard=await calls[0].task, attempts=(first,), others=others)
             except FencedError:
                 # What the first call brings is booked as late.
-                return Raced(heard=await calls[0].task, attempts=(first,))
+                pass
             finally:
                 if len(calls) == 1:
                     self._pool.leave(seat, UNUSED)
+            return Raced(heard=await calls[0].task, attempts=(first,), others=others)
         except BaseException:
             for one in calls[1:]:
                 self._pool.leave(one.sending.seat)

@@ -272,6 +272,17 @@ async def test_what_is_streamed_has_no_second() -> None:
     assert scene.went == ["a"] and scene.hedges == []
 
 
+async def test_what_is_run_again_has_no_second() -> None:
+    scene, asked = Scene("a"), event()
+    running = asyncio.create_task(_outputs(scene, replace(asked, meta=replace(asked.meta, run="replay-1"))))
+    await until(lambda: bool(scene.model.calls), "the scene to get there")
+    with suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(running), 0.1)
+    scene.model.holds["a"].set()
+    await running
+    assert scene.went == ["a"] and scene.hedges == []
+
+
 async def test_a_second_whose_row_could_not_be_committed_is_not_sent_and_costs_nothing() -> None:
     scene = Scene("a")
 
@@ -281,8 +292,10 @@ async def test_a_second_whose_row_could_not_be_committed_is_not_sent_and_costs_n
             raise DependencyDownError("postgres", "its reply was lost")
 
     scene.journal = Flaky(scene.clock)
-    running = asyncio.create_task(completed(scene.worker()(event())))
+    worker = scene.worker()
+    running = asyncio.create_task(completed(worker(event())))
     await until(lambda: len(scene.journal.attempts.get(KEY.call_id, ())) == 2, "the scene to get there")
+    await until(lambda: worker._pool.member("b").in_flight == 0, "the second's seat to be left")
     scene.model.holds["a"].set()
     completion, costs = await running
     assert scene.went == ["a"] and completion.deployment == "a"
