@@ -144,9 +144,9 @@ class BatchMetrics:
     def __init__(self, metrics: Metrics, lane: str) -> None:
         self._metrics, self._lane = metrics, lane
 
-    def on_batch(self, deployment: str, event: str, items: int) -> None:
+    def on_batch(self, deployment: str, event: str) -> None:
         self._metrics.batches.labels(self._lane, deployment, event).inc()
-        told = {"deployment": deployment, "lane": self._lane, "items": items}
+        told = {"deployment": deployment, "lane": self._lane}
         if event == "lost":
             log.error("a batch may have been made, and its provider does not know it; it is booked unknown", **told)
         elif event == "refused":

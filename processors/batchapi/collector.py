@@ -27,6 +27,8 @@ _OVERDUE_S, _GIVEN_UP_S = 25 * 3600.0, 25.9 * 3600.0
 LEASE_S = 26 * 3600.0
 _AT_A_TIME, _AT_ONCE = 50, 8
 _LATE_AT_A_TIME = 100
+# Counting reads every item that is not over.
+_FIGURES_S = 15.0
 # After an exchange that failed.
 _PAUSE_S = 30.0
 
@@ -53,7 +55,7 @@ class Collector:
         self.lane, self.deployment, self._policy = lane, deployment, deployment.batch
         self._parts, self._store, self._owner = parts, parts.store, owner
         self._look_for_s, self._lead_s, self._clock = look_for_s, lead_s, clock
-        self._led_at = self._paused_until = float("-inf")
+        self._led_at = self._paused_until = self._told_at = float("-inf")
         self._results = Results(parts, deployment, self._policy)
 
     async def round(self) -> None:
@@ -74,8 +76,10 @@ class Collector:
             for item in await self._store.late(self.lane, self.deployment.name, limit=_LATE_AT_A_TIME):
                 await self._parts.booking.late(item, self.deployment)
                 await self._store.move(item.call_id, was="withdrawn", now="done")
-            figures = await self._store.figures(self.lane, self.deployment.name)
-            self._parts.observer.on_figures(self.deployment.name, figures)
+            if self._clock() - self._told_at >= _FIGURES_S:
+                self._told_at = self._clock()
+                figures = await self._store.figures(self.lane, self.deployment.name)
+                self._parts.observer.on_figures(self.deployment.name, figures)
         except LostLeadError:
             return
         finally:
@@ -222,17 +226,19 @@ class Collector:
         elif batch.since_creating_s >= self._look_for_s:
             await self._results.fill(batch, without_reply(LOST))
             await self._store.advance(batch, "lost", provider_status=LOST)
-            self._parts.observer.on_batch(self.deployment.name, "lost", 0)
+            self._parts.observer.on_batch(self.deployment.name, "lost")
 
     async def _opened(self, batch: Batch, seen: Seen) -> None:
         await self._store.advance(batch, "open", provider_batch=seen.provider_batch, provider_status=seen.status)
-        self._parts.observer.on_batch(self.deployment.name, "made", 0)
+        self._parts.observer.on_batch(self.deployment.name, "made")
 
     async def _refuse(self, batch: Batch, error: PermanentProviderError) -> None:
         """Every item is told the error that its provider had for the whole; nothing was paid."""
         await self._results.fill(batch, refused(error.http_status or 400, error.code))
         await self._store.advance(batch, "ended", provider_status=error.code)
-        self._parts.observer.on_batch(self.deployment.name, "refused", 0)
+        self._parts.observer.on_batch(self.deployment.name, "refused")
+        if batch.provider_file is not None:
+            await self._results.discard(Seen(provider_batch="", status="", input_file=batch.provider_file))
 
     def _due(self, batch: Batch) -> bool:
         return batch.since_looked_s is None or batch.since_looked_s >= self._policy.poll_s
@@ -253,12 +259,12 @@ class Collector:
             await self._results.collect(batch, seen, self._check_lead)
             self._parts.failpoints.hit("after_batch_results")
             await self._store.advance(batch, "ended", provider_status=seen.status)
-            self._parts.observer.on_batch(self.deployment.name, "ended", 0)
+            self._parts.observer.on_batch(self.deployment.name, "ended")
             await self._results.discard(seen)
         elif batch.since_open_s >= _GIVEN_UP_S:
             await self._results.fill(batch, without_reply(LOST))
             await self._store.advance(batch, "lost", provider_status=seen.status)
-            self._parts.observer.on_batch(self.deployment.name, "lost", 0)
+            self._parts.observer.on_batch(self.deployment.name, "lost")
 
 
 def _ids(items: Sequence[Item]) -> list[str]:

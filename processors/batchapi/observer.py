@@ -10,8 +10,8 @@ from processors.batchapi.entry import Figures
 class BatchObserver(Protocol):
     """Hears of every step. Must not block or raise."""
 
-    def on_batch(self, deployment: str, event: str, items: int) -> None:
-        """A batch was ``made``, ``refused``, ``ended`` or ``lost``, with so many items."""
+    def on_batch(self, deployment: str, event: str) -> None:
+        """A batch was ``made``, ``refused``, ``ended`` or ``lost``."""
         ...
 
     def on_trouble(self, deployment: str, code: str) -> None:
@@ -26,7 +26,7 @@ class BatchObserver(Protocol):
 class NullBatchObserver:
     """Counts nothing."""
 
-    def on_batch(self, deployment: str, event: str, items: int) -> None: ...
+    def on_batch(self, deployment: str, event: str) -> None: ...
 
     def on_trouble(self, deployment: str, code: str) -> None: ...
 

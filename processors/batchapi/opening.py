@@ -17,7 +17,7 @@ from processors.event import Incoming
 from processors.journal import Busy, Granted, Journal
 from processors.prices.batch import BatchPrice
 from schemas.codec import Codec
-from schemas.errors import HeadraceError, NotYetError
+from schemas.errors import DependencyDownError, NotYetError
 from schemas.records import Enrichment
 
 # Waiting for what other calls may spend of a budget: another batch may be luckier.
@@ -56,8 +56,10 @@ class Opener:
             record, key = incoming.record, item.key
             route, offer = self._tasks.route(record), self._tasks.offer(incoming)
             payload = build_payload(record, deployment)
-        except HeadraceError:
-            # Its route is gone, or it can't be read: whoever makes calls says so.
+        except DependencyDownError:
+            raise
+        except Exception:
+            # Its route is gone, or it can't be read: whoever makes calls says so. The others must not wait for it.
             return Returned()
         if self._control.cancelled(key.tenant, key.request_id):
             return Returned()

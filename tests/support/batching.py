@@ -9,6 +9,8 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+import pytest
+
 from processors.batchapi.booking import Booking
 from processors.batchapi.calls import MemoryBatchCalls
 from processors.batchapi.collector import LEASE_S, Collector
@@ -29,15 +31,17 @@ from processors.complete.retry import Backoff
 from processors.complete.routes import Deployment, Route
 from processors.complete.tasks import Tasks
 from processors.control import FakeControl
-from processors.event import Incoming
+from processors.event import Incoming, Recorded
 from processors.journal import CallKey, MemoryJournal
 from processors.model import FakeModelClient
-from schemas.records import Enrichment
+from schemas.errors import NotYetError
+from schemas.records import Completion, Enrichment
 from tests.support.completing import CODEC, PRICE
 from tests.support.enrichments import ACCEPTED, enrichment, incoming
 
 LANE = "bulk"
-PENNY = Decimal("0.000000000001")
+# 10 tokens in at 3 $ and 5 out at 15 $ a million.
+WHOLE = Decimal("0.000105")
 
 
 class Stop(Exception):  # noqa: N818
@@ -63,7 +67,7 @@ class HeardBatches:
     events: list[str] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
 
-    def on_batch(self, deployment: str, event: str, items: int) -> None:
+    def on_batch(self, deployment: str, event: str) -> None:
         self.events.append(event)
 
     def on_trouble(self, deployment: str, code: str) -> None:
@@ -133,7 +137,13 @@ class BatchBench:
             failpoints=self.failpoints,
             observer=self.heard,
         )
-        return Collector(LANE, self.deployment, parts, owner=owner)
+        # Its own clock is the test's, too.
+        began = self.clock.now()
+
+        def elapsed() -> float:
+            return (self.clock.now() - began).total_seconds()
+
+        return Collector(LANE, self.deployment, parts, owner=owner, clock=elapsed)
 
     async def rounds(self, times: int = 3, owner: str = "w1") -> None:
         """So many rounds of one worker's collector, a minute apart."""
@@ -158,3 +168,19 @@ def bulk_event(request_id: str = "r1", *, ttl_h: float | None = 48.0, **changes:
     """An event of a request in the lane that goes by batch."""
     expires_at = None if ttl_h is None else ACCEPTED + timedelta(hours=ttl_h)
     return incoming(enrichment(request_id, lane=LANE, expires_at=expires_at, **changes), CODEC)
+
+
+async def hand_over(bench: BatchBench, *request_ids: str) -> None:
+    """Events of these requests, each stored for a batch."""
+    for request_id in request_ids:
+        with pytest.raises(NotYetError) as caught:
+            await bench.worker()(bulk_event(request_id))
+        assert caught.value.reason == "batch/d1"
+
+
+async def answered(bench: BatchBench, request_id: str = "r1", owner: str = "w1") -> Completion:
+    """The completion when the event has come back."""
+    *_, last = await bench.worker(owner)(bulk_event(request_id))
+    assert isinstance(last, Recorded)
+    assert isinstance(last.record, Completion)
+    return last.record

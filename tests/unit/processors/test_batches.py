@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
 
 import pytest
 
 from processors.batchapi.collector import LEASE_S
-from processors.batchapi.provider import reply_line
 from processors.budgets.rule import Budget
 from processors.event import Recorded
-from schemas.errors import IndeterminateError, NotYetError, RefusedError
-from schemas.records import Answer, Completion, Cost
-from tests.support.batching import BatchBench, Stop, bulk_event, key_of
-
-# 10 tokens in at 3 $ and 5 out at 15 $ a million.
-WHOLE = Decimal("0.000105")
-
-
-async def hand_over(bench: BatchBench, *request_ids: str) -> None:
-    """Events of these requests, each stored for a batch."""
-    for request_id in request_ids:
-        with pytest.raises(NotYetError) as caught:
-            await bench.worker()(bulk_event(request_id))
-        assert caught.value.reason == "batch/d1"
-
-
-async def answered(bench: BatchBench, request_id: str = "r1", owner: str = "w1") -> Completion:
-    """The completion when the event has come back."""
-    *_, last = await bench.worker(owner)(bulk_event(request_id))
-    assert isinstance(last, Recorded)
-    assert isinstance(last.record, Completion)
-    return last.record
+from schemas.errors import (
+    NotYetError,
+    RefusedError,
+)
+from schemas.records import Answer, Cost
+from tests.support.batching import WHOLE, BatchBench, Stop, answered, bulk_event, hand_over, key_of
 
 
 async def test_a_call_goes_by_batch_at_half_price() -> None:
@@ -117,85 +99,6 @@ async def test_a_redelivery_after_the_reply_was_booked_gives_the_same_bytes() ->
     assert first[-1] == again[-1]
     assert bench.item().state == "done"
     assert bench.item().reply is None
-
-
-async def test_a_batch_that_its_provider_does_not_know_is_booked_unknown_and_asked_again() -> None:
-    bench = BatchBench()
-    await hand_over(bench, "r1")
-    bench.failpoints.name = "before_batch_create"
-    with pytest.raises(Stop):
-        await bench.collector().round()
-    bench.clock.advance(40)
-    await bench.rounds(2, owner="w2")
-    assert bench.item().state == "sent"
-    await bench.rounds(3, owner="w2")
-    assert bench.heard.events == ["lost"]
-    completion = await answered(bench, owner="w2")
-    assert [one.state for one in completion.attempts] == ["unknown", "done"]
-    assert completion.attempts[0].upper_bound
-    assert len(bench.model.calls) == 1
-
-
-async def test_a_lost_batch_of_a_route_that_never_repeats_ends_as_indeterminate() -> None:
-    bench = BatchBench(unknown_policy="fail")
-    await hand_over(bench, "r1")
-    bench.failpoints.name = "before_batch_create"
-    with pytest.raises(Stop):
-        await bench.collector().round()
-    bench.clock.advance(40)
-    await bench.rounds(5, owner="w2")
-    with pytest.raises(IndeterminateError):
-        await bench.worker("w2")(bulk_event("r1"))
-    assert bench.model.calls == []
-
-
-def expired_second(request: dict[str, Any]) -> dict[str, Any]:
-    """A reply, but for the request r2, which was not worked on."""
-    if request["custom_id"] != key_of("r2").call_id:
-        return reply_line(request)
-    error = {"code": "batch_expired", "message": "CANARY"}
-    return {"custom_id": request["custom_id"], "response": None, "error": error}
-
-
-async def test_what_an_expired_batch_left_is_called_at_once() -> None:
-    bench = BatchBench()
-    bench.provider.end, bench.provider.answer = "expired", expired_second
-    await hand_over(bench, "r1", "r2")
-    await bench.rounds()
-    assert (await answered(bench, "r1")).cost_usd == WHOLE / 2
-    completion = await answered(bench, "r2")
-    assert [one.error_code for one in completion.attempts] == ["batch_expired", None]
-    assert completion.attempts[0].cost_usd == 0
-    assert len(bench.model.calls) == 1
-
-
-async def test_what_an_expired_batch_left_goes_into_another_one_where_that_is_wanted() -> None:
-    bench = BatchBench({"again": "batch"})
-    bench.provider.end = "expired"
-    bench.provider.answer = lambda request: (
-        reply_line(request) if request["custom_id"] == key_of("r1").call_id else None
-    )
-    await hand_over(bench, "r1", "r2")
-    await bench.rounds(2)
-    bench.provider.end, bench.provider.answer = "completed", reply_line
-    await bench.rounds(4)
-    completion = await answered(bench, "r2")
-    assert [one.error_code for one in completion.attempts] == ["batch_expired", None]
-    assert completion.cost_usd == WHOLE / 2
-    assert len(bench.provider.made) == 2
-    assert bench.model.calls == []
-
-
-async def test_a_request_that_no_batch_answers_fails_when_its_attempts_are_used_up() -> None:
-    bench = BatchBench({"again": "batch"}, max_attempts=2)
-    bench.provider.end = "failed"
-    await hand_over(bench, "r1")
-    await bench.rounds(8)
-    *_, answer = await bench.worker()(bulk_event("r1"))
-    assert isinstance(answer, Answer)
-    assert answer.failure is not None
-    assert answer.failure.code == "batch_failed"
-    assert len(bench.provider.made) == 2
 
 
 @pytest.mark.parametrize(
