@@ -91,6 +91,8 @@ def test_a_worker_killed_during_a_batch_loses_nothing_pays_once_and_leaks_no_bud
         assert cost.amount_usd == tokens * Decimal("0.001") / 2
     (batch,) = json.loads(headrace(where, "batches", "--json", "--lane", where.lane))["batches"]
     assert (batch["state"], batch["provider_status"], batch["items"]) == ("ended", "completed", {"done": len(ids)})
+    (attempt,) = json.loads(headrace(where, "audit", ids[0], "--lane", where.lane, "--json"))["attempts"]
+    assert (attempt["batch_id"], attempt["provider_batch"]) == (batch["batch_id"], batch["provider_batch"])
 
 
 def _answered(where: Scene) -> set[str | None]:
