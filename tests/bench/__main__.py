@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("codec", "stages", "audit", "seal", "retrieval", "account", "release", "caches", "nearest")
+BENCHES = ("codec", "stages", "audit", "seal", "retrieval", "account", "release", "caches", "nearest", "replay")
 LONG = ("proxy", "overhead", "concurrency", "backlog", "arrivals", "disk")
 
 
