@@ -277,6 +277,9 @@ async def test_a_question_that_is_near_is_served_and_one_that_is_not_is_called()
     # Once more, word for word: what was near is no original of its own.
     _, again = split(await stage(ask("r4", text="How do I reset the password of my account?")))
     assert (again.served_by, again.source_event_id) == ("cache-semantic", near.source_event_id)
+    payers = {payer.meta.request_id: payer for payer in bench.hashing.payers if payer is not None}
+    assert set(payers) == {"r1", "r2", "r3", "r4"}
+    assert (payers["r3"].stage, payers["r3"].team, payers["r3"].keeps) == ("complete", "search", True)
 
 
 async def test_without_embeddings_the_semantic_cache_misses_and_nothing_waits() -> None:

@@ -167,6 +167,23 @@ async def test_the_meta_is_the_stages_own() -> None:
     assert (meta.stage, meta.causation_id, meta.request_id, meta.control_offset) == ("enrich", "e1", "r1", 0)
 
 
+async def test_a_question_is_embedded_on_behalf_of_who_asks_it() -> None:
+    bench = await Bench().python()
+    bench.embedder.payers.clear()
+    await bench.run(ask(team="search", user="u1"), Admission(route="default", tier="pro"))
+    [payer] = bench.embedder.payers
+    assert payer is not None and payer.keeps, "a redelivery finds the vector"
+    assert (payer.stage, payer.team, payer.user, payer.tier, payer.route) == (
+        "enrich",
+        "search",
+        "u1",
+        "pro",
+        "default",
+    )
+    meta = payer.attempt(0)
+    assert (meta.request_id, meta.causation_id, meta.stage, meta.event_id) == ("r1", "e1", "enrich", payer.spender)
+
+
 async def test_an_expired_request_is_refused_before_any_work() -> None:
     bench = await Bench().python()
     error = await refused(bench, ask(), Admission(route="default", expires_at=START))

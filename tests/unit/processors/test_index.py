@@ -80,6 +80,15 @@ async def test_passages_are_exact_stretches_of_the_document_and_cover_it() -> No
     assert all(body[at].isspace() for at in set(range(len(body))) - covered)
 
 
+async def test_a_document_pays_for_its_passages_whose_vectors_are_kept_with_it() -> None:
+    bench = Bench()
+    await bench.feed(BODY, 7)
+    assert len(bench.embedder.payers) == len(bench.embedder.embedded) > 1
+    for payer in bench.embedder.payers:
+        assert payer is not None and not payer.keeps
+        assert (payer.stage, payer.meta.event_id, payer.meta.tenant) == ("index", "e7", "acme")
+
+
 async def test_an_unchanged_document_is_not_embedded_again() -> None:
     bench = Bench()
     assert (await bench.feed(BODY, 0)).outcome == "indexed"
