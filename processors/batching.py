@@ -14,12 +14,20 @@ LARGEST = 256
 
 
 class Together(Generic[Asked, Answered]):
-    """Calls ``work`` with all that was asked meanwhile; one call at a time, answers in the order of what was asked."""
+    """Calls ``work`` with all that was asked meanwhile; one call at a time, answers in the order of what was asked.
+
+    With ``unheard``, what nobody waits for any more when its turn comes is left out; it gets an answer whose asker went
+    away while it was worked on, to undo it, and raises nothing. Without it, all that was asked is worked on.
+    """
 
     def __init__(
-        self, work: Callable[[Sequence[Asked]], Awaitable[Sequence[Answered]]], *, largest: int = LARGEST
+        self,
+        work: Callable[[Sequence[Asked]], Awaitable[Sequence[Answered]]],
+        *,
+        largest: int = LARGEST,
+        unheard: Callable[[Asked, Answered], Awaitable[None]] | None = None,
     ) -> None:
-        self._work, self._largest = work, largest
+        self._work, self._largest, self._unheard = work, largest, unheard
         self._waiting: list[tuple[Asked, asyncio.Future[Answered]]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -35,6 +43,10 @@ class Together(Generic[Asked, Answered]):
         while self._waiting:
             batch = self._waiting[: self._largest]
             del self._waiting[: self._largest]
+            if self._unheard is not None:
+                batch = [pair for pair in batch if not pair[1].done()]
+            if not batch:
+                continue
             try:
                 answers = await self._work([one for one, _ in batch])
             except Exception as error:
@@ -42,6 +54,8 @@ class Together(Generic[Asked, Answered]):
                     if not future.done():
                         future.set_exception(error)
                 continue
-            for (_, future), answer in zip(batch, answers, strict=True):
+            for (one, future), answer in zip(batch, answers, strict=True):
                 if not future.done():
                     future.set_result(answer)
+                elif self._unheard is not None:
+                    await self._unheard(one, answer)

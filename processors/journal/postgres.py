@@ -28,7 +28,8 @@ from processors.journal.entry import (
     Settled,
     Target,
 )
-from processors.journal.granting import GRANT_NEW
+from processors.journal.finishing import Finishing
+from processors.journal.granting import Granting
 from processors.journal.protocol import (
     End,
     Take,
@@ -41,8 +42,10 @@ from processors.journal.protocol import (
     stored,
     unheard,
 )
+from processors.journal.recent import Recent
 from processors.journal.row import (
     attempt_from,
+    attempt_from_columns,
     call_from,
     failure_as_json,
     key_parameters,
@@ -52,6 +55,8 @@ from processors.journal.row import (
 from processors.journal.served import INSERT_SERVED, SERVE_CALL
 from processors.postgres import Connection, Database
 from schemas.errors import FencedError
+
+_CALL_WIDTH = len(sql.CALL_COLUMNS.split(","))
 
 
 class _Taken(NamedTuple):
@@ -68,10 +73,13 @@ class PostgresJournal:
     def __init__(self, database: Database, *, lease_s: float = 15.0) -> None:
         self._database = database
         self.lease_s = lease_s
+        self._granting, self._finishing = Granting(database, lease_s=lease_s), Finishing(database)
+        self._recent = Recent()
 
     async def claim(self, offer: Offer, *, owner: str) -> Claim:
-        new = await self._grant_new(offer, owner)
+        new = await self._granting.grant(offer, owner=owner)
         if new is not None:
+            self._recent.granted(new)
             return new
         async with self._database.transaction() as connection:
             taken = await self._decide(connection, offer)
@@ -106,6 +114,11 @@ class PostgresJournal:
         *,
         others: Mapping[str, Settled] = NONE,
     ) -> tuple[AttemptRow, ...]:
+        rows = None if others else await self._finishing.finish(lease, attempt_id, settled, result)
+        if rows is not None:
+            self._recent.finished(lease, rows, result)
+            return rows
+        self._recent.forget(lease.key)
         async with self._database.transaction() as connection:
             parameters = {"call_id": lease.key.call_id, "epoch": lease.epoch, "result": result}
             cursor = await connection.execute(sql.FINISH_CALL, parameters)
@@ -125,6 +138,7 @@ class PostgresJournal:
         *,
         others: Mapping[str, Settled] = NONE,
     ) -> tuple[AttemptRow, ...]:
+        self._recent.forget(lease.key)
         async with self._database.transaction() as connection:
             call, now = await self._lock(connection, lease.key)
             if _holds(call, lease):
@@ -137,6 +151,7 @@ class PostgresJournal:
         return _or_fenced(lease, repeated)
 
     async def end(self, lease: Lease, failure: CallFailure) -> None:
+        self._recent.forget(lease.key)
         async with self._database.transaction() as connection:
             call, now = await self._lock(connection, lease.key)
             if not _holds(call, lease):
@@ -169,10 +184,12 @@ class PostgresJournal:
             return await self._attempts(connection, key)
 
     async def outcome_of(self, key: CallKey) -> Done | Ended | None:
+        known = self._recent.take(key)
+        if known is not None:
+            return known
         rows = await self._database.execute(sql.SELECT_OUTCOME, (key.call_id,))
-        names, first = sql.ATTEMPT_NAMES, len(sql.CALL_COLUMNS.split(","))
-        found = [dict(zip(names, row[first:], strict=True)) for row in rows]
-        attempts = tuple(attempt_from(values) for values in found if values["attempt_id"] is not None)
+        found = [row[_CALL_WIDTH:] for row in rows]
+        attempts = tuple(attempt_from_columns(columns) for columns in found if columns[0] is not None)
         return stored(call_from(key, rows[0]), attempts) if rows else None
 
     async def earlier_result(self, key: CallKey, input_hash: str) -> Done | None:
@@ -184,16 +201,6 @@ class PostgresJournal:
             earlier = replace(key, run=row[-1])
             known = stored(call_from(earlier, row), await self._attempts(connection, earlier))
             return known if isinstance(known, Done) else None
-
-    async def _grant_new(self, offer: Offer, owner: str) -> Granted | None:
-        """The grant of a call that nobody asked for before; ``None`` where there is more to decide."""
-        lease = Lease(key=offer.key, owner=owner, epoch=1)
-        parameters = {**opening_parameters(lease, offer.target, 0), **_offered(offer)}
-        rows = await self._database.execute(GRANT_NEW, {**parameters, "owner": owner, "lease_s": self.lease_s})
-        if not rows:
-            return None
-        attempt = attempt_from(dict(zip(sql.ATTEMPT_NAMES, rows[0][:-1], strict=True)))
-        return Granted(lease=lease, attempt=attempt, earlier=(), input=offer.input, input_hash=offer.input_hash)
 
     async def _decide(self, connection: Connection, offer: Offer) -> _Taken | Done | Ended | Busy | Expired:
         """Lock the call and say what becomes of it; where it may be taken, its open attempt is booked as lost."""

@@ -48,11 +48,16 @@ UPDATE calls SET state = %(state)s, failure = %(failure)s, lease_until = NULL, u
 WHERE call_id = %(call_id)s
 """
 
+# Locked in the order of their ids, as results that are booked together lock them.
 RENEW = """
+WITH held AS MATERIALIZED (
+    SELECT c.call_id FROM calls AS c
+    JOIN unnest(%(call_ids)s::uuid[], %(epochs)s::integer[]) AS asked (call_id, epoch) USING (call_id)
+    WHERE c.lease_epoch = asked.epoch AND c.lease_owner = %(owner)s AND c.state = 'calling'
+    ORDER BY c.call_id FOR UPDATE OF c
+)
 UPDATE calls SET lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)
-FROM unnest(%(call_ids)s::uuid[], %(epochs)s::integer[]) AS held (call_id, epoch)
-WHERE calls.call_id = held.call_id AND calls.lease_epoch = held.epoch
-  AND calls.lease_owner = %(owner)s AND calls.state = 'calling'
+FROM held WHERE calls.call_id = held.call_id AND calls.lease_owner = %(owner)s AND calls.state = 'calling'
 RETURNING calls.call_id
 """
 

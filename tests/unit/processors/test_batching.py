@@ -40,3 +40,29 @@ async def test_an_error_is_everybodys_and_the_next_call_is_made_all_the_same() -
     outcomes = await asyncio.gather(together.ask(0), together.ask(1), return_exceptions=True)
     assert [type(one) for one in outcomes] == [ValueError, ValueError]
     assert await together.ask(2) == 2
+
+
+async def test_what_nobody_waits_for_is_left_out_or_undone() -> None:
+    calls: list[list[int]] = []
+    undone: list[tuple[int, int]] = []
+    go_on = asyncio.Event()
+
+    async def double(asked: Sequence[int]) -> Sequence[int]:
+        calls.append(list(asked))
+        await go_on.wait()
+        return [2 * one for one in asked]
+
+    async def undo(asked: int, answer: int) -> None:
+        undone.append((asked, answer))
+
+    together = Together(double, unheard=undo)
+    first = asyncio.ensure_future(together.ask(1))
+    while not calls:
+        await asyncio.sleep(0)
+    second, third = (asyncio.ensure_future(together.ask(number)) for number in (2, 3))
+    await asyncio.sleep(0)
+    first.cancel()
+    second.cancel()
+    go_on.set()
+    assert await third == 6
+    assert (calls, undone) == ([[1], [3]], [(1, 2)])
