@@ -32,6 +32,8 @@ COMMANDS = {
     "cancel": ("streams.cli.cancel", "cancel"),
     "feedback": ("streams.cli.feedback", "feedback"),
     "budgets": ("streams.cli.budgets", "budgets"),
+    "export": ("streams.cli.exports", "export"),
+    "import": ("streams.cli.exports", "import_"),
     "batches": ("streams.cli.batches", "batches"),
     "eval": ("streams.cli.eval", "evaluations"),
 }
