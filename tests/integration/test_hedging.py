@@ -6,17 +6,23 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from processors.complete.routes import Deployment, HedgePolicy
 from processors.journal import AttemptRow, CallKey, PostgresJournal
 from processors.journal.entry import WORKER_LOST
 from processors.journal.protocol import HEDGE_LOST
+from processors.model import OpenAIClient
 from processors.postgres import Database
+from schemas.records import Answer
 from tests.provider.process import ROOT, ProviderProcess
 from tests.support.complete_worker import run
+from tests.support.completing import CODEC, PRICE, Bench
+from tests.support.enrichments import enrichment, incoming
 from tests.support.polling import until
 from tests.support.stack import TestStack
 
@@ -134,3 +140,30 @@ async def test_a_kill_with_both_open_costs_one_more_call_and_books_both(scene: S
     ]
     assert all(row.upper_bound and row.cost_usd == row.target.bound.usd for row in rows[:2])
     assert scene.paid == 3 and await run(plan) == outputs and scene.paid == 3
+
+
+async def test_cancelling_closes_both_calls_at_the_provider(provider: ProviderProcess, lane: str) -> None:
+    bench = Bench()
+    client = OpenAIClient()
+    bench.model = client  # type: ignore[assignment]
+    first = Deployment(name="d1", model="fake", base_url=provider.base_url, price=PRICE)
+    hedge = HedgePolicy(share=1.0, **SOON)
+    route = replace(bench.route, deployment=first, others=(replace(first, name="d2", weight=0.0),), hedge=hedge)
+    worker = bench.worker(route=route)
+
+    def seen(name: str) -> list[str]:
+        lines = (line for line in provider.calls() if line["request_id"] == lane and line["event"] == name)
+        return [str(line.get("outcome", name)) for line in lines]
+
+    running = asyncio.create_task(_all(worker(incoming(enrichment(lane, f"why? [[fault:{NEVER}]]"), CODEC))))
+    await until(lambda: seen("begin") == ["begin", "begin"], "both calls to be open")
+    bench.control.cancel("acme", lane)
+    *costs, answer = await running
+    assert isinstance(answer, Answer) and answer.failure is not None and answer.failure.code == "cancelled"
+    assert len(costs) == 2 and all(cost.amount_usd > 0 and cost.upper_bound for cost in costs)
+    await until(lambda: seen("end") == ["broken", "broken"], "both to be closed")
+    await client.close()
+
+
+async def _all(outputs: Awaitable[Sequence[Any]]) -> list[Any]:
+    return list(await outputs)
