@@ -15,8 +15,8 @@ from schemas.records import Enrichment
 def worst_case(enrichment: Enrichment, route: Route, *, at: datetime) -> Decimal:
     """US dollars, at the dearest deployment that the route may come to.
 
-    Every attempt counts with its upper bound, because each may be paid without an outcome; a hedge is one of them. A reply that is asked for
-    once more is asked with a longer prompt: as long as its deployment's context.
+    Every attempt counts with its upper bound, because each may be paid without an outcome; a hedge is one of them. A
+    reply that is asked for once more is asked with a longer prompt: as long as its deployment's context.
     """
     if route.fan_out is not None:
         samples = (route_of_sample(route, number) for number in range(route.fan_out.size))
