@@ -194,7 +194,7 @@ class Ports:
             timeout_s=STAGES["complete"].limit_s(self._settings),
             observer=CallMetrics(self._metrics),
             pool_observer=PoolMetrics(self._metrics),
-            scorer=self._scorer(by_name),
+            scorer=self.reply_scorer(by_name),
             failpoints=self._failpoints,
             horizon=self._settings.retention.resolved().horizon,
             guard=budgeting.guard,
@@ -213,7 +213,7 @@ class Ports:
         self._stack.push_async_callback(processor.stop)
         return self._settling(processor, calls=True)
 
-    def _scorer(self, by_name: Mapping[str, Route]) -> EmbeddingScorer | None:
+    def reply_scorer(self, by_name: Mapping[str, Route]) -> EmbeddingScorer | None:
         """What scores replies, where some route decides by it."""
         if not any(scores_replies(route) for route in by_name.values()):
             return None

@@ -171,8 +171,10 @@ class Checks:
             found = self._form(reply, judgement)
             if found is not None:
                 return found, None
-        if policy.least_groundedness is None or self._scorer is None or not (reply.text or "").strip():
+        if policy.least_groundedness is None or not (reply.text or "").strip():
             return None, None
+        if self._scorer is None:
+            return None, _Fault(check="groundedness", code="no_scorer", threshold=policy.least_groundedness)
         score = await self._groundedness(reply.text or "", policy.least_groundedness, left_s)
         return (score, score) if score.code == "ungrounded" else (None, score)
 

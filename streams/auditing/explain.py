@@ -145,16 +145,23 @@ def _now(now: DocumentNow, passage: Passage) -> dict[str, Any]:
 
 
 def _routing(events: Sequence[Event]) -> list[dict[str, Any]]:
-    """How hard the request was taken to be and whether its call was hedged, for each completion that says either."""
+    """What is said of the way to a model, for each completion that says anything.
+
+    How hard the request was taken to be, whether its call was hedged, what was found about replies before a stronger
+    model was asked, and which calls it was fanned out to.
+    """
     return [
         {
             "event_id": event.event_id,
             "deployment": record.deployment,
             "complexity": None if record.complexity is None else to_json(record.complexity),
             "hedge": None if record.hedge is None else to_json(record.hedge),
+            "cascade": None if record.cascade is None else to_json(record.cascade),
+            "fan_out": None if record.fan_out is None else to_json(record.fan_out),
         }
         for event in events
-        if isinstance(record := event.first.record, Completion) and (record.complexity or record.hedge)
+        if isinstance(record := event.first.record, Completion)
+        and (record.complexity or record.hedge or record.cascade or record.fan_out)
     ]
 
 

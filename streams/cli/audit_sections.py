@@ -82,6 +82,39 @@ def _routing(explained: Mapping[str, Any]) -> Iterator[str]:
                 f"hedged after {hedge['after_ms']:.0f} ms ({basis}) by attempt {hedge['attempt']} · "
                 f"attempt {hedge['won']} at {one['deployment']} answered first"
             )
+        yield from _cascade(one["cascade"])
+        yield from _fan_out(one["fan_out"])
+
+
+def _cascade(cascade: Mapping[str, Any] | None) -> Iterator[str]:
+    """A line for each reply that was checked before a stronger model was asked."""
+    for step in cascade["steps"] if cascade is not None else ():
+        found = " ".join(str(part) for part in (step["check"], step["code"]) if part)
+        figure = "" if step["value"] is None else f" · {step['value']:g}, at least {step['threshold']:g} was wanted"
+        yield f"attempt {step['attempt']} at {step['deployment']} {step['outcome']} {found}".rstrip() + figure
+    if cascade is not None and cascade["reason"]:
+        yield f"the reply stands all the same: {cascade['reason']}"
+
+
+def _fan_out(fan_out: Mapping[str, Any] | None) -> Iterator[str]:
+    """A line for what was made of the samples, and one for each of them."""
+    if fan_out is None:
+        return
+    agreed = "" if fan_out["agreement"] is None else f" · {fan_out['agreement']:.0%} agree"
+    by = fan_out["field"] or fan_out["scorer"]
+    yield (
+        f"{fan_out['aggregate']}{f' by {by}' if by else ''} · {fan_out['answered']} of {len(fan_out['samples'])} "
+        f"answered, {fan_out['needed']} needed{agreed}"
+    )
+    for one in fan_out["samples"]:
+        said = [f"sample {one['number']} {one['outcome']}", f"at {one['deployment'] or 'no deployment'}"]
+        said += [one["code"]] if one["code"] else []
+        said += ["used"] if one["used"] else []
+        said += [] if one["group"] is None else [f"votes as sample {one['group']}"]
+        said += [] if one["score"] is None else [f"score {one['score']:.3f}"]
+        yield " · ".join(
+            [*said, f"{len(one['attempts'])} attempts", f"${one['cost_usd'] or 0}", f"call {one['call_id']}"]
+        )
 
 
 def _control(explained: Mapping[str, Any]) -> Iterator[str]:

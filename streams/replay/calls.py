@@ -17,6 +17,7 @@ from processors.complete.routes import Route
 from processors.complete.target import narrowed
 from processors.complete.worst import worst_case
 from processors.control import ControlView
+from processors.evaluate.replies import ReplyScorer
 from processors.event import Incoming, Output
 from processors.journal import CallKey, Done, PostgresJournal
 from processors.model import ModelClients
@@ -140,7 +141,9 @@ class Calls:
             self.prepared[event_id] = replace(self.prepared[event_id], reused=lane)
             self.reused[by_event[event_id]] = lane
 
-    def processor(self, control: ControlView, stack: AsyncExitStack) -> Callable[[Incoming[Any]], Awaitable[Any]]:
+    def processor(
+        self, control: ControlView, stack: AsyncExitStack, *, scorer: ReplyScorer | None = None
+    ) -> Callable[[Incoming[Any]], Awaitable[Any]]:
         """The complete stage, without what is for live traffic: streams, caches, budgets and times to live."""
         client = ModelClients()
         stack.push_async_callback(client.close)
@@ -154,6 +157,7 @@ class Calls:
             control=control,
             owner=f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}",
             timeout_s=STAGES["complete"].limit_s(self._settings),
+            scorer=scorer,
         )
         processor.start()
         stack.push_async_callback(processor.stop)

@@ -158,7 +158,11 @@ class Work:
         processor = (
             stage.build(self._worker_ports(run, settings, control, stack))
             if calls is None
-            else calls.processor(control, stack)
+            else calls.processor(
+                control,
+                stack,
+                scorer=self._worker_ports(run, settings, control, stack).reply_scorer(calls.routes),
+            )
         )
         spent = (await self._runs.progress(run.run)).cost_usd
         limits = await self._limits(run, calls, spent, stack)
