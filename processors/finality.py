@@ -5,13 +5,20 @@ Revision 0 is the first answer. A later revision replaces the one before it and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import orjson
+
+from processors.alone import one_by_one
+from processors.batching import Together
 from processors.postgres import Connection, Database
 from schemas.errors import DependencyDownError, PoisonError
 from schemas.records import Answer
+
+# Answers are kilobytes each.
+_LARGEST = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,34 +63,39 @@ class PostgresFinality:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # Those of a worker that come together are claimed in one statement.
+        self._together = Together(one_by_one(self._claim), largest=_LARGEST)
 
     async def claim(self, answer: Answer, value: bytes) -> bytes:
         _check(answer)
-        meta = answer.meta
-        parameters = {
-            "tenant": meta.tenant,
-            "lane": meta.lane,
-            "request_id": meta.request_id,
-            "revision": answer.revision,
-            "event_id": meta.event_id,
-            "status": answer.status,
-            "answer": value,
-            "decided_at": answer.decided_at,
-            "supersedes": answer.supersedes,
-        }
-        # Both halves of the statement see one snapshot. When another claim commits after it was taken, the insert
-        # finds the row and does nothing, while the select does not see it yet: no row comes back, and a second
-        # statement, with a later snapshot, sees it. A third is needed only if the row was deleted in between.
+        # All of a statement sees one snapshot. When another claim commits after it was taken, the insert finds the row
+        # and does nothing, while the select does not see it yet: no row comes back, and a second statement, with a
+        # later snapshot, sees it. A third is needed only if the row was deleted in between.
         for _ in range(3):
-            rows = await self._database.execute(_CLAIM, parameters)
-            if rows:
-                return bytes(rows[0][0])
+            stored = await self._together.ask((answer, value))
+            if isinstance(stored, Exception):
+                raise stored
+            if stored is not None:
+                return stored
             if answer.revision > 0 and not await self._precedes(answer):
                 raise PoisonError(
                     f"revision {answer.revision} must name revision {answer.revision - 1} of the same request "
                     "in supersedes"
                 )
         raise DependencyDownError("postgres", "the final row was removed while it was claimed")
+
+    async def _claim(self, asked: Sequence[tuple[Answer, bytes]]) -> Sequence[bytes | None]:
+        """What is final of each; ``None`` where that can't be said yet."""
+        # Of several for one request the first is claimed, and is everybody's.
+        first: dict[tuple[str, str, str, int], int] = {}
+        places = [first.setdefault(_key(answer), len(first)) for answer, _ in asked]
+        chosen = [places.index(place) for place in range(len(first))]
+        rows = [_row(asked[n][0], place) for place, n in enumerate(chosen, 1)]
+        parameters = {"rows": orjson.dumps(rows).decode(), "answers": [asked[n][1] for n in chosen]}
+        found: list[bytes | None] = [None] * len(chosen)
+        for place, stored in await self._database.execute(_CLAIM, parameters):
+            found[place - 1] = asked[chosen[place - 1]][1] if stored is None else bytes(stored)
+        return [found[place] for place in places]
 
     async def get(self, tenant: str, lane: str, request_id: str) -> StoredAnswer | None:
         rows = await self._database.execute(_GET, {"tenant": tenant, "lane": lane, "request_id": request_id})
@@ -133,25 +145,54 @@ class PostgresFinality:
         return bool(rows) and rows[0][0] == answer.supersedes
 
 
-# A request whose answer is final is in flight no longer: the row that counts it goes in the same transaction.
+def _key(answer: Answer) -> tuple[str, str, str, int]:
+    return answer.meta.tenant, answer.meta.lane, answer.meta.request_id, answer.revision
+
+
+def _row(answer: Answer, place: int) -> dict[str, Any]:
+    meta = answer.meta
+    return {
+        "place": place,
+        "tenant": meta.tenant,
+        "lane": meta.lane,
+        "request_id": meta.request_id,
+        "revision": answer.revision,
+        "event_id": meta.event_id,
+        "status": answer.status,
+        "decided_at": answer.decided_at,
+        "supersedes": answer.supersedes,
+    }
+
+
+# A request whose answer is final is in flight no longer: the row that counts it goes in the same transaction. Rows are
+# taken in one order by all, so that nobody waits for another who waits for him. No bytes where they are the given ones.
 _CLAIM = """
-    WITH gone AS (
-        DELETE FROM in_flight WHERE lane = %(lane)s AND tenant = %(tenant)s AND request_id = %(request_id)s),
+    WITH given AS MATERIALIZED (
+        SELECT * FROM json_to_recordset(%(rows)s::json) AS r (
+            place integer, tenant text, lane text, request_id text, revision integer, event_id text, status text,
+            decided_at timestamptz, supersedes text)),
+    counted AS MATERIALIZED (
+        SELECT lane, tenant, request_id FROM in_flight JOIN given USING (lane, tenant, request_id)
+        ORDER BY lane, tenant, request_id FOR UPDATE OF in_flight),
+    gone AS (
+        DELETE FROM in_flight USING counted
+        WHERE in_flight.lane = counted.lane AND in_flight.tenant = counted.tenant
+          AND in_flight.request_id = counted.request_id),
     claimed AS (
         INSERT INTO finals (tenant, lane, request_id, revision, event_id, status, answer, decided_at)
-        SELECT %(tenant)s, %(lane)s, %(request_id)s, %(revision)s, %(event_id)s, %(status)s, %(answer)s,
-               coalesce(%(decided_at)s::timestamptz, now())
-        WHERE %(revision)s = 0 OR EXISTS (
-            SELECT FROM finals
-            WHERE tenant = %(tenant)s AND lane = %(lane)s AND request_id = %(request_id)s
-              AND revision = %(revision)s - 1 AND event_id = %(supersedes)s)
+        SELECT tenant, lane, request_id, revision, event_id, status, (%(answers)b::bytea[])[place],
+               coalesce(decided_at, now())
+        FROM given
+        WHERE revision = 0 OR EXISTS (
+            SELECT FROM finals AS before
+            WHERE before.tenant = given.tenant AND before.lane = given.lane AND before.request_id = given.request_id
+              AND before.revision = given.revision - 1 AND before.event_id = given.supersedes)
+        ORDER BY tenant, lane, request_id, revision
         ON CONFLICT DO NOTHING
-        RETURNING answer)
-    SELECT answer FROM claimed
+        RETURNING tenant, lane, request_id, revision)
+    SELECT place, NULL::bytea FROM given JOIN claimed USING (tenant, lane, request_id, revision)
     UNION ALL
-    SELECT answer FROM finals
-    WHERE tenant = %(tenant)s AND lane = %(lane)s AND request_id = %(request_id)s AND revision = %(revision)s
-    LIMIT 1
+    SELECT place, answer FROM given JOIN finals USING (tenant, lane, request_id, revision)
 """
 _GET = """
     SELECT revision, event_id, status, answer FROM finals
@@ -208,7 +249,7 @@ class FakeFinality:
         self._reach()
         _check(answer)
         meta = answer.meta
-        key = (meta.tenant, meta.lane, meta.request_id, answer.revision)
+        key = _key(answer)
         if key not in self.stored:
             if answer.revision > 0:
                 before = self.stored.get((*key[:3], answer.revision - 1))

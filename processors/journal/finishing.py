@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
+from processors.alone import one_by_one
 from processors.batching import Together
-from processors.journal.alone import one_by_one
 from processors.journal.entry import AttemptRow, Lease, Settled
 from processors.journal.row import attempt_from_columns, settled_parameters
 from processors.journal.sql import ATTEMPT_COLUMNS

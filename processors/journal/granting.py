@@ -14,8 +14,8 @@ from typing import Any
 
 import orjson
 
+from processors.alone import one_by_one
 from processors.batching import Together
-from processors.journal.alone import one_by_one
 from processors.journal.entry import AttemptRow, Granted, Lease, Offer, Target
 from processors.journal.row import key_parameters, opening_parameters
 from processors.postgres import Database

@@ -54,6 +54,20 @@ async def test_claims_that_race_all_get_the_same_bytes(finality: Finality, lane:
         assert len(set(await asyncio.gather(*claims))) == 1
 
 
+async def test_answers_that_come_together_are_each_made_final(finality: Finality, lane: str) -> None:
+    await finality.claim(answer(lane, request_id="old"), b"old")
+    given = [(answer(lane, request_id=f"r{n}"), b"%d" % n) for n in range(40)]
+    again = answer(lane, event_id="e1", request_id="old")
+    revised = replace(answer(lane, event_id="e2", request_id="old"), revision=1, supersedes="e0")
+    wrong = replace(answer(lane, event_id="e3", request_id="r0"), revision=2, supersedes="e9")
+    odd = answer(lane, request_id="no\0text")
+    claims = [*given, (again, b"again"), (revised, b"revised"), (wrong, b"wrong"), (odd, b"odd")]
+    told = await asyncio.gather(*(finality.claim(*one) for one in claims), return_exceptions=True)
+    assert told[:42] == [*(value for _, value in given), b"old", b"revised"]
+    assert isinstance(told[42], PoisonError)
+    assert isinstance(finality, FakeFinality) or isinstance(told[43], Exception), "one that can't be stored fails alone"
+
+
 async def test_a_claim_that_waited_for_another_one_sees_it(database: Database, lane: str) -> None:
     """The other's insert commits after the claim's statement took its snapshot."""
     finality = PostgresFinality(database)

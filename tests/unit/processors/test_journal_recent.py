@@ -9,8 +9,8 @@ from decimal import Decimal
 import psycopg.errors
 import pytest
 
+from processors.alone import one_by_one
 from processors.journal import AttemptRow, Bound, CallKey, Done, Granted, Lease, Target
-from processors.journal.alone import one_by_one
 from processors.journal.recent import Recent
 from schemas.errors import DependencyDownError
 
