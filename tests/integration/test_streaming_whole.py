@@ -78,7 +78,18 @@ def test_a_question_streams_through_every_stage_and_its_answer_agrees(
         printed = run_headrace("stream", ran.objects[0]["request_id"], "--lane", lane, environment=where.env)
         assert printed.out.strip() == "".join(c["text"] or "" for c in ran.objects[:-1]).strip()
         _is_booked_under_all_that_it_was_asked_for(where, tmp_path)
+        _fits_together(where)
         assert set(pipeline.stop().values()) == {0}
+
+
+def _fits_together(where: Scene) -> None:
+    """What real workers wrote has causes, ids and bytes as they have to be, and the filter makes it again."""
+    options = ("--lane", where.lane, "--since", "1h", "--grace-s", "0", "--streams", "--json")
+    ran = run_headrace("audit", "verify", *options, environment=where.env)
+    *findings, summary = ran.objects
+    assert findings == [], ran.err
+    assert summary["answers"] == summary["requests"] == summary["filtered_again"] == 5
+    assert summary["kinds"]["deltas"] > 4 and summary["kinds"]["chunks"] > 4
 
 
 def _is_booked_under_all_that_it_was_asked_for(where: Scene, folder: Path) -> None:
