@@ -115,9 +115,11 @@ _REPORTS = """
     WHERE lane = %(lane)s AND updated_at > clock_timestamp() - make_interval(secs => %(gone_s)s)
     ORDER BY slot, stages
 """
+# What a provider has in a batch is in no worker's hands, and may stay there for a day.
 _OPEN = """
     SELECT count(*) FROM calls AS c
     WHERE c.lane = %(lane)s AND c.state = 'calling' AND c.lease_until > clock_timestamp()
+      AND coalesce(left(c.lease_owner, 6), '') <> 'batch:'
       AND (%(tenant)s::text IS NULL OR c.tenant = %(tenant)s)
       AND (%(route)s::text IS NULL OR EXISTS (
           SELECT FROM attempts AS a WHERE a.call_id = c.call_id AND a.state = 'calling' AND a.route = %(route)s))
