@@ -65,10 +65,11 @@ class Events:
         record, meta = incoming.record, incoming.meta
         if self._first and not self._as_is:
             meta = replace(meta, lane=self._run.lane, run=self._run.run)
-            record = self._changes.apply(replace(record, meta=meta))
+            own: dict[str, Any] = {"meta": meta}
             if isinstance(record, Admitted | Enrichment | Completion) and record.admission.expires_at is not None:
                 # Whether it was in time was decided when it was live.
-                record = replace(record, admission=replace(record.admission, expires_at=None))
+                own["admission"] = replace(record.admission, expires_at=None)
+            record = self._changes.apply(replace(record, **own))
             prompt = self._changes.prompt
             if prompt is not None and isinstance(record, Admitted):
                 record = replace(record, request=with_prompt(record.request, prompt.name, prompt.version))

@@ -72,6 +72,11 @@ class Yielding:
                 self._free.set()
             await asyncio.sleep(self._interval_s)
 
+    @property
+    def free(self) -> bool:
+        """Whether live traffic has what it needs."""
+        return self._free.is_set()
+
     async def wait(self) -> None:
         """Return while live traffic has what it needs."""
         await self._free.wait()

@@ -40,6 +40,7 @@ from streams.producer import Outgoing
 from streams.reading import Entry
 from streams.replay.backfill import Backfill
 from streams.replay.events import Events
+from streams.replay.remembered import Remembered
 from streams.replay.run import BURIED, DUPLICATE, PUBLISHED, REFUSED, SKIPPED, Place, Run
 from streams.replay.selection import Selection
 from streams.replay.sending import Sender
@@ -47,8 +48,6 @@ from streams.runner import MAX_FAILURES, VERSION
 from streams.stages import Stage
 from streams.topics import MAX_DEAD_LETTER_BYTES, topic_name
 
-# Ids that are remembered to tell a redelivered event; redeliveries lie close to each other in a topic.
-REMEMBERED = 100_000
 # The loop gets its turn, to renew the lease, at least this often.
 BREATH = 64
 # A dependency that is away is asked again after this long, up to so often.
@@ -63,23 +62,6 @@ class Tally:
     counts: Counter[str] = field(default_factory=Counter)
     cost_usd: Decimal = Decimal(0)
     avoided_usd: Decimal = Decimal(0)
-
-
-class Remembered:
-    """The latest ids, so many and no more."""
-
-    def __init__(self, most: int = REMEMBERED) -> None:
-        self._ids: dict[str, None] = {}
-        self._most = most
-
-    def add(self, event_id: str) -> bool:
-        """Remember an id. False where it is remembered already."""
-        if event_id in self._ids:
-            return False
-        self._ids[event_id] = None
-        if len(self._ids) > self._most:
-            del self._ids[next(iter(self._ids))]
-        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +91,7 @@ class StepPorts:
     done: Callable[[Incoming[Any], Decimal], None] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Done:
     outputs: tuple[Output, ...]
     outcome: str
@@ -265,7 +247,8 @@ class Step:
         done = await self._attempts(item.entry, item.incoming)
         if self._ports.done is not None:
             self._ports.done(item.incoming, sum((_amounts(one)[0] for one in done.outputs), Decimal(0)))
-        return replace(done, service_ms=(time.perf_counter() - started) * 1000)
+        done.service_ms = (time.perf_counter() - started) * 1000
+        return done
 
     async def _attempts(self, entry: Entry, incoming: Incoming[Any]) -> _Done:
         """What the stage gives for the event, or what ends it, as a worker would end it."""

@@ -16,9 +16,9 @@ from streams.claims import Claims
 from streams.replay.calls import Calls, calls_of
 from streams.replay.changes import changes_for
 from streams.replay.events import Events
+from streams.replay.remembered import Remembered
 from streams.replay.run import Place, Run
 from streams.replay.selection import Selection
-from streams.replay.step import Remembered
 from streams.replay.work import BATCH, batches
 from streams.settings import Settings
 from streams.stages import STAGES, Effect
