@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import httpx2
 import pytest
 
+from processors.control import Pause
 from processors.failpoints import BATCH_NAMES
 from processors.journal import AttemptRow, CallKey, PostgresJournal
 from processors.postgres import Database
+from streams.draining import look
 from tests.provider.process import ProviderProcess
 from tests.support.batch_worker import Gone, run
 from tests.support.stack import TestStack
@@ -143,6 +146,16 @@ async def _judged(lives: Lives, case: Case) -> list[str]:
     if not case.cancelled and await lives.live() != outputs:
         wrong.append("a redelivery gave other bytes")
     return wrong
+
+
+async def test_a_drain_does_not_wait_for_what_a_provider_has(
+    stack: TestStack, provider: ProviderProcess, database: Database, lane: str
+) -> None:
+    lives = Lives(stack, provider, database, lane)
+    assert await lives.live(failpoint="after_batch_create") is None
+    pause = Pause(kind="tenant", name="acme", since=datetime.now(UTC), offset=0)
+    assert [row.state for row in await lives.attempts(lives.requests[0])] == ["calling"]
+    assert (await look(database, pause, lane=lane)).calls == 0
 
 
 @pytest.mark.parametrize("again", ["call", "batch"])
