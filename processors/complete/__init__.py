@@ -2,3 +2,5 @@
 
 STAGE = "complete"
 VERSION = "1"
+# Purpose of the calls that a request is fanned out to.
+SAMPLE = "sample"

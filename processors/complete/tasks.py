@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from processors.clock import Clock
+from processors.complete import SAMPLE
 from processors.complete.cancellation import Cancellation
 from processors.complete.cascade import Checks, Standing
 from processors.complete.complexity import complexity_of, route_of_class
@@ -27,9 +28,6 @@ from processors.structured.judge import judge_of
 from schemas.codec import Codec
 from schemas.errors import PermanentProviderError
 from schemas.records import Completion, Complexity, Enrichment, Hedge
-
-# Purpose of the calls that a request is fanned out to.
-SAMPLE = "sample"
 
 
 class Tasks:

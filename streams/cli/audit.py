@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
+from processors.complete import SAMPLE
 from schemas.errors import ConfigurationError, PoisonError
 from schemas.json_view import to_json
 from schemas.wire import schema_id_of
@@ -198,6 +199,6 @@ def _attempt(attempt: dict[str, Any]) -> str:
     error = f" · {attempt['error_class']} {attempt['error_code']}" if attempt["error_code"] else ""
     batch = f" · by batch {attempt['provider_batch'] or attempt['batch_id']}" if attempt["batch_id"] else ""
     where = f"{attempt['deployment']} {attempt['model']}{batch}"
-    return (
-        f"{attempt['purpose']} {attempt['ordinal']} {attempt['state']} · {where} · {attempt['started_at']}{error}{cost}"
-    )
+    number = f"{attempt['call_ordinal']} attempt " if attempt["purpose"] == SAMPLE else ""
+    number = f"{attempt['purpose']} {number}{attempt['ordinal']}"
+    return f"{number} {attempt['state']} · {where} · {attempt['started_at']}{error}{cost}"

@@ -144,6 +144,8 @@ def test_an_escalated_reply_is_paid_beside_the_stronger_one_and_the_answer_says_
 def test_the_books_agree_and_the_audit_shows_every_sample(where: Scene, evidence: Evidence) -> None:
     ran = run_headrace("costs", "reconcile", "--lane", where.lane, "--json", environment=where.env)
     assert ran.code == 0, ran.out + ran.err
+    ran = run_headrace("audit", "verify", "--lane", where.lane, "--json", environment=where.env)
+    assert ran.code == 0, ran.out + ran.err
     ran = run_headrace(
         "audit", f"{where.lane}-many", "--lane", where.lane, "--tenant", where.tenant, "--json", environment=where.env
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 from rich.tree import Tree
@@ -9,8 +10,9 @@ from rich.tree import Tree
 from schemas.json_view import to_json
 from schemas.records import Cascade, CascadeStep, FanOut, FanOutSample
 from streams.auditing.page import page
-from streams.cli.audit import view
+from streams.cli.audit import tree, view
 from streams.cli.audit_sections import add_sections
+from streams.known import Known
 from tests.unit.streams.auditing.test_explain import audited, origins
 
 NOTHING: dict[str, list[object]] = {
@@ -73,3 +75,25 @@ def test_the_page_shows_both() -> None:
     html = page({**view(audited()), **told, "lane": "live"})
     assert "Cascade: escalated" in html and "at small escalated format cut_off" in html
     assert "Fan-out by best: 1 of 1 answered" in html and "call c0" in html
+
+
+def test_an_attempt_is_shown_with_the_sample_that_it_is_of() -> None:
+    row = {
+        "purpose": "sample",
+        "call_ordinal": 2,
+        "ordinal": 1,
+        "state": "done",
+        "deployment": "a",
+        "model": "m",
+        "started_at": "now",
+        "error_code": None,
+        "cost_usd": "0.5",
+        "upper_bound": False,
+        "batch_id": None,
+    }
+    found = replace(audited(), known=Known(attempts=(row, {**row, "purpose": "completion"})))
+    (branch,) = (one for one in tree(found, origins=origins()).children if str(one.label) == "attempts")
+    assert [str(one.label) for one in branch.children] == [
+        "sample 2 attempt 1 done · a m · now · $0.5",
+        "completion 1 done · a m · now · $0.5",
+    ]
