@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import psycopg
+
 from processors.postgres import Database
 from processors.prompts import PgPrompts, StoredPrompt, parse_reference
 from schemas.codec import Codec
@@ -68,7 +70,11 @@ async def _stored(
             if found is not None:
                 prompts[reference] = found
         prefix = topic_name(settings.prefix, lane, "")
-        rows = await database.execute(_ERASURES, {"prefix": prefix, "request_id": request_id})
+        try:
+            rows = await database.execute(_ERASURES, {"prefix": prefix, "request_id": request_id})
+        except psycopg.errors.UndefinedTable:
+            # The database is that of an older release: nothing was sealed, so nothing was buried.
+            rows = []
         erasures = [dict(zip(_ERASED, (*row[:-1], iso(row[-1])), strict=True)) for row in rows]
         return prompts, await _documents(database, keys) if keys else {}, erasures
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -64,12 +64,19 @@ class Scan:
         self.counts = Counts()
 
     def read(
-        self, reader: TopicReader, places: Collection[Place], since: datetime, until: datetime | None, advance: Advance
+        self,
+        reader: TopicReader,
+        whole: Mapping[Place, Stretch],
+        since: datetime,
+        until: datetime | None,
+        advance: Advance,
     ) -> None:
-        """Read what was appended to these partitions in a stretch of time. Blocks on the broker."""
-        whole = reader.ends(places)
-        starts = reader.offsets_at(places, since)
-        ends = {} if until is None else reader.offsets_at(places, until)
+        """Read what was appended to these partitions in a stretch of time. Blocks on the broker.
+
+        ``whole``: the partitions' logs, as they were when their ends were taken.
+        """
+        starts = reader.offsets_at(list(whole), since)
+        ends = {} if until is None else reader.offsets_at(list(whole), until)
         stretches = {
             place: Stretch(max(one.start, starts.get(place, one.start)), min(one.end, ends.get(place, one.end)))
             for place, one in whole.items()

@@ -36,6 +36,24 @@ from streams.topics import KINDS, input_topics, topic_name
 FIRST = ("requests", "answers")
 LAST = ("completions",)
 STREAMED = ("deltas", "chunks")
+# In the order in which their ends are taken: effects before causes, so that no effect is read without its cause while
+# the lane is at work.
+EFFECTS_FIRST = (
+    "alerts",
+    "costs",
+    "evaluations",
+    "feedback",
+    "answers",
+    "chunks",
+    "completions",
+    "deltas",
+    "enrichments.high",
+    "enrichments.normal",
+    "enrichments.low",
+    "admitted",
+    "requests",
+    "dead-letters",
+)
 NOT_OF_REQUESTS = ("documents", "control")
 # Between the broker's clock and the database's, and what is still under way.
 MARGIN = timedelta(minutes=10)
@@ -92,7 +110,7 @@ class Verifier:
         check(
             seen,
             bound_us=micros(bound) or 0,
-            until_us=micros(scope.until or now) or 0,
+            until_us=micros(scope.until or now - timedelta(seconds=scope.grace_s)) or 0,
             now_us=micros(now) or 0,
             grace_us=round(scope.grace_s * 1e6),
             causes=not scope.is_replay,
@@ -126,11 +144,11 @@ class Verifier:
         places = {kind: self._places(reader, kind) for kind in (*FIRST, *middle, *LAST)}
         if not any(places.values()):
             raise ConfigurationError(f"the lane {scope.lane} has no topics; name another with --lane")
-        everywhere = [place for found in places.values() for place in found]
-        starts = reader.offsets_at(everywhere, scope.since)
-        self._plan(
-            sum(one.end - min(one.end, max(one.start, starts[at])) for at, one in reader.ends(everywhere).items())
-        )
+        logs = {
+            place: log for kind in EFFECTS_FIRST if kind in places for place, log in reader.ends(places[kind]).items()
+        }
+        starts = reader.offsets_at(list(logs), scope.since)
+        self._plan(sum(max(0, log.end - max(log.start, starts[place])) for place, log in logs.items()))
         for kind, found in places.items():
             until = scope.until
             if until is not None and kind != "requests":
@@ -138,7 +156,7 @@ class Verifier:
                 until += timedelta(milliseconds=scan.counts.longest_ttl_ms) + MARGIN
             if kind in LAST:
                 scan.index_answers()
-            scan.read(reader, found, scope.since, until, self._advance)
+            scan.read(reader, {place: logs[place] for place in found}, scope.since, until, self._advance)
 
     def _places(self, reader: TopicReader, kind: str) -> list[Place]:
         settings, lane = self._settings, self._scope.lane

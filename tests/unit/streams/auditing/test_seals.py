@@ -131,6 +131,10 @@ def test_what_was_sealed_and_is_as_it_was_has_nothing_to_say() -> None:
     assert checked(SEALS, [*ENTRIES, entry(9)])[0] == []
 
 
+def test_a_seal_that_is_made_meanwhile_is_not_looked_at() -> None:
+    assert checked(SEALS, [], log=Stretch(0, 0), now=NOW - timedelta(seconds=1))[0] == []
+
+
 def test_an_altered_record_is_found_by_its_offset() -> None:
     altered = [*ENTRIES[:4], entry(4, b"forged"), *ENTRIES[5:]]
     assert kinds(checked(SEALS, altered)[0]) == [("record_altered", "4")]

@@ -21,10 +21,13 @@ from streams.auditing.ids import id_holds
 from streams.auditing.rerun import FilterAgain, differing, prints
 from streams.auditing.scan import Counts, Scan, micros
 from streams.auditing.seen import Seen
-from streams.auditing.verify import Scope
+from streams.auditing.verify import EFFECTS_FIRST, NOT_OF_REQUESTS, Scope
 from streams.cli.audit_verify import lines, notes, summary
+from streams.exporting.export import RECORDS
 from streams.opened import Opener
 from streams.reading import Entry
+from streams.stages import STAGES
+from streams.topics import KINDS as KINDS_OF_TOPICS
 from tests.support.recorded import answered, child, filtered
 from tests.support.settings import bare_settings
 
@@ -33,6 +36,9 @@ NOW = START + timedelta(hours=1)
 CODEC = Codec.offline()
 # The order in which they are read.
 ORDER = ("requests", "answers", "admitted", "enrichments.normal", "costs", "dead-letters", "completions")
+
+
+KINDS_BY_RECORD = {made: [kind for kind, record in RECORDS.items() if record is made] for made in RECORDS.values()}
 
 
 class Log:
@@ -261,3 +267,15 @@ def test_the_recorded_time_decides_what_was_late() -> None:
     with FilterAgain(bare_settings(), "live") as again:
         assert differing(again.prints(completion, micros(late) or 0), prints(given)) == []
         assert differing(again.prints(completion, micros(START) or 0), prints(given)) == ["verdicts"]
+
+
+def test_the_ends_of_effects_are_taken_before_those_of_their_causes() -> None:
+    """Else what is written while verifying reads would be found without its cause."""
+    assert {*EFFECTS_FIRST} == {*KINDS_OF_TOPICS} - {*NOT_OF_REQUESTS}
+    order = EFFECTS_FIRST.index
+    for stage in STAGES.values():
+        for source in stage.inputs:
+            for made in stage.outputs:
+                for kind in KINDS_BY_RECORD.get(made, ()):
+                    if source.kind in EFFECTS_FIRST and kind != source.kind:
+                        assert order(kind) < order(source.kind), (stage.name, kind, source.kind)
