@@ -80,8 +80,6 @@ def _check_deployments(
     names = class_names(targets, routes, deployments)
     if not sum(deployments[one].weight for one in names):
         raise FieldError(path, "the weights of its deployments sum to zero; give one of them more")
-    if route.fan_out is not None and route.fan_out.deployments:
-        raise FieldError(path, "needs a route of its own: the fan_out of this one names its deployments")
     stronger = set() if route.cascade is None else set(class_names(route.cascade.to, routes, deployments))
     again = sorted(stronger & set(names))
     if again:

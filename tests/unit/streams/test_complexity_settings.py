@@ -42,13 +42,6 @@ RULES = "[routes.default.complexity]\n"
         ),
         (CASCADE + RULES + 'complex = ["big"]', 28, "comes to big, which the cascade asks too"),
         (
-            '[routes.default.fan_out]\naggregate = "vote"\ndeployments = ["small", "other"]\n'
-            + RULES
-            + 'complex = ["big"]',
-            29,
-            "the fan_out of this one names its deployments",
-        ),
-        (
             "cache.exact = true\n" + RULES + 'complex = ["route/many"]\n[routes.many]\ndeployment = "big"\n'
             '[routes.many.fan_out]\naggregate = "vote"\nsamples = 3',
             27,
