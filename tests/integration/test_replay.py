@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,7 +23,9 @@ from streams.reading import TopicReader
 from streams.replay import shares
 from streams.replay.desk import Desk
 from streams.replay.run import Run
-from streams.topics import topic_name
+from streams.settings import Settings
+from streams.topics import admin_client, topic_name
+from tests.faults.worker import WorkerProcess
 from tests.support.commands import Commands, Ran
 from tests.support.costs import cost
 from tests.support.polling import eventually
@@ -162,6 +165,51 @@ def test_several_processes_make_what_one_makes(place: Place, monkeypatch: pytest
     assert ran.objects[0]["counts"] == {"published": EVENTS, "duplicate": 1}
     counts = Counter(answer.meta.event_id for answer in place.answers(ran.objects[0]["lane"]))
     assert (len(counts), set(counts.values())) == (EVENTS, {1})
+
+
+def test_a_live_worker_beside_a_replay_goes_on_as_if_there_were_none(
+    stack: TestStack, lane: str, tmp_path: Path
+) -> None:
+    commands = Commands(stack, lane, tmp_path, (*KINDS, "deltas"))
+    settings, codec = commands.settings, commands.codec
+    events = [completion(n, lane) for n in range(60)]
+    env = {"HEADRACE_CONFIG": str(commands.config)}
+    worker = WorkerProcess(("filter",), lane=lane, slot="w0", env=env, folder=tmp_path, cpu=None)
+
+    def answered() -> int:
+        with suppress(DependencyDownError):
+            return len(entries(settings, lane, "answers"))
+        return 0
+
+    record(settings, codec, lane, events[:40])
+    worker.start()
+    try:
+        eventually(lambda: answered() == 40, "the first are answered", timeout_s=120)
+        groups = _groups(settings)
+        late = threading.Thread(target=record, args=(settings, codec, lane, events[40:]))
+        late.start()
+        ran = commands.run("replay", "--stage", "filter", "--since", "1h", "--lane", lane, "--json")
+        late.join()
+        assert ran.code == 0, ran.err
+        eventually(lambda: answered() == 60, "all are answered", timeout_s=120)
+    finally:
+        worker.stop()
+    answers = [codec.decode(entry.value or b"", Answer) for entry in entries(settings, lane, "answers")]
+    assert {(answer.meta.lane, answer.meta.run, answer.revision) for answer in answers} == {(lane, "", 0)}
+    assert len({answer.meta.event_id for answer in answers}) == 60
+    assert {name for name in _groups(settings) if name not in groups} == set()
+    lane_of_run = ran.objects[0]["lane"]
+    replayed = [codec.decode(entry.value or b"", Answer) for entry in entries(settings, lane_of_run, "answers")]
+    assert 40 <= len(replayed) <= 60
+    assert {answer.meta.lane for answer in replayed} == {lane_of_run}
+    with psycopg.connect(stack.postgres_dsn) as connection:
+        counted = connection.execute("SELECT lane, count(*) FROM finals WHERE lane LIKE %s GROUP BY 1", (f"%{lane}%",))
+        assert counted.fetchall() == [(lane, 60)]
+
+
+def _groups(settings: Settings) -> set[str]:
+    """The consumer groups on the broker."""
+    return {one.group_id for one in admin_client(settings).list_consumer_groups().result(30).valid}
 
 
 def test_copied_books_are_no_money_spent(place: Place) -> None:

@@ -22,7 +22,7 @@ from processors.journal import PostgresJournal
 from processors.model import ModelClients
 from processors.postgres import Database
 from processors.prompts import PgPrompts
-from schemas.records import Answer, Completion, Feedback, Meta, Passage, Text
+from schemas.records import Admitted, Answer, Completion, Feedback, Meta, Passage, Retrieval, Text
 from streams.deployed import routes
 from streams.settings import load_settings
 from tests.provider.process import ProviderProcess
@@ -230,6 +230,25 @@ def test_a_backfill_replaces_answers_but_not_those_that_were_corrected(place: Pl
             (place.lane, [corrected, plain]),
         ).fetchall()
     assert kept == [(0,), (1,)]
+
+
+def test_a_run_from_enrich_to_the_answer_takes_the_prompt_along(place: Place) -> None:
+    lane = f"{place.lane}e"
+    source = Commands(place.stack, lane, place.commands.config.parent, (*KINDS, "admitted"))
+    place.commands.config.write_text(TOML.format(stack=place.stack, provider=place.provider.base_url))
+    events = []
+    for number in range(3):
+        one = enrichment(f"{lane}-r{number}", "Why?", lane=lane)
+        request = replace(one.request, retrieval=Retrieval(enabled=False))
+        events.append(Admitted(meta=replace(one.meta, stage="admit"), request=request, admission=one.admission))
+    record(source.settings, source.codec, lane, events)
+    options = ("--through", "filter", "--since", "1h", "--lane", lane, "--set", f"prompt={place.prompt}@1", "--json")
+    ran = place.commands.run("replay", "--stage", "enrich", *options)
+    assert ran.code == 0, ran.err
+    view = ran.objects[0]
+    assert [step["counts"].get("published") for step in view["steps"]] == [3, 3, 3, 3]
+    answers: list[Answer] = place.read(view["lane"], "answers", Answer)
+    assert {(one.status, one.prompt_version) for one in answers} == {("answered", f"{place.prompt}@1")}
 
 
 async def _answered(place: Place, request_ids: tuple[str, ...], corrected: str) -> None:
