@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from processors.answers import FINAL_ORDINAL
 from processors.complete.purse import ALERT_ORDINAL
 from processors.journal import CallKey
+from processors.spending.metered import PURPOSE as EMBEDDING
+from processors.spending.payer import FIRST_ORDINAL
 from schemas.ids import derive_id, event_id
 from schemas.record import Record
 from schemas.records import Admitted, Alert, Answer, Chunk, Completion, Cost, Delta, Enrichment, Evaluation, Meta
+from streams.audit import REPLAYS
 
 # Outputs of a stage have small ordinals; what ends a request has one far away from them.
 _ORDINALS = (0, FINAL_ORDINAL, *range(1, 8))
@@ -25,13 +28,17 @@ def id_holds(record: Record) -> bool:
         return True
     match record:
         case Admitted() | Enrichment() | Completion() | Answer() | Evaluation():
-            return any(_child(meta, ordinal) for ordinal in _ORDINALS)
+            return any(_child(meta, ordinal) for ordinal in _ORDINALS) or is_backfilled(meta)
         case Alert() if meta.stage == "complete":
             return any(_child(meta, ordinal) for ordinal in _ALERTS)
         case Cost() if record.correction == "late":
             return meta.event_id == derive_id(record.attempt_id, "late")
         case Cost() if record.correction == "rerate":
             return any(meta.event_id == derive_id(record.attempt_id, "rerate", number) for number in range(_MOST))
+        case Cost() if record.purpose == EMBEDDING and not record.correction:
+            # Those of evaluations were told with them once.
+            ordinals = (FIRST_ORDINAL + record.ordinal, 1)
+            return meta.event_id == record.attempt_id and any(_child(meta, ordinal) for ordinal in ordinals)
         case Cost() if meta.stage == "complete" and record.purpose == "completion" and not record.correction:
             attempts = _attempts(meta, record.ordinal)
             return meta.event_id == record.attempt_id and any(record.attempt_id == one for one in attempts)
@@ -46,10 +53,16 @@ def id_holds(record: Record) -> bool:
             return True
 
 
-def _child(meta: Meta, ordinal: int) -> bool:
+def is_backfilled(meta: Meta) -> bool:
+    """Whether a replay made the event in a lane of its own and published it in another: its cause is in that lane."""
+    lane = f"{REPLAYS}{meta.run}"
+    return bool(meta.run) and lane != meta.lane and any(_child(meta, ordinal, lane) for ordinal in _ORDINALS)
+
+
+def _child(meta: Meta, ordinal: int, lane: str = "") -> bool:
     return meta.event_id == event_id(
         tenant=meta.tenant,
-        lane=meta.lane,
+        lane=lane or meta.lane,
         run=meta.run,
         stage=meta.stage,
         causation_id=meta.causation_id,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from schemas.ids import request_event_id
 from schemas.records import Answer, Completion, Meta, Request
 from streams.auditing.findings import Finding
-from streams.auditing.ids import id_holds
+from streams.auditing.ids import id_holds, is_backfilled
 from streams.auditing.rerun import OWN_CODES, FilterAgain, differing, prints
 from streams.auditing.seen import Seen
 from streams.dead_letters import CONNECT
@@ -135,7 +135,8 @@ class Scan:
             self._seen.found([Finding("id_wrong", tenant, meta.request_id, place, said)])
         digest = None if opened.kind in _MAY_DIFFER else hashlib.blake2b(entry.value or b"", digest_size=8).digest()
         accepted = None if isinstance(record, Request) else micros(meta.accepted_at)
-        cause = meta.causation_id
+        # What a backfill published was caused in another lane.
+        cause = "" if is_backfilled(meta) else meta.causation_id
         self._seen.add("events", (opened.kind, meta.event_id, cause, tenant, meta.request_id, accepted, digest, place))
         if isinstance(record, Answer):
             self._answer(record, place)
@@ -159,7 +160,7 @@ class Scan:
             meta.run,
             answer.revision,
             meta.event_id,
-            meta.causation_id if meta.stage == "filter" else "",
+            meta.causation_id if meta.stage == "filter" and not is_backfilled(meta) else "",
             answer.supersedes or "",
             answer.failure.code if answer.failure is not None else "",
             micros(meta.accepted_at),
@@ -175,7 +176,7 @@ class Scan:
             pass
 
     def _run_again(self, completion: Completion, place: str) -> None:
-        query = "SELECT code, decided, prints, run FROM answers WHERE cause = :cause LIMIT 1"
+        query = "SELECT code, decided, prints, run FROM answers WHERE cause = :cause ORDER BY run LIMIT 1"
         answer = next(self._seen.ask(query, {"cause": completion.meta.event_id}), None)
         # An answer in the lane of a run is that of another policy, on purpose.
         if answer is None or answer[0] not in OWN_CODES or answer[1] is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from processors.journal import CallKey
+from processors.spending.payer import Payer
 from schemas.codec import Codec
 from schemas.ids import derive_id
 from schemas.record import Record
@@ -224,6 +225,21 @@ def test_a_revision_has_to_name_an_answer_that_was_given(seen: Seen) -> None:
     assert {one.kind for one in found} == {"supersedes_unknown"}
 
 
+def test_what_a_backfill_published_has_its_cause_and_its_policy_elsewhere(seen: Seen) -> None:
+    log = Log()
+    given = answer(log)
+    # Made in the run's lane, of a completion there, and published as the next revision of the request.
+    cause = replace(given.meta, event_id="of-the-runs-lane", lane="replay-b1", run="b1")
+    made = replace(child(cause, "filter"), lane="live")
+    log.add("answers", replace(given, meta=made, text=Text(inline="anew"), revision=1, supersedes=given.meta.event_id))
+    # Another run filtered the recorded completion itself, under another policy.
+    other = replace(given.meta, event_id=given.meta.causation_id, lane="replay-a2", run="a2")
+    again = replace(child(other, "filter"), lane="live")
+    log.add("answers", replace(given, meta=again, text=Text(inline="oh"), revision=2, supersedes=made.event_id))
+    found, counts = verified(log, seen)
+    assert (found, counts.reruns) == ([], 3)
+
+
 def test_another_final_answer_in_the_database_is_found(seen: Seen) -> None:
     seen.add("finals", ("acme", "r0", 0, "another"))
     log = Log()
@@ -249,6 +265,9 @@ def test_ids_of_costs_deltas_and_chunks_follow_from_what_they_say() -> None:
     late = replace(cost, correction="late", meta=replace(cost.meta, event_id=derive_id(cost.attempt_id, "late")))
     rerated = replace(late, correction="rerate", amount_usd=Decimal(0))
     assert id_holds(late) and not id_holds(rerated)
+    paid = Payer(meta=flow["admitted"].meta, stage="enrich", version="1").attempt(2)
+    embedded = replace(cost, meta=paid, attempt_id=paid.event_id, purpose="embedding", ordinal=2)
+    assert id_holds(embedded) and not id_holds(replace(embedded, ordinal=3))
     # The third sample of a call that drew several.
     sample = CallKey(tenant="acme", lane="live", run="", request_id="r1", ordinal=2).attempt_id(1)
     assert id_holds(replace(cost, attempt_id=sample, ordinal=1, meta=replace(cost.meta, event_id=sample)))
