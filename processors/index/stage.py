@@ -80,8 +80,8 @@ class Index:
             removed = await self._passages.replace(state, self._embedder.model, ())
             return IndexOutcome(outcome="deleted" if removed else "stale")
         cut = await chunks(body, document.media_type, self._policy)
-        # What a document has bought is kept with its passages.
-        payer = Payer(meta=incoming.meta, stage=STAGE, version=VERSION, keeps=False)
+        # No request is behind it; and what a document has bought is kept with its passages.
+        payer = Payer(meta=replace(incoming.meta, accepted_at=None), stage=STAGE, version=VERSION, keeps=False)
         fresh, embedded = await self._embedded(payer, state, cut)
         if not await self._passages.replace(state, self._embedder.model, fresh):
             return IndexOutcome(outcome="stale")

@@ -87,6 +87,7 @@ async def test_a_document_pays_for_its_passages_whose_vectors_are_kept_with_it()
     for payer in bench.embedder.payers:
         assert payer is not None and not payer.keeps
         assert (payer.stage, payer.meta.event_id, payer.meta.tenant) == ("index", "e7", "acme")
+        assert payer.attempt(0).accepted_at is None, "it is no request's cost"
 
 
 async def test_an_unchanged_document_is_not_embedded_again() -> None:
