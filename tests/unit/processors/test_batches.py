@@ -237,3 +237,17 @@ async def test_a_request_that_its_budget_refuses_is_in_no_batch() -> None:
         await bench.worker()(bulk_event("r1"))
     assert caught.value.code == "budget_exceeded"
     assert bench.provider.made == []
+
+
+async def test_a_large_batch_is_claimed_sent_and_read_in_parts() -> None:
+    bench = BatchBench()
+    ids = [f"r{number}" for number in range(230)]
+    await hand_over(bench, *ids)
+    bench.failpoints.name = "after_batch_replies"
+    with pytest.raises(Stop):
+        await bench.rounds()
+    bench.clock.advance(60)
+    await bench.rounds(owner="w2")
+    assert {item.state for item in bench.store.rows.values()} == {"answered"}
+    assert sorted(bench.provider.paid) == sorted(key_of(one).call_id for one in ids)
+    assert (await answered(bench, "r229", owner="w2")).cost_usd == WHOLE / 2
