@@ -102,6 +102,8 @@ class Checks:
         group = upcoming(self._policy.groups, attempts)
         if last.target.deployment not in self._checked or group is None:
             return None
+        # What stood before was asked for once more since.
+        self._reason = None
         fault, score = await self._fault(reply, judgement, left_s)
         if fault is None:
             self._steps.append(self._step(last, "passed", score))

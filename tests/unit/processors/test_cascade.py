@@ -147,6 +147,14 @@ async def test_without_the_time_for_a_stronger_call_the_reply_stands_and_says_so
     assert told(one) == ("stood", "time", [(0, "cheap", "stood", "refusal", "phrase")])
 
 
+async def test_wrong_json_is_asked_for_again_where_there_is_no_time_for_a_stronger_model() -> None:
+    bench = Cascading([reply("no json at all {{{"), reply('{"a": 1}')], least_time_s=1_000.0)
+    one = completion(await bench.worker()(event(response_format=JSON)))
+    assert bench.went == ["cheap", "cheap"] and one.text == Text(inline='{"a": 1}')
+    steps = [(0, "cheap", "stood", "format", "invalid_output"), (1, "cheap", "passed", None, None)]
+    assert told(one) == ("kept", None, steps)
+
+
 @pytest.mark.parametrize(("hard", "went"), [("1.01", ["cheap", "strong"]), ("0.5", ["cheap"])])
 async def test_a_budget_holds_both_calls_or_the_reply_of_the_first_stands(hard: str, went: list[str]) -> None:
     bench = Cascading([DECLINED])

@@ -98,6 +98,14 @@ async def test_what_was_paid_is_given_out_after_the_fan_out_or_the_route_left_th
     assert as_bytes(await bench.worker("w3", routes={"other": plain})(event())) == as_bytes(first)
 
 
+async def test_more_samples_in_the_settings_buy_nothing_for_what_was_answered_before() -> None:
+    bench = Fanned(texts("a", "b", "a"))
+    first = await bench.worker()(event())
+    assert bench.route.fan_out is not None
+    bench.route = replace(bench.route, fan_out=replace(bench.route.fan_out, samples=5))
+    assert as_bytes(await bench.worker("w2")(event())) == as_bytes(first) and len(bench.model.calls) == 3
+
+
 async def test_samples_are_asked_at_once_and_one_after_another_where_there_is_one_seat() -> None:
     for seats, most in ((4, 3), (1, 1)):
         bench = Fanned(texts("a", "a", "a"))
