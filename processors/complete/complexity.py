@@ -18,8 +18,9 @@ from schemas.records import Complexity, Enrichment, Passage
 # Longer than any question of its kind: what begins like one and goes on tells a story first.
 _LOOKUP_WORDS = 20
 # The beginning of a text tells what it is; what is pasted behind it does not.
-_READ_CHARS = 4_000
+_READ_CHARS = 2_000
 _CHARS_PER_TOKEN = 4
+_WORD = re.compile(r"\w+")
 
 # By type, in this order: the first that has one of its words or phrases in the question. Of a lookup they begin it.
 WORDS: dict[Question, tuple[str, ...]] = {
@@ -90,12 +91,17 @@ def route_of_class(route: Route, enrichment: Enrichment) -> Route:
 
 def question_of(text: str, policy: ComplexityPolicy) -> Question:
     """The type of a question, by its words."""
-    read = text[:_READ_CHARS].strip()
+    read = text[:_READ_CHARS]
     if "```" in read:
         return "code"
+    words = _WORD.findall(read.casefold())
+    said, alone = f" {' '.join(words)} ", frozenset(words)
     for kind in WORDS:
-        found = _pattern(kind, policy.words.get(kind, ())).search(read)
-        if found is not None and (kind != "lookup" or len(read.split()) <= _LOOKUP_WORDS):
+        singles, phrases = _told_by(kind, policy.words.get(kind, ()))
+        if kind == "lookup":
+            if len(words) <= _LOOKUP_WORDS and ((words[:1] and words[0] in singles) or said.startswith(phrases)):
+                return kind
+        elif not singles.isdisjoint(alone) or any(phrase in said for phrase in phrases):
             return kind
     return "open"
 
@@ -120,6 +126,8 @@ def _by_spread(spread: float | None, policy: ComplexityPolicy) -> str:
 
 
 @lru_cache(maxsize=256)
-def _pattern(kind: Question, more: tuple[str, ...]) -> re.Pattern[str]:
-    words = "|".join(re.escape(word) for word in (*WORDS[kind], *more))
-    return re.compile(rf"\A\W*(?:{words})\b" if kind == "lookup" else rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE)
+def _told_by(kind: Question, more: tuple[str, ...]) -> tuple[frozenset[str], tuple[str, ...]]:
+    """The single words that tell a type, and the phrases, with a space before, between and behind their words."""
+    every = [_WORD.findall(word.casefold()) for word in (*WORDS[kind], *more)]
+    phrases = tuple(f" {' '.join(words)} " for words in every if len(words) > 1)
+    return frozenset(words[0] for words in every if len(words) == 1), phrases

@@ -51,6 +51,9 @@ def asked(
         ("Explain why and compare both", "analysis"),
         ("What does this function do?", "code"),
         ("mend it\n```\nx = 1\n```", "code"),
+        ("Name the trade-off of it.", "analysis"),
+        ("Walk me through it step-by-step", "reasoning"),
+        ("Paste this: " + "x " * 3000 + "and compare it", "open"),
         # Words, not parts of words.
         ("Is the planet round?", "lookup"),
         ("The zipcode is wrong", "open"),
@@ -63,7 +66,9 @@ def test_the_type_of_a_question_is_told_by_its_words(text: str, kind: str) -> No
 def test_more_words_may_be_given_for_a_type() -> None:
     policy = ComplexityPolicy(words={"analysis": ("vergleiche",), "lookup": ("wer",)})
     assert question_of("Vergleiche die Lampen", policy) == "analysis"
-    assert question_of("Wer war es?", policy) == "lookup" and question_of("Wer war es?", POLICY) == "open"
+    assert question_of("Wer war es?", policy) == "lookup"
+    assert question_of("WÄGE AB", ComplexityPolicy(words={"analysis": ("wäge ab", "!?")})) == "analysis"
+    assert question_of("Wer war es?", POLICY) == "open"
 
 
 @pytest.mark.parametrize(
