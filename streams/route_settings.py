@@ -19,6 +19,7 @@ from streams.several_settings import CascadeSettings, FanOutSettings
 
 Api = Literal["openai", "azure", "responses", "anthropic"]
 Strategy = Literal["weighted", "least_busy", "lowest_latency", "cheapest"]
+Streaming = Literal["always", "asked"]
 # What a fallback's name begins with where it is a route; else it is a deployment.
 ROUTE_PREFIX = "route/"
 # What a class's target begins with where it is every deployment with a tag.
@@ -54,6 +55,8 @@ class DeploymentSettings(Section):
     api_version: str | None = Field(default=None, min_length=1)
     # Newer models of OpenAI take no ``max_tokens``.
     max_tokens_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    # ``asked``: only what is published as it comes streams; the rest is one body, with a deadline for all alone.
+    stream: Streaming = "always"
     api_key_env: str | None = None
     api_keys_env: tuple[str, ...] = ()
     # Who is billed: an organisation or project, never a key.

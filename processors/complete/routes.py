@@ -18,6 +18,7 @@ OnBreak = Literal["restart", "failed"]
 Strategy = Literal["weighted", "least_busy", "lowest_latency", "cheapest"]
 # OpenAI's chat completions, Azure's form of them, OpenAI's Responses API, Anthropic's messages.
 Api = Literal["openai", "azure", "responses", "anthropic"]
+Streaming = Literal["always", "asked"]
 # Why a request goes to a fallback, or on to a stronger model.
 Cause = Literal["rate_limit", "outage", "context_too_long", "content_refused", "malformed_output", "cascade"]
 
@@ -28,7 +29,8 @@ class Deployment:
 
     ``account`` names who is billed, never a key. ``max_tokens_parameter`` is what the endpoint calls the limit on
     generated tokens: newer OpenAI models want ``max_completion_tokens``. Of several ``api_keys`` each call uses one:
-    its deployment has that as ``api_key``. Limits are for one worker process.
+    its deployment has that as ``api_key``. Limits are for one worker process. ``stream``: whether every reply streams,
+    or only what somebody listens to.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Deployment:
     context_tokens: int = 8192
     default_max_tokens: int = 512
     max_tokens_parameter: str = "max_tokens"
+    stream: Streaming = "always"
     # Where its provider tells what became of an attempt; holds ``{attempt_id}``.
     reconcile_url: str | None = None
     connect_timeout_s: float = 5.0

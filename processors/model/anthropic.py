@@ -12,7 +12,7 @@ from yarl import URL
 from processors.complete.routes import Deployment
 from processors.model.anthropic_assembly import MessageAssembly
 from processors.model.anthropic_payload import to_messages
-from processors.model.exchange import MAX_BODY_BYTES, Call
+from processors.model.exchange import MAX_BODY_BYTES, Call, comes_whole
 from processors.model.port import Began, Heard, ModelReply
 from processors.model.sending import Endpoint, Sender
 
@@ -37,9 +37,10 @@ class AnthropicClient:
         heard: Heard | None = None,
         began: Began | None = None,
     ) -> ModelReply:
-        body = orjson.dumps({**to_messages(payload), "stream": True})
+        whole, messages = comes_whole(deployment, heard, began), to_messages(payload)
+        body = orjson.dumps(messages if whole else {**messages, "stream": True})
         assembly = MessageAssembly(None if heard is None else lambda text: heard(text, time.monotonic()))
-        call = Call(deployment, assembly, max_body_bytes=self._max_body_bytes, began=began)
+        call = Call(deployment, assembly, max_body_bytes=self._max_body_bytes, began=began, whole=whole)
         return await call.reply(self._sender.post(deployment, body, headers), deadline_s=deadline_s)
 
     async def close(self) -> None:

@@ -16,7 +16,7 @@ from yarl import URL
 
 from processors.complete.routes import Deployment
 from processors.model.assembly import ChatAssembly
-from processors.model.exchange import MAX_BODY_BYTES, Assembly, Call
+from processors.model.exchange import MAX_BODY_BYTES, Assembly, Call, comes_whole
 from processors.model.port import Began, Heard, ModelReply
 from processors.model.responses_assembly import ResponsesAssembly
 from processors.model.responses_payload import to_responses
@@ -45,17 +45,25 @@ class OpenAIClient:
     ) -> ModelReply:
         say = None if heard is None else lambda text: heard(text, time.monotonic())
         assembly: Assembly
+        whole = comes_whole(deployment, heard, began)
         if deployment.api == "responses":
-            assembly, body = ResponsesAssembly(say), {**to_responses(payload), "stream": True}
+            assembly, body = (
+                ResponsesAssembly(say),
+                to_responses(payload) if whole else _streamed(to_responses(payload)),
+            )
         else:
             assembly = ChatAssembly(say)
-            body = {**payload, "stream": True, "stream_options": {"include_usage": True}}
+            body = payload if whole else {**_streamed(payload), "stream_options": {"include_usage": True}}
         wire = self._sender.post(deployment, orjson.dumps(body), headers)
-        call = Call(deployment, assembly, max_body_bytes=self._max_body_bytes, began=began)
+        call = Call(deployment, assembly, max_body_bytes=self._max_body_bytes, began=began, whole=whole)
         return await call.reply(wire, deadline_s=deadline_s)
 
     async def close(self) -> None:
         await self._sender.close()
+
+
+def _streamed(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**body, "stream": True}
 
 
 def endpoint_of(deployment: Deployment) -> Endpoint:

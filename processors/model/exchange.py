@@ -17,7 +17,7 @@ import aiohttp
 from processors.complete.routes import Deployment
 from processors.model import cause
 from processors.model.fields import MalformedError, ReportedError
-from processors.model.port import Began, ModelReply
+from processors.model.port import Began, Heard, ModelReply
 from processors.model.sse import DONE, EventReader
 from schemas.errors import OutcomeUnknownError, PermanentProviderError, ProviderError, TransientProviderError
 
@@ -87,8 +87,10 @@ class Call:
         *,
         max_body_bytes: int = MAX_BODY_BYTES,
         began: Began | None = None,
+        whole: bool = False,
     ) -> None:
-        self._deployment, self._tell = deployment, began
+        """``whole``: no stream was asked for, so that nothing shows before the end that the model is alive."""
+        self._deployment, self._tell, self._whole = deployment, began, whole
         self._assembly = assembly
         self._max_body_bytes = max_body_bytes
         self._began = time.monotonic()
@@ -134,7 +136,8 @@ class Call:
 
     async def _exchange(self, wire: Wire) -> None:
         self._began = time.monotonic()
-        async with asyncio.timeout(self._deployment.first_token_timeout_s) as self._timer:
+        first_s = None if self._whole else self._deployment.first_token_timeout_s
+        async with asyncio.timeout(first_s) as self._timer:
             self._waiting_for = "first_token"
             async with wire as opened:
                 chunks = _bounded(opened.chunks, self._max_body_bytes)
@@ -201,6 +204,11 @@ class Call:
             f"deployment {self._deployment.name} replied with no chat completion ({reason})",
             http_status=200,
         )
+
+
+def comes_whole(deployment: Deployment, heard: Heard | None, began: Began | None) -> bool:
+    """Whether the reply is asked for as one body: the deployment's choice where nobody listens to its pieces."""
+    return deployment.stream == "asked" and heard is None and began is None
 
 
 def content_type(headers: Mapping[str, str]) -> str:
