@@ -35,6 +35,7 @@ def desk(stack: TestStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             "few": {"tier": "free", "limits": {"requests_per_minute": 1, "requests_burst": 2}},
             "patient": {"tier": "slow"},
             "flood": {"max_in_flight": 2},
+            "counted": {"limits": {"tokens_per_minute": 0.001, "tokens_burst": 1_000_000}},
         },
         "limits": {"tiers": {"slow": {"over": "queue", "tenant": {"requests_per_minute": 60, "requests_burst": 1}}}},
         "budgets": {
@@ -63,7 +64,8 @@ def test_limits_reject_or_queue_by_tier_and_a_cap_sets_aside(desk: tuple[Desk, W
     at.ask(*patient, tenant="patient")
     at.ask(*flood, tenant="flood")
     at.ask(*other, tenant="bolt")
-    answers = at.answers([*few, *patient, *flood, *other], timeout_s=120)
+    at.ask("counted-0", tenant="counted")
+    answers = at.answers([*few, *patient, *flood, *other, "counted-0"], timeout_s=120)
     assert Counter(answers[name].status for name in few) == {"answered": 2, "rejected": 2}
     rejected = [answers[name].failure for name in few if answers[name].status == "rejected"]
     for failure in rejected:
@@ -80,6 +82,13 @@ def test_limits_reject_or_queue_by_tier_and_a_cap_sets_aside(desk: tuple[Desk, W
     with psycopg.connect(at.where.dsn) as connection:
         query = "SELECT count(*) FROM in_flight WHERE lane = %s"
         assert connection.execute(query, (at.where.lane,)).fetchall() == [(0,)], "every answer gave its place back"
+        query = "SELECT tokens_used FROM idempotency WHERE lane = %s AND key = 'counted-0' AND scope = 'request'"
+        usage = answers["counted-0"].usage
+        used = usage.prompt_tokens + usage.completion_tokens
+        assert connection.execute(query, (at.where.lane,)).fetchall() == [(used,)]
+        query = "SELECT burst - level FROM rate_buckets WHERE bucket = %s"
+        [(taken,)] = connection.execute(query, (f"{at.where.lane}/tenant.tokens/counted",)).fetchall()
+        assert taken == pytest.approx(used, abs=1), "the estimate gave way to what was used"
 
 
 def test_a_budget_refuses_before_anything_is_spent_and_a_soft_limit_is_told(
