@@ -12,6 +12,7 @@ from processors.clock import DatabaseClock
 from processors.postgres import Database
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError, DependencyDownError, FencedError, HeadraceError
+from streams.dead_letters import safe_message
 from streams.reading import TopicReader
 from streams.replay.lane import already_written, ends_of, make_topics
 from streams.replay.plan import source_topics
@@ -58,6 +59,11 @@ class Conductor:
         except HeadraceError as error:
             # Away for now is no failure of the run's.
             ended = Ended("stopped" if isinstance(error, DependencyDownError) else "failed", str(error))
+        except Exception as error:
+            # A fault of our own: what it was goes to the log of whoever leads, the run can be taken up again.
+            with suppress(HeadraceError):
+                await self._runs.end(run.run, epoch, "failed", safe_message(error))
+            raise
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)

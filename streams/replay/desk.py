@@ -88,6 +88,8 @@ class Desk:
             parse(config.where)
         if "complete" in stages:
             check_keys(self.settings)
+        elif config.max_cost_usd is not None:
+            raise ConfigurationError(f"--max-cost: {', '.join(stages)} makes no calls, so there is nothing to limit")
         check_model(self.settings, config.sets.get("model"))
         await check_prompt(PgPrompts(self.database), changes_for(stage, config.sets))
         copies = stages == ("account",)

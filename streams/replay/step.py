@@ -262,7 +262,9 @@ class Step:
                 return self._given_up(entry, incoming, error)
             except (ConfigurationError, DependencyDownError):
                 raise
-            except (FencedError, NotYetError):
+            except (FencedError, NotYetError) as error:
+                if self.stopping:
+                    raise DependencyDownError("a deployment", str(error)) from error
                 await asyncio.sleep(PAUSE_S)
             except Exception as error:
                 if isinstance(error, HeadraceError) and error.outputs:

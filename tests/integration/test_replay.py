@@ -238,6 +238,7 @@ def test_copied_books_are_no_money_spent(place: Place) -> None:
         (("--stage", "filter", "--since", "1h", "--set", "policy.x=1"), "no such policy"),
         (("--stage", "filter", "--run", "nobody"), "there is no run"),
         (("--stage", "filter", "--since", "1h", "--max-cost", "-1"), "above 0"),
+        (("--stage", "filter", "--since", "1h", "--max-cost", "1"), "makes no calls"),
         (("--stage", "evaluate", "--since", "1h", "--into", "live"), "end the run at filter"),
         (("--stage", "filter", "--through", "enrich", "--since", "1h"), "comes before"),
     ],
