@@ -25,7 +25,7 @@ def connection(stack: TestStack) -> Iterator[psycopg.Connection[Any]]:
         opened.execute(
             "INSERT INTO calls (call_id, tenant, lane, run, request_id, purpose, ordinal, input_hash, input, state,"
             " result, lease_until) SELECT gen_random_uuid(), 't' || mod(n, 50), 'plans', '', n::text, 'completion', 0,"
-            " '', '', CASE WHEN mod(n, 1000) = 0 THEN 'calling' ELSE 'done' END, '', clock_timestamp() + interval '1 hour'"
+            " '', '', CASE WHEN mod(n, 1000) = 0 THEN 'calling' ELSE 'done' END, '', now() + interval '1 hour'"
             " FROM generate_series(1, %s) AS n",
             (ROWS,),
         )
