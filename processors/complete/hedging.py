@@ -85,7 +85,9 @@ class Hedging:
         """
         pace = self._pace(task)
         if pace is None or granted.lease.key.run or not _hedgeable(attempts, task):
-            raced = Raced(heard=await _hear(call, attempts[-1], sending, None), attempts=attempts)
+            # What is not told when it begins may come as a whole, and says nothing of how long others take to begin.
+            began = None if pace is None else _unheard
+            raced = Raced(heard=await _hear(call, attempts[-1], sending, began), attempts=attempts)
         else:
             raced = await self._hedged(granted, sending, task, call, pace, first=attempts[-1])
         reply = raced.heard.reply
@@ -251,6 +253,10 @@ def _hedgeable(attempts: tuple[AttemptRow, ...], task: Task) -> bool:
     the route allows, and that the call's budgets hold.
     """
     return len(attempts) == 1 and not task.streamed and tries(attempts) < task.route.max_attempts
+
+
+def _unheard() -> None:
+    """Nothing waits for it."""
 
 
 async def _hear(call: SendCall, attempt: AttemptRow, sending: Sending, began: Began | None) -> Heard:
