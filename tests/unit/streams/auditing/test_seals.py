@@ -179,6 +179,11 @@ def test_records_gone_by_retention_are_proved_by_the_chain_and_those_gone_early_
 def test_a_table_of_seals_that_was_altered_is_found() -> None:
     changed = replace(SEALS[1], root=bytes(32))
     assert ("seal_broken", "3") in kinds(checked([SEALS[0], changed, SEALS[2]], ENTRIES)[0])
+    # What it says beside root and leaves, and the root of records that have gone.
+    later = replace(SEALS[1], sealed_at=NOW - timedelta(minutes=1))
+    assert kinds(checked([SEALS[0], later, SEALS[2]], ENTRIES)[0]) == [("seal_broken", "3")]
+    bare = replace(SEALS[0], leaves=None, root=bytes(32))
+    assert kinds(checked([bare, *SEALS[1:]], ENTRIES)[0]) == [("seal_broken", "0")]
     # Made to fit the altered records, leaves and root too: the seal after it names another.
     forged = replace(SEALS[1], leaves=b"".join(leaf_of(entry(offset, b"forged")) for offset in (3, 4)))
     forged = replace(forged, root=root_of(list(forged.hashes().values())))
