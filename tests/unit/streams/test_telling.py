@@ -1,18 +1,22 @@
-"""Costs of embeddings go from their book to the topic, each until the broker has it, with the same bytes every time."""
+"""Costs go from the tables they are kept in to the topic, each until the broker has it, with the same bytes."""
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from processors.journal import AttemptRow, Bound, CallKey, Target
+from processors.journal.late import FakeLateOutcomes, LateOutcome
 from processors.spending.port import Closing, MemorySpends, Opening
 from schemas.errors import DependencyDownError
 from schemas.records import Cost
-from streams.spending import Embeddings, Telling
+from streams.spending import Embeddings, Late, Telling
 from streams.stages import STAGES
 from tests.support.costs import cost
-from tests.support.running import CODEC, LANE, Bench
+from tests.support.enrichments import enrichment
+from tests.support.running import CODEC, LANE, NOW, Bench
 
 
 class Scene:
@@ -81,3 +85,43 @@ async def test_a_worker_tells_of_its_own_lane_only() -> None:
     await scene.open("other", lane="bulk")
     scene.later(90)
     assert await scene.telling.round() == 0
+
+
+def late(name: str, value: bytes) -> LateOutcome:
+    target = Target(
+        route="default",
+        deployment="d1",
+        provider="openai",
+        model="m1",
+        price_source="settings",
+        account="",
+        stage_version="1",
+        control_offset=7,
+        bound=Bound(prompt_tokens=9, completion_tokens=9, usd=Decimal("0.9")),
+    )
+    row = AttemptRow(
+        attempt_id=f"a-{name}",
+        ordinal=0,
+        epoch=1,
+        target=target,
+        state="done",
+        started_at=NOW,
+        ended_at=NOW,
+        late_at=NOW,
+        cost_usd=Decimal("0.25"),
+    )
+    return LateOutcome(CallKey(tenant="acme", lane=LANE, run="", request_id=name), row, value)
+
+
+async def test_a_late_outcome_is_told_and_one_whose_input_nobody_can_read_holds_up_no_other() -> None:
+    scene = Scene()
+    services = scene.bench.runner._services
+    outcomes = FakeLateOutcomes([late("broken", b"no avro"), late("r1", CODEC.encode(enrichment("r1", lane=LANE)))])
+    telling = Telling([Late(outcomes, services)], services)
+    scene.bench.producer.failures.append(DependencyDownError("kafka", "away"))
+    with pytest.raises(DependencyDownError):
+        await telling.round()
+    assert [await telling.round(), await telling.round()] == [2, 0]
+    [sent] = scene.bench.sent("costs")
+    told = CODEC.decode(sent.value, Cost)
+    assert (told.attempt_id, told.correction, told.amount_usd) == ("a-r1", "late", Decimal("-0.65"))
