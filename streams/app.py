@@ -26,7 +26,9 @@ BUFFER_PER_SLOT = 2
 
 
 class StageApp(faust.App):
-    """A Faust app on the safe-commit transport."""
+    """A Faust app on the safe-commit transport. ``gather_s``: how long records gather between two fetches."""
+
+    gather_s = 0.0
 
     @cached_property
     def transport(self) -> SafeTransport:  # type: ignore[override]
@@ -50,10 +52,12 @@ def create_app(
     concurrency: int,
     take: Take,
     buffer: int | None = None,
+    gather_s: float = 0.0,
 ) -> StageApp:
     """A Faust app that hands every event of ``topics`` to ``take``, ``concurrency`` at a time. Starts nothing.
 
-    ``buffer``: events that are read ahead; twice the concurrency where it is not given.
+    ``buffer``: events that are read ahead; twice the concurrency where it is not given. ``gather_s``: how long events
+    gather between two fetches while there is no backlog.
     """
     worker = settings.worker
     buffer = buffer or BUFFER_PER_SLOT * concurrency
@@ -89,6 +93,7 @@ def create_app(
         Monitor=QuietMonitor,
         processing_guarantee="at_least_once",
     )
+    app.gather_s = gather_s
     _register_agent(app, topics, concurrency, take)
     check_app(app, settings)
     return app

@@ -94,9 +94,11 @@ class InLoopDelivery(driver.Consumer):
     async def _drain_messages(self, fetcher: Any) -> None:
         try:
             while not (self.should_stop or fetcher.should_stop):
+                handed = 0
                 async for tp, message in self.getmany(timeout=FETCH_WAIT_S):
                     await self._hand_on(tp, message)
-                await self._until_next_fetch()
+                    handed += 1
+                await self._until_next_fetch(handed)
         except self.consumer_stopped_errors:
             if not self.transport.app.should_stop:
                 raise
@@ -104,13 +106,18 @@ class InLoopDelivery(driver.Consumer):
             if not self.transport.app.should_stop:
                 raise
 
-    async def _until_next_fetch(self) -> None:
-        """Let others have their turn; where that takes long, let some more records gather."""
+    async def _until_next_fetch(self, handed: int) -> None:
+        """Let others have their turn; where that takes long, or nobody waits for these, let more records gather."""
+        app: Any = self.app
         began = self.loop.time()
         await asyncio.sleep(0)
         turn_s = self.loop.time() - began
-        if turn_s > BUSY_TURN_S:
-            await asyncio.sleep(min(turn_s * TURNS_APART, MOST_APART_S))
+        pause_s = min(turn_s * TURNS_APART, MOST_APART_S) if turn_s > BUSY_TURN_S else 0.0
+        # What came in full is a backlog: the next is there already.
+        if 0 < handed < app.conf.broker_max_poll_records:
+            pause_s = max(pause_s, app.gather_s)
+        if pause_s:
+            await asyncio.sleep(pause_s)
 
     async def _hand_on(self, tp: TP, message: Message) -> None:
         """Put a record into its queue. Blocks while that is full, until there is room or the flow is suspended."""

@@ -75,6 +75,8 @@ class Stage:
     stateful: bool = False
     # Events that are read ahead; None: twice the concurrency.
     buffer: int | None = None
+    # Nobody waits for what it makes: events gather for so long and are fetched, booked and committed together.
+    gather_s: float = 0.0
     # Several inputs compete for the stage's slots; else each has as many of its own, and none waits for another.
     shared_slots: bool = True
 
@@ -160,6 +162,7 @@ _DECLARED = (
         dependencies=("postgres",),
         sometimes=("embeddings",),
         build=methodcaller("evaluate"),
+        gather_s=0.1,
         shared_slots=False,
     ),
     Stage(
@@ -172,6 +175,7 @@ _DECLARED = (
         effect=Effect.READS,
         dependencies=("postgres",),
         build=methodcaller("account"),
+        gather_s=0.1,
     ),
     Stage(
         name="release",

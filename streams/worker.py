@@ -264,6 +264,7 @@ class Worker:
                 concurrency=concurrency,
                 take=runner.take,
                 buffer=stage.buffer,
+                gather_s=stage.gather_s,
             )
             runner.consumer = app.consumer
             limit_s = timeout_s
