@@ -57,7 +57,13 @@ QUERIES = {
     """,
     "copies_differ": """
         SELECT min(tenant), min(request_id), min(place), kind || ' ' || event_id FROM events
-        WHERE digest IS NOT NULL GROUP BY event_id, kind HAVING count(DISTINCT digest) > 1
+        WHERE digest IS NOT NULL AND kind NOT LIKE 'enrichments.%'
+        GROUP BY event_id, kind HAVING count(DISTINCT digest) > 1
+    """,
+    "input_drift": """
+        SELECT min(tenant), min(request_id), min(place), event_id FROM events
+        WHERE digest IS NOT NULL AND kind LIKE 'enrichments.%'
+        GROUP BY event_id HAVING count(DISTINCT digest) > 1
     """,
     "undecodable_without_letter": """
         SELECT '', '', place, '' FROM broken

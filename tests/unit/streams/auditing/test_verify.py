@@ -15,7 +15,7 @@ from processors.spending.payer import Payer
 from schemas.codec import Codec
 from schemas.ids import derive_id
 from schemas.record import Record
-from schemas.records import Answer, Chunk, Completion, Cost, Delta, Failure, Meta, Text
+from schemas.records import Answer, Chunk, Completion, Cost, Delta, Enrichment, Failure, Meta, Text
 from streams.auditing.checks import check
 from streams.auditing.findings import KINDS, Finding
 from streams.auditing.ids import id_holds
@@ -23,7 +23,7 @@ from streams.auditing.rerun import FilterAgain, differing, prints
 from streams.auditing.scan import Counts, Scan, micros
 from streams.auditing.seen import Seen
 from streams.auditing.verify import EFFECTS_FIRST, NOT_OF_REQUESTS, Scope
-from streams.cli.audit_verify import lines, notes, summary
+from streams.cli.audit_verify import lines, notes, off, summary
 from streams.exporting.export import RECORDS
 from streams.opened import Opener
 from streams.reading import Entry
@@ -146,6 +146,17 @@ def test_copies_with_other_bytes_are_found(seen: Seen) -> None:
     log = Log()
     log.add("answers", replace(answer(log), user="another"))
     assert {(one.kind, one.request_id) for one in verified(log, seen)[0]} == {("copies_differ", "r0")}
+
+
+def test_an_enrichment_that_came_again_otherwise_is_listed_and_no_fault(seen: Seen) -> None:
+    log = Log()
+    enriched = first(log, "enrichments.normal")
+    assert isinstance(enriched, Enrichment)
+    log.add("enrichments.normal", replace(enriched, meta=replace(enriched.meta, control_offset=7)))
+    found, counts = verified(log, seen)
+    assert [(one.kind, one.request_id) for one in found] == [("input_drift", "r0")]
+    assert off(seen.counts()) == 0
+    assert summary(counts, dict(seen.counts())).endswith("everything fits; 1 inputs drifted")
 
 
 def test_an_event_whose_cause_is_gone_is_found(seen: Seen) -> None:
