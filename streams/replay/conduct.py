@@ -124,11 +124,13 @@ class Conductor:
         if epoch > 1:
             known = await asyncio.to_thread(already_written, reader, self._settings, run, places)
         parts = parted(run, number, places)
+        services = (self._settings, self._database, self._runs, self._codec, self._clock)
         work: Work | Shares
         if len(parts) == 1:
-            work = Work(self._settings, self._database, self._runs, self._codec, self._clock, observe=self._observe)
+            work = Work(*services, observe=self._observe)
         else:
-            work = Shares(self._settings, self._runs, parts, observe=self._observe)
+            # The rows have what all of them did.
+            work = Shares(self._settings, self._runs, parts, Work(*services), observe=self._observe)
         self._work = work
         if self._stopping:
             work.stop()

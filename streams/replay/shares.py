@@ -43,12 +43,18 @@ def parted(run: Run, number: int, places: Sequence[Place]) -> list[list[Place]]:
 
 
 class Shares:
-    """Runs a step in a process for each part."""
+    """Runs a step in a process for each part; the first part here by ``work``, while the other processes begin."""
 
     def __init__(
-        self, settings: Settings, runs: Runs, parts: Sequence[Sequence[Place]], *, observe: Observe | None = None
+        self,
+        settings: Settings,
+        runs: Runs,
+        parts: Sequence[Sequence[Place]],
+        work: Work,
+        *,
+        observe: Observe | None = None,
     ) -> None:
-        self._settings, self._runs, self._parts = settings, runs, parts
+        self._settings, self._runs, self._parts, self._work = settings, runs, parts, work
         self._observe = observe or unobserved
         self._processes: list[BaseProcess] = []
         self._stopping = False
@@ -56,6 +62,7 @@ class Shares:
     def stop(self) -> None:
         """Begin nothing any more; what is begun is finished and noted."""
         self._stopping = True
+        self._work.stop()
         for process in self._processes:
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, signal.SIGTERM)
@@ -67,7 +74,7 @@ class Shares:
         self._observe(number, places)
         context = multiprocessing.get_context("spawn")
         channels = []
-        for part in self._parts:
+        for part in self._parts[1:]:
             theirs, ours = context.Pipe()
             arguments = (self._settings, run, epoch, number, list(part), known, theirs)
             process: BaseProcess = context.Process(target=_share, args=arguments, daemon=True)
@@ -80,7 +87,8 @@ class Shares:
             self.stop()
         looking = asyncio.ensure_future(self._look(run, number))
         try:
-            ended = await asyncio.gather(*(self._outcome(channel) for channel in channels))
+            here = self._here(run, epoch, number, known)
+            ended = await asyncio.gather(here, *(self._outcome(channel) for channel in channels))
         finally:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
@@ -91,6 +99,15 @@ class Shares:
         if raised:
             raise raised[0]
         return next((one for one in ended if isinstance(one, Ended)), None)
+
+    async def _here(self, run: Run, epoch: int, number: int, known: frozenset[str]) -> Ended | HeadraceError | None:
+        try:
+            return await self._work.go(run, epoch, number, self._parts[0], known)
+        except BaseException as error:
+            self.stop()
+            if isinstance(error, HeadraceError):
+                return error
+            raise
 
     async def _outcome(self, channel: Connection) -> Ended | HeadraceError | None:
         try:
