@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -84,22 +84,27 @@ class Batching:
             failpoints=failpoints,
             observer=BatchMetrics(metrics, lane),
         )
-        own = {one.name: one for route in routes.values() for one in route.own.deployments if one.batch is not None}
+        own = _batched(routes.values())
         self._store, self._collectors = (
             store,
             [
                 Collector(lane, one, parts, owner=owner, look_for_s=look_for_s, lead_s=lead_s or lease_s)
-                for one in _with_key(list(own.values()))
+                for one in _with_key(own)
             ],
         )
-        # A lane that goes by batch no more still has to end what was begun so.
-        self._goes = any(one.batch is not None and lane in one.batch.lanes for one in own.values())
+        # Whether the lane goes by batch; one that does so no more still has to end what was begun.
+        self.goes = any(one.batch is not None and lane in one.batch.lanes for one in own)
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def collected(self) -> list[str]:
+        """The deployments whose batches are collected, by name."""
+        return [one.deployment.name for one in self._collectors]
 
     def start(self) -> None:
         """Begin to collect, also what is left of an earlier setting of the lanes. Does not block."""
         self._tasks = [asyncio.create_task(self._run(one), name="batches") for one in self._collectors]
-        if not self._goes:
+        if not self.goes:
             self._tasks.append(asyncio.create_task(self._watch(), name="batches-left"))
 
     async def stop(self) -> None:
@@ -131,6 +136,16 @@ class Batching:
             except DependencyDownError:
                 pass
             await asyncio.sleep(WATCH_S)
+
+
+def _batched(routes: Iterable[Route]) -> list[Deployment]:
+    """Every deployment that a call may be handed over for, each once: those of the routes, and of their classes."""
+    found: dict[str, Deployment] = {}
+    for route in routes:
+        classes = () if route.complexity is None else route.complexity.routes.values()
+        for each in (route, *classes):
+            found |= {one.name: one for one in each.own.deployments if one.batch is not None}
+    return list(found.values())
 
 
 def _with_key(deployments: Sequence[Deployment]) -> list[Deployment]:
