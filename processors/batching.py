@@ -30,14 +30,32 @@ class Together(Generic[Asked, Answered]):
         self._work, self._largest, self._unheard = work, largest, unheard
         self._waiting: list[tuple[Asked, asyncio.Future[Answered]]] = []
         self._task: asyncio.Task[None] | None = None
+        # Held here until they end, because the event loop does not.
+        self._undoing: set[asyncio.Task[None]] = set()
 
     async def ask(self, one: Asked) -> Answered:
-        """Ask for one. Blocks until the call that it goes in has returned, and raises what that raises."""
+        """Ask for one. Blocks until the call that it goes in has returned, and raises what that raises.
+
+        Cancelled when its answer is there but was not taken yet, it blocks until ``unheard`` has undone that.
+        """
         future: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
         self._waiting.append((one, future))
         if self._task is None or self._task.done():
             self._task = asyncio.ensure_future(self._run())
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                await self._undo(one, future.result())
+            raise
+
+    async def _undo(self, one: Asked, answer: Answered) -> None:
+        """Undo an answer that nobody took; it is undone even when the asker is cancelled again meanwhile."""
+        if self._unheard is not None:
+            task = asyncio.ensure_future(self._unheard(one, answer))
+            self._undoing.add(task)
+            task.add_done_callback(self._undoing.discard)
+            await asyncio.shield(task)
 
     async def _run(self) -> None:
         while self._waiting:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from processors.batching import Together
+from tests.support.polling import until
 
 
 async def test_what_comes_while_a_call_is_made_goes_in_the_next_one() -> None:
@@ -66,3 +67,28 @@ async def test_what_nobody_waits_for_is_left_out_or_undone() -> None:
     go_on.set()
     assert await third == 6
     assert (calls, undone) == ([[1], [3]], [(1, 2)])
+
+
+async def test_an_answer_is_undone_whose_asker_goes_away_before_it_takes_it() -> None:
+    undone: list[tuple[int, int]] = []
+    undoing, go_on = asyncio.Event(), asyncio.Event()
+
+    async def double(asked: Sequence[int]) -> Sequence[int]:
+        # Its turn comes once the answer is there, and before the asker's own.
+        asyncio.get_running_loop().call_soon(asker.cancel)
+        return [2 * one for one in asked]
+
+    async def undo(asked: int, answer: int) -> None:
+        undoing.set()
+        await go_on.wait()
+        undone.append((asked, answer))
+
+    together = Together(double, unheard=undo)
+    asker = asyncio.ensure_future(together.ask(1))
+    await undoing.wait()
+    # Cancelled once more, it doesn't break off the undoing.
+    asker.cancel()
+    outcome = await asyncio.gather(asker, return_exceptions=True)
+    assert isinstance(outcome[0], asyncio.CancelledError)
+    go_on.set()
+    await until(lambda: undone == [(1, 2)], "the answer undone")
