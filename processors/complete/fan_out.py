@@ -86,7 +86,6 @@ class FanOuts:
         known = await self._journal.outcome_of(offer.key)
         if known is not None:
             return known, await self.samples_of(offer.key, known, at_least=policy.size)
-        _check_wanted(incoming.record, policy, route.name)
         found = await asyncio.gather(
             *(self._sample(incoming, offer, number, call) for number in range(policy.size)), return_exceptions=True
         )
@@ -98,7 +97,9 @@ class FanOuts:
         answered = [one for one in samples if one.completion is not None]
         if len(answered) < policy.needed and broken and route.last_resort is None:
             raise broken[0]
-        if not any(one.rows or one.completion is not None for one in samples):
+        begun = any(one.rows or one.completion is not None for one in samples)
+        # Where every sample would have to wait, and none is too late, the last resort answers.
+        if not begun and (offer.refused is not None or len(broken) < len(found)):
             return Expired(), samples
         self._failpoints.hit("after_samples")
         cancelled = any(one.failure == CANCELLED for one in samples)
@@ -114,6 +115,17 @@ class FanOuts:
         else:
             failure = next(one.failure for one in samples if one.failure is not None)
         return await self._fail(offer, policy, samples, offer.refused or failure, task_of), samples
+
+    async def check(self, asked: Enrichment, key: CallKey, route: Route) -> None:
+        """Raises ``RefusedError`` for what joined texts can't be, unless it was answered before.
+
+        To be asked before anything is reserved. Blocks on the journal only where it would raise.
+        """
+        if route.fan_out is None or route.fan_out.aggregate != "join" or asked.request.response_format.type == "text":
+            return
+        if await self._journal.outcome_of(key) is None:
+            message = f"response_format.type: the route {route.name} joins texts, which are no JSON; ask another route"
+            raise RefusedError("fan_out_join", f"{message} for JSON", field="response_format.type")
 
     async def samples_of(self, key: CallKey, claim: Done | Ended, *, at_least: int = 0) -> tuple[Sample, ...]:
         """The samples behind what a request's call has ended with; none where it was not fanned out."""
@@ -246,13 +258,6 @@ class FanOuts:
                 return claim
             else:
                 await asyncio.sleep(_WAIT_S)
-
-
-def _check_wanted(asked: Enrichment, policy: FanOutPolicy, route: str) -> None:
-    """Raises ``RefusedError`` for what joined texts can't be."""
-    if policy.aggregate == "join" and asked.request.response_format.type != "text":
-        message = f"response_format.type: the route {route} joins texts, which are no JSON; ask another route for JSON"
-        raise RefusedError("fan_out_join", message, field="response_format.type")
 
 
 def _failure(code: str, message: str) -> CallFailure:

@@ -208,6 +208,7 @@ class Complete:
     ) -> tuple[Done | Ended | Expired, tuple[Sample, ...]]:
         """What a request that is fanned out has ended with; its samples reserve nothing, because it does for all."""
         route, unbudgeted = self._tasks.route(incoming.record), Guard.none(self._clock)
+        await self._fan_outs.check(incoming.record, offer.key, route)
         reserved = await purse.reserve(offer, incoming.record, route)
         while isinstance(reserved, Busy):
             await cancellation.sleep(reserved.remaining_s)

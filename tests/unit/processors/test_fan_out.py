@@ -19,6 +19,7 @@ from processors.complete.worst import worst_case
 from processors.control import FakeControl
 from processors.journal import Lease
 from processors.model.port import ModelReply
+from processors.routing import Unavailable
 from schemas.errors import (
     DependencyDownError,
     IndeterminateError,
@@ -173,6 +174,37 @@ async def test_the_last_resort_answers_in_place_of_too_few() -> None:
     assert as_bytes(await bench.worker("w2")(event())) == as_bytes(outputs)
 
 
+async def test_the_last_resort_answers_while_every_sample_would_have_to_wait() -> None:
+    bench = Fanned([BAD], samples=2, route={"last_resort": "Sorry."})
+    worker = bench.worker()
+
+    async def find(*_: Any, **__: Any) -> Any:
+        return Unavailable(60.0, "outage", "one")
+
+    worker._places.find = find
+    outputs = await worker(event())
+    one = completion(outputs)
+    assert (one.text, one.served_by, one.cost_usd) == (Text(inline="Sorry."), "template", Decimal(0))
+    assert not bench.model.calls and one.fan_out is not None
+    assert [sample.code for sample in one.fan_out.samples] == ["deployment_unavailable"] * 2
+    assert as_bytes(await bench.worker("w2")(event())) == as_bytes(outputs) and not bench.model.calls
+
+
+async def test_no_last_resort_answers_what_nobody_pays_for_or_wants() -> None:
+    bench = Fanned([BAD], samples=2, route={"last_resort": "Sorry."})
+    budget = Budget(name="acme", period="day", only={"tenant": "acme"}, hard_usd=Decimal("0.000001"))
+    guard = Guard(FakeBudgets(bench.clock), (budget,), clock=bench.clock, hold_s=150)
+    worker = bench.worker(guard=guard)
+
+    async def find(*_: Any, **__: Any) -> Any:
+        return Unavailable(60.0, "outage", "one")
+
+    worker._places.find = find
+    with pytest.raises(RefusedError) as refused:
+        await worker(event())
+    assert refused.value.code == "budget_exceeded" and not bench.journal.calls
+
+
 async def test_samples_have_retries_of_their_own() -> None:
     bench = Fanned([TransientProviderError("http_503", "503"), reply("a")], samples=2, route={"max_attempts": 3})
     outputs = await bench.worker()(event())
@@ -309,11 +341,23 @@ async def test_texts_are_joined_in_the_order_of_the_samples(policy: dict[str, An
     assert [sample.used for sample in one.fan_out.samples] == [True, True, False] and one.fan_out.chosen is None
 
 
-async def test_joined_texts_are_no_json_so_a_request_for_json_is_refused_before_any_call() -> None:
+async def test_joined_texts_are_no_json_so_a_request_for_json_is_refused_and_nothing_is_reserved() -> None:
     bench = Fanned({"a": texts("x"), "b": texts("y")}, "join")
+    budgets = FakeBudgets(bench.clock)
+    budget = Budget(name="acme", period="day", only={"tenant": "acme"}, hard_usd=Decimal(10))
+    guard = Guard(budgets, (budget,), clock=bench.clock, hold_s=150)
     with pytest.raises(RefusedError) as refused:
-        await bench.worker()(event(response_format=ResponseFormat(type="json_object")))
+        await bench.worker(guard=guard)(event(response_format=ResponseFormat(type="json_object")))
     assert (refused.value.code, refused.value.status) == ("fan_out_join", "rejected") and not bench.model.calls
+    assert not budgets.reservations
+
+
+async def test_json_that_was_answered_before_its_route_joined_texts_is_given_out() -> None:
+    bench, asked = Fanned(texts('{"a": 1}', '{"a": 1}')), event(response_format=ResponseFormat(type="json_object"))
+    first = await bench.worker()(asked)
+    assert bench.route.fan_out is not None
+    bench.route = replace(bench.route, fan_out=replace(bench.route.fan_out, aggregate="join"))
+    assert as_bytes(await bench.worker("w2")(asked)) == as_bytes(first)
 
 
 async def test_a_budget_holds_all_samples_and_what_they_cost_is_spent_once() -> None:
