@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from processors.clock import Clock
+from processors.complete.complexity import route_of_class
 from processors.complete.payload import build_payload, payload_hash, token_limit
 from processors.complete.processor import Complete
 from processors.complete.routes import Route
@@ -108,7 +109,8 @@ class Calls:
         route = self.routes.get(record.admission.route)
         if route is None:
             return incoming, Prepared()
-        chosen = narrowed(route, record.request.model)
+        # As the stage goes: by the class of what is asked now, of which the journal has the hash.
+        chosen = narrowed(route_of_class(route, record), record.request.model)
         deployment, now = chosen.deployment, self._clock.now()
         tokens = Usage(
             prompt_tokens=record.grounding.prompt_tokens_estimate,
