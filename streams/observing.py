@@ -44,9 +44,10 @@ class CallMetrics:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def on_call(self, deployment: str, outcome: str, seconds: float) -> None:
+    def on_call(self, deployment: str, outcome: str, seconds: float | None) -> None:
         self._metrics.calls.labels(deployment, outcome).inc()
-        self._metrics.call_seconds.labels(deployment, outcome).observe(seconds)
+        if seconds is not None:
+            self._metrics.call_seconds.labels(deployment, outcome).observe(seconds)
 
     def on_retry(self, deployment: str, code: str) -> None:
         self._metrics.call_retries.labels(deployment, code).inc()

@@ -94,10 +94,12 @@ class Caller:
                         if resolved is None:
                             return
                         attempts = resolved
+                    # A seat that is left already is that of a reply which came by batch.
+                    timed = not sending.seat.left
                     async with self._publishing.streaming(granted.lease, attempts[-1], task) as live:
                         outcome, again = await self._attempting.make(granted, attempts, sending, task, live)
                         attempts = await self._unwritten.book(outcome)
-                        self._count(outcome, attempts)
+                        self._count(outcome, attempts, timed=timed)
                     if again is None:
                         return
                     if live is not None and live.given and not live.lost:
@@ -172,17 +174,18 @@ class Caller:
             at=self._clock.now(),
         )
 
-    def _count(self, outcome: Outcome, attempts: Sequence[AttemptRow]) -> None:
+    def _count(self, outcome: Outcome, attempts: Sequence[AttemptRow], *, timed: bool) -> None:
         if outcome.result is not None:
             self._failpoints.hit("after_finish")
         assert outcome.settled is not None
         ended = {**outcome.others, outcome.attempt_id: outcome.settled}
         for row in attempts:
             if row.attempt_id in ended:
-                self._count_one(ended[row.attempt_id], row.target.deployment)
+                self._count_one(ended[row.attempt_id], row.target.deployment, timed=timed)
 
-    def _count_one(self, settled: Settled, deployment: str) -> None:
-        self._observer.on_call(deployment, settled.error_code or "done", (settled.duration_ms or 0.0) / 1000)
+    def _count_one(self, settled: Settled, deployment: str, *, timed: bool) -> None:
+        seconds = (settled.duration_ms or 0.0) / 1000 if timed else None
+        self._observer.on_call(deployment, settled.error_code or "done", seconds)
         self._observer.on_cost(deployment, settled.cost_usd)
         if settled.state == "unknown" and settled.error_code != HEDGE_LOST:
             self._observer.on_unknown(deployment, settled.error_code or "unknown")

@@ -83,6 +83,9 @@ class Hedging:
         Blocks for the call that decides, and for the other one to be closed. Leaves the seat of the other one; that of
         ``Raced.heard`` is the caller's to leave.
         """
+        if sending.seat.left:
+            # Its reply is here, by batch: nothing is open, and its hours say nothing of how long others take to begin.
+            return Raced(heard=await _hear(call, attempts[-1], sending, None), attempts=attempts)
         pace = self._pace(task)
         if pace is None or granted.lease.key.run or not _hedgeable(attempts, task):
             # What is not told when it begins may come as a whole, and says nothing of how long others take to begin.

@@ -11,8 +11,8 @@ from schemas.records import Usage
 class CallObserver(Protocol):
     """Hears of every call. Must not block or raise."""
 
-    def on_call(self, deployment: str, outcome: str, seconds: float) -> None:
-        """An attempt ended: ``done``, or the code of its error."""
+    def on_call(self, deployment: str, outcome: str, seconds: float | None) -> None:
+        """An attempt ended: ``done``, or the code of its error. No ``seconds``: it went by batch."""
         ...
 
     def on_retry(self, deployment: str, code: str) -> None:
@@ -62,7 +62,7 @@ class CallObserver(Protocol):
 class NullObserver:
     """Counts nothing."""
 
-    def on_call(self, deployment: str, outcome: str, seconds: float) -> None: ...
+    def on_call(self, deployment: str, outcome: str, seconds: float | None) -> None: ...
 
     def on_retry(self, deployment: str, code: str) -> None: ...
 

@@ -25,6 +25,7 @@ from processors.batchapi.replies import BatchReplies
 from processors.budgets.port import FakeBudgets
 from processors.budgets.rule import Budget
 from processors.clock import FakeClock
+from processors.complete.observer import NullObserver
 from processors.complete.processor import Complete
 from processors.complete.purse import Guard
 from processors.complete.retry import Backoff
@@ -88,6 +89,7 @@ class BatchBench:
         self.model, self.control = FakeModelClient(), FakeControl()
         self.store, self.provider = MemoryBatches(self.clock), FakeProvider()
         self.heard, self.failpoints = HeardBatches(), StopAt()
+        self.observer = NullObserver()
         values = {"max_wait_s": 0.0, "poll_s": 1.0, **(policy or {})}
         self.deployment = Deployment(
             name="d1", base_url="http://x/v1", model="m1", price=PRICE, batch=BatchPolicy(**values)
@@ -123,6 +125,7 @@ class BatchBench:
             random_=random.Random(1),
             guard=self.guard,
             batches=handing,
+            observer=self.observer,
         )
 
     def collector(self, owner: str = "w1") -> Collector:
