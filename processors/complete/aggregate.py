@@ -46,14 +46,19 @@ class Chosen:
 def aggregate(policy: FanOutPolicy, replies: Sequence[Reply]) -> Chosen:
     """What answers, out of at least one reply. Ties go to the sample with the lower number.
 
-    A reply that declines or was withheld counts only where there is no other.
+    A reply that declines or was withheld, that is empty, or that was cut off at its limit counts only where there is no
+    other; texts that were cut off are joined with the others where those alone are fewer than the policy needs.
     """
-    usable = [one for one in replies if not _declines(one.completion)] or list(replies)
+    given = [one for one in replies if not _declines(one.completion)] or list(replies)
+    usable = [one for one in given if _says(one.completion)] or given
+    whole = [one for one in usable if not _cut(one.completion)] or usable
     if policy.aggregate == "vote":
-        return _vote(policy, usable, answered=len(replies))
+        return _vote(policy, whole, answered=len(replies))
     if policy.aggregate == "best":
-        return Chosen(replies=(max(usable, key=_rank),), groups={})
-    texts = [(one, strip_tokens(_text(one.completion)).text.strip()) for one in usable if _joinable(one.completion)]
+        return Chosen(replies=(max(whole, key=_rank),), groups={})
+    texts = _texts(whole)
+    if len(texts) < policy.needed:
+        texts = _texts(usable)
     if not texts:
         return Chosen(replies=(usable[0],), groups={})
     parts = [text for _, text in texts]
@@ -104,8 +109,25 @@ def _declines(completion: Completion) -> bool:
     return completion.refusal is not None or completion.finish_reason == "content_filter"
 
 
-def _joinable(completion: Completion) -> bool:
-    return completion.tool_calls_json is None and bool(strip_tokens(_text(completion)).text.strip())
+def _cut(completion: Completion) -> bool:
+    return completion.finish_reason == "length"
+
+
+def _says(completion: Completion) -> bool:
+    return completion.tool_calls_json is not None or bool(_plain(completion))
+
+
+def _texts(replies: Sequence[Reply]) -> list[tuple[Reply, str]]:
+    """What can be joined."""
+    return [
+        (one, _plain(one.completion))
+        for one in replies
+        if one.completion.tool_calls_json is None and _plain(one.completion)
+    ]
+
+
+def _plain(completion: Completion) -> str:
+    return strip_tokens(_text(completion)).text.strip()
 
 
 def _text(completion: Completion) -> str:

@@ -111,3 +111,32 @@ def test_tool_calls_are_not_joined() -> None:
     assert (chosen.text, [one.number for one in chosen.replies]) == ("x", [1])
     alone = aggregate(join, replies(call, call))
     assert (alone.text, alone.replies[0].number) == (None, 0)
+
+
+CUT = "a text that was cut off in the mid"
+
+
+@pytest.mark.parametrize("kind", ["vote", "best", "join"])
+@pytest.mark.parametrize("poor", [said(CUT, finish_reason="length"), said(" \n"), said(None)])
+def test_a_reply_that_was_cut_off_or_is_empty_counts_only_where_there_is_no_whole_one(
+    kind: Any, poor: Completion
+) -> None:
+    policy = FanOutPolicy(aggregate=kind, samples=3)
+    whole = said("Whole.")
+    scored = [replace(one, score=0.9 - one.number / 2) for one in replies(poor, poor, whole)]
+    chosen = aggregate(policy, scored)
+    assert [one.number for one in chosen.replies] == [2]
+    assert [one.number for one in aggregate(policy, replies(poor, poor)).replies][:1] == [0]
+
+
+def test_cut_texts_are_joined_only_where_there_are_too_few_whole_ones() -> None:
+    cut, whole = said(CUT, finish_reason="length"), said("Whole.")
+    for needed, numbers in ((1, [1]), (2, [0, 1])):
+        chosen = aggregate(FanOutPolicy(aggregate="join", samples=2, needed=needed), replies(cut, whole))
+        assert [one.number for one in chosen.replies] == numbers
+
+
+def test_a_cut_reply_that_says_something_goes_before_one_that_declines() -> None:
+    declined = said(None, refusal="No.")
+    chosen = aggregate(FanOutPolicy(aggregate="best", samples=2), replies(declined, said(CUT, finish_reason="length")))
+    assert [one.number for one in chosen.replies] == [1]

@@ -323,6 +323,14 @@ async def test_the_best_is_chosen_by_its_score_and_ties_go_to_the_first() -> Non
     assert {name for name, *_ in bench.scorer.scored} == {"relevance"}
 
 
+@pytest.mark.parametrize("aggregate", ["vote", "best", "join"])
+async def test_a_whole_reply_answers_in_place_of_one_that_was_cut_off(aggregate: str) -> None:
+    bench = Fanned({"a": [reply("cut off in the mid", finish_reason="length")], "b": texts("Whole.")}, aggregate)
+    bench.scorer.failure = DependencyDownError("embeddings", "away")
+    one = completion(await bench.worker()(event()))
+    assert (one.text, one.finish_reason) == (Text(inline="Whole."), "stop")
+
+
 async def test_without_scores_the_first_answer_stands() -> None:
     bench = Fanned({"a": texts("x"), "b": texts("y")}, "best")
     bench.scorer.failure = DependencyDownError("embeddings", "away")
