@@ -115,7 +115,11 @@ NONE: Mapping[str, Settled] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRow:
-    """One attempt as booked. ``late_at`` is set when its outcome came in after it had been booked unknown."""
+    """One attempt as booked.
+
+    ``late_at`` is set when its outcome came in after it had been booked unknown; ``unknown_code`` and
+    ``unknown_duration_ms`` are what it had been booked with then.
+    """
 
     attempt_id: str
     ordinal: int
@@ -136,6 +140,8 @@ class AttemptRow:
     upper_bound: bool = False
     late_at: datetime | None = None
     duplicate: bool = False
+    unknown_code: str | None = None
+    unknown_duration_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,8 @@ from schemas.records import Usage
 INVALID_OUTPUT = "invalid_output"
 # The code of an attempt that was given up because the call's other one, sent beside it, had its reply first.
 HEDGE_LOST = "hedge_lost"
+# The code of an attempt that was opened for a batch, and whose provider takes none there: it was sent nowhere.
+NOT_OFFERED = "batch_not_offered"
 # So many workers may end in the middle of one call before the call itself is taken to be the cause.
 CRASH_LOOP_EPOCHS = 3
 
@@ -98,7 +100,7 @@ def decide(call: CallRow, attempts: Sequence[AttemptRow], offer: Offer, now: dat
 
 def tries(attempts: Sequence[AttemptRow]) -> int:
     """The attempts that count against a route's limit; replies that were judged wrong have a limit of their own."""
-    return sum(row.error_code != INVALID_OUTPUT for row in attempts)
+    return sum(row.error_code not in (INVALID_OUTPUT, NOT_OFFERED) for row in attempts)
 
 
 def stored(call: CallRow, attempts: Sequence[AttemptRow]) -> Done | Ended | None:
@@ -189,6 +191,8 @@ def settle_late(row: AttemptRow, settled: Settled, now: datetime) -> AttemptRow:
         close(row, settled, now),
         ended_at=row.ended_at,
         late_at=now,
+        unknown_code=row.error_code,
+        unknown_duration_ms=row.duration_ms,
         duplicate=settled.cost_usd > Decimal(0) or settled.state == "done",
     )
 
@@ -208,7 +212,10 @@ def as_booked(row: AttemptRow) -> AttemptRow:
     if row.late_at is None:
         return row
     assert row.ended_at is not None
-    return replace(lose(row, row.ended_at), late_at=None, duplicate=False)
+    # Rows that came in late before this was kept were told as lost.
+    first = unknown(row, error_code=row.unknown_code or WORKER_LOST, duration_ms=row.unknown_duration_ms)
+    booked = close(row, first, row.ended_at)
+    return replace(booked, late_at=None, duplicate=False, unknown_code=None, unknown_duration_ms=None)
 
 
 def exhausted(last: AttemptRow, *, lost: bool = False) -> CallFailure:

@@ -58,7 +58,7 @@ def attempt_from_columns(columns: Sequence[Any]) -> AttemptRow:
     attempt_id, ordinal, epoch, *target = columns[:11]
     prompt_tokens, completion_tokens, bound_usd, state, started_at, ended_at = columns[11:17]
     error_class, error_code, http_status, response_id, duration_ms, first_token_ms = columns[17:23]
-    cost_usd, estimated, upper_bound, late_at, duplicate = columns[30:35]
+    cost_usd, estimated, upper_bound, late_at, duplicate, unknown_code, unknown_duration_ms = columns[30:37]
     return AttemptRow(
         attempt_id=str(attempt_id),
         ordinal=ordinal,
@@ -82,6 +82,8 @@ def attempt_from_columns(columns: Sequence[Any]) -> AttemptRow:
         upper_bound=upper_bound,
         late_at=late_at,
         duplicate=duplicate,
+        unknown_code=unknown_code,
+        unknown_duration_ms=unknown_duration_ms,
     )
 
 
@@ -160,4 +162,6 @@ _PLAIN = (
     "upper_bound",
     "late_at",
     "duplicate",
+    "unknown_code",
+    "unknown_duration_ms",
 )

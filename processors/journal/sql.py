@@ -66,7 +66,7 @@ ATTEMPT_COLUMNS = """
     control_offset, bound_prompt_tokens, bound_completion_tokens, upper_bound_usd, state, started_at, ended_at,
     error_class, error_code, http_status, response_id, duration_ms, first_token_ms, prompt_tokens,
     completion_tokens, cached_prompt_tokens, cache_write_tokens, reasoning_tokens, usage_estimated, usage_details,
-    cost_usd, estimated, upper_bound, late_at, duplicate"""
+    cost_usd, estimated, upper_bound, late_at, duplicate, unknown_code, unknown_duration_ms"""
 
 ATTEMPT_NAMES = tuple(name.strip() for name in ATTEMPT_COLUMNS.split(","))
 
@@ -99,7 +99,8 @@ SET state = %(state)s, ended_at = %(ended_at)s, error_class = %(error_class)s, e
     cached_prompt_tokens = %(cached_prompt_tokens)s, cache_write_tokens = %(cache_write_tokens)s,
     reasoning_tokens = %(reasoning_tokens)s, usage_estimated = %(usage_estimated)s,
     usage_details = %(usage_details)s, cost_usd = %(cost_usd)s,
-    estimated = %(estimated)s, upper_bound = %(upper_bound)s, late_at = %(late_at)s, duplicate = %(duplicate)s
+    estimated = %(estimated)s, upper_bound = %(upper_bound)s, late_at = %(late_at)s, duplicate = %(duplicate)s,
+    unknown_code = %(unknown_code)s, unknown_duration_ms = %(unknown_duration_ms)s
 WHERE attempt_id = %(attempt_id)s
 RETURNING set_config('synchronous_commit', 'on', true)
 """

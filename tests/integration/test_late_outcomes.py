@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from processors.complete.records import costs_of
+from processors.complete.records import attempt_of, costs_of
 from processors.event import Output
-from processors.journal import Bound, Busy, CallKey, Done, Granted, Offer, PostgresJournal, Settled, Target
+from processors.journal import Bound, Busy, CallKey, Done, Ended, Granted, Offer, PostgresJournal, Settled, Target
 from processors.journal.late import PostgresLateOutcomes
+from processors.journal.protocol import INDETERMINATE, unknown
 from processors.postgres import Database
 from schemas.codec import Codec
 from schemas.errors import DependencyDownError, FencedError
@@ -70,6 +71,31 @@ async def book_late(database: Database, lane: str) -> tuple[Any, CallKey, Done]:
     ended = await journal.outcome_of(key)
     assert isinstance(ended, Done)
     return event, key, ended
+
+
+@pytest.mark.parametrize(("code", "duration_ms"), [("timeout_total", 4000.25), ("cancelled", None)])
+async def test_a_late_outcome_leaves_the_first_cost_event_as_it_was_told(
+    database: Database, lane: str, code: str, duration_ms: float | None
+) -> None:
+    journal = PostgresJournal(database)
+    event = incoming(enrichment("r1", lane=lane), CODEC)
+    key = CallKey(tenant="acme", lane=lane, run="", request_id="r1")
+    offer = Offer(key=key, target=TARGET, input=event.raw, input_hash="h", max_attempts=3)
+    grant = await journal.claim(offer, owner="w1")
+    assert isinstance(grant, Granted)
+    attempt = grant.attempt
+    settled = unknown(attempt, error_code=code, duration_ms=duration_ms)
+    booked = await journal.fail_attempt(grant.lease, attempt.attempt_id, settled, INDETERMINATE)
+    [told] = costs_of(event, key, booked)
+    assert told.error_code == code
+    with pytest.raises(FencedError):
+        await journal.fail_attempt(grant.lease, attempt.attempt_id, DONE)
+    ended = await PostgresJournal(database).outcome_of(key)
+    assert isinstance(ended, Ended)
+    again, correction = costs_of(event, key, ended.attempts)
+    assert CODEC.encode(again) == CODEC.encode(told)
+    assert [attempt_of(row) for row in ended.attempts] == [attempt_of(row) for row in booked]
+    assert correction.amount_usd == Decimal("0.25") - Decimal("0.9")
 
 
 class Broker:

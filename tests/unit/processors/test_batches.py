@@ -15,6 +15,7 @@ from schemas.errors import (
 )
 from schemas.records import Answer, Cost
 from tests.support.batching import WHOLE, BatchBench, Stop, answered, bulk_event, hand_over, key_of
+from tests.support.completing import as_bytes
 
 
 async def test_a_call_goes_by_batch_at_half_price() -> None:
@@ -152,6 +153,23 @@ async def test_a_request_that_is_cancelled_in_its_batch_ends_at_once_and_its_rep
     assert attempt.late_at is not None
     assert attempt.cost_usd == WHOLE / 2
     assert bench.item().state == "done"
+
+
+async def test_a_redelivery_after_the_late_reply_tells_the_first_cost_with_the_same_bytes() -> None:
+    bench = BatchBench()
+    bench.provider.turns = 99
+    await hand_over(bench, "r1")
+    await bench.rounds(2)
+    bench.control.cancel("acme", "r1")
+    first, answer = await bench.worker()(bulk_event("r1"))
+    bench.provider.turns = 0
+    await bench.rounds(2)
+    again, correction, same = await bench.worker("w2")(bulk_event("r1"))
+    assert as_bytes([first, answer]) == as_bytes([again, same])
+    assert isinstance(first, Cost)
+    assert isinstance(correction, Cost)
+    assert first.error_code == "cancelled"
+    assert first.amount_usd + correction.amount_usd == WHOLE / 2
 
 
 async def test_a_reply_that_nobody_wants_any_more_is_booked_as_it_is() -> None:

@@ -1,0 +1,3 @@
+ALTER TABLE attempts
+    DROP COLUMN unknown_code,
+    DROP COLUMN unknown_duration_ms;
