@@ -165,7 +165,13 @@ class BatchMetrics:
         if event == "lost":
             log.error("a batch may have been made, and its provider does not know it; it is booked unknown", **told)
         elif event == "refused":
-            log.warning("a batch was refused; its requests are called one by one", **told)
+            log.warning("a batch was refused; its requests have the provider's error", **told)
+        elif event == "not-offered":
+            log.warning(
+                "no Batch API at the deployment's base_url; requests are called one by one, at the full price",
+                remedy=f"leave out deployments.{deployment}.batch",
+                **told,
+            )
         else:
             log.info("batch", event_kind=event, **told)
 

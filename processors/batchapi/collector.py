@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from processors.batchapi.entry import Batch, BatchState, Claimed, Item
-from processors.batchapi.lines import LOST, refused, request_line, without_reply
+from processors.batchapi.lines import CANCELLED, LOST, refused, request_line, without_reply
 from processors.batchapi.opening import FULL_BUDGET_S, Full, Returned
 from processors.batchapi.parts import Parts
 from processors.batchapi.provider import Seen
 from processors.batchapi.results import Results
 from processors.complete.routes import Deployment
+from processors.journal.protocol import NOT_OFFERED
 from schemas.errors import OutcomeUnknownError, PermanentProviderError, ProviderError, TransientProviderError
 
 # Another worker may go on after so long without a word of this one; every step is asked for anew before it.
@@ -31,6 +32,8 @@ _LATE_AT_A_TIME = 100
 _FIGURES_S = 15.0
 # After an exchange that failed.
 _PAUSE_S = 30.0
+# Of files and batches alike: there are none at this endpoint.
+_NONE_HERE = (404, 405, 501)
 
 
 class LostLeadError(Exception):
@@ -185,13 +188,16 @@ class Collector:
             after = items[-1].call_id
             await asyncio.sleep(0)
         if not lines:
-            # All of them ended while it waited.
+            # All of them ended while it waited, and were never sent.
+            await self._results.fill(batch, without_reply(CANCELLED))
             await self._store.advance(batch, "ended", provider_status="empty")
             return replace(batch, state="ended")
         self._check_lead()
         try:
             file = await self._parts.provider.upload(self.deployment, _file_name(batch), b"".join(lines))
-        except PermanentProviderError as error:
+        except ProviderError as error:
+            if not _refuses(error):
+                raise
             await self._refuse(batch, error)
             return replace(batch, state="ended")
         self._parts.failpoints.hit("after_batch_upload")
@@ -207,10 +213,10 @@ class Collector:
         self._check_lead()
         try:
             seen = await self._parts.provider.create(self.deployment, batch.provider_file, batch.batch_id)
-        except PermanentProviderError as error:
-            await self._refuse(batch, error)
-            return
         except ProviderError as error:
+            if _refuses(error):
+                await self._refuse(batch, error)
+                return
             if not isinstance(error, OutcomeUnknownError) and (error.http_status or 0) < 500:
                 # Refused for now, or never sent.
                 await self._store.advance(batch, "uploaded", provider_status=error.code)
@@ -220,7 +226,12 @@ class Collector:
 
     async def _look_for(self, batch: Batch) -> None:
         """Find the batch that was perhaps made. One that its provider does not know is lost."""
-        seen = await self._parts.provider.find(self.deployment, batch.batch_id)
+        try:
+            seen = await self._parts.provider.find(self.deployment, batch.batch_id)
+        except ProviderError as error:
+            if error.http_status not in _NONE_HERE:
+                raise
+            seen = None
         if seen is not None:
             await self._opened(batch, seen)
         elif batch.since_creating_s >= self._look_for_s:
@@ -232,11 +243,19 @@ class Collector:
         await self._store.advance(batch, "open", provider_batch=seen.provider_batch, provider_status=seen.status)
         self._parts.observer.on_batch(self.deployment.name, "made")
 
-    async def _refuse(self, batch: Batch, error: PermanentProviderError) -> None:
-        """Every item is told the error that its provider had for the whole; nothing was paid."""
+    async def _refuse(self, batch: Batch, error: ProviderError) -> None:
+        """Nothing was paid. Every item is told the error that its provider had for the whole.
+
+        Where the provider has no Batch API, its items are called as every other.
+        """
+        offered = error.http_status not in _NONE_HERE
+        if not offered:
+            # Whoever goes on after this worker sees what of it is not handed back yet, and nothing else.
+            await self._store.advance(batch, "uploading", provider_status=error.code)
+            await self._results.hand_back(batch, NOT_OFFERED)
         await self._results.fill(batch, refused(error.http_status or 400, error.code))
         await self._store.advance(batch, "ended", provider_status=error.code)
-        self._parts.observer.on_batch(self.deployment.name, "refused")
+        self._parts.observer.on_batch(self.deployment.name, "refused" if offered else "not-offered")
         if batch.provider_file is not None:
             await self._results.discard(Seen(provider_batch="", status="", input_file=batch.provider_file))
 
@@ -265,6 +284,11 @@ class Collector:
             await self._results.fill(batch, without_reply(LOST))
             await self._store.advance(batch, "lost", provider_status=seen.status)
             self._parts.observer.on_batch(self.deployment.name, "lost")
+
+
+def _refuses(error: ProviderError) -> bool:
+    """Whether no batch will come of it, however often it is asked."""
+    return isinstance(error, PermanentProviderError) or error.http_status in _NONE_HERE
 
 
 def _ids(items: Sequence[Item]) -> list[str]:

@@ -11,7 +11,7 @@ class BatchObserver(Protocol):
     """Hears of every step. Must not block or raise."""
 
     def on_batch(self, deployment: str, event: str) -> None:
-        """A batch was ``made``, ``refused``, ``ended`` or ``lost``."""
+        """A batch was ``made``, ``refused``, ``ended`` or ``lost``; ``not-offered``: its provider takes none."""
         ...
 
     def on_trouble(self, deployment: str, code: str) -> None:

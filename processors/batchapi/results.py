@@ -48,7 +48,7 @@ class Results:
             await self._answer(batch, replies)
         reason = _REASONS.get(seen.status, MISSING)
         if self._policy.again == "batch" and reason != MISSING:
-            await self._again(batch, reason)
+            await self.hand_back(batch, reason, wait_s=0.0)
         await self.fill(batch, without_reply(reason))
 
     async def fill(self, batch: Batch, reply: bytes) -> None:
@@ -71,8 +71,8 @@ class Results:
             await self._store.answer(batch.batch_id, ours)
             self._parts.failpoints.hit("after_batch_replies")
 
-    async def _again(self, batch: Batch, reason: str) -> None:
-        """Book what was not worked on at nothing, and let its items wait for another batch.
+    async def hand_back(self, batch: Batch, reason: str, *, wait_s: float | None = None) -> None:
+        """Book what was not worked on at nothing: its items are called as every other, or wait for another batch.
 
         An item whose attempts are used up is not claimed by the next one: its call ends then.
         """
@@ -80,7 +80,7 @@ class Results:
             for item in items:
                 await self._book(item, reason)
             await self._parts.calls.release(batch.batch_id, _ids(items))
-            await self._store.release(batch.batch_id, _ids(items), wait_s=0.0)
+            await self._store.release(batch.batch_id, _ids(items), wait_s=wait_s)
 
     async def _book(self, item: Item, reason: str) -> None:
         settled = Settled(state="failed", cost_usd=Decimal(0), error_class="transient-provider", error_code=reason)
