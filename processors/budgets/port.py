@@ -16,11 +16,14 @@ from schemas.errors import DependencyDownError
 class Budgets(Protocol):
     """Keeps what was spent and reserved. Every method is one transaction; raises ``DependencyDownError``."""
 
-    async def reserve(self, call_id: str, parts: Sequence[Part], amount: Decimal, *, hold_s: float) -> Reserved:
+    async def reserve(
+        self, call_id: str, parts: Sequence[Part], amount: Decimal, *, hold_s: float, samples: Sequence[str] = ()
+    ) -> Reserved:
         """Reserve the most that a call can cost in all of its budgets, or in none of them.
 
         A call reserves once: asking again renews the time after which a reservation counts as left behind. One that
-        was settled is opened again, and what it was settled at given back first.
+        was settled is opened again, and what it was settled at given back first. ``samples``: the calls that spend what
+        this one reserves; what was left behind is settled at the cost of all of them.
         """
         ...
 
@@ -54,9 +57,13 @@ class FakeBudgets:
         self.crossed: dict[str, list[Crossed]] = {}
         # By call: how long its reservation was last held for.
         self.holds: dict[str, float] = {}
+        # By call: those that spend what it reserves.
+        self.samples: dict[str, tuple[str, ...]] = {}
         self._parts: dict[tuple[str, str], Part] = {}
 
-    async def reserve(self, call_id: str, parts: Sequence[Part], amount: Decimal, *, hold_s: float) -> Reserved:
+    async def reserve(
+        self, call_id: str, parts: Sequence[Part], amount: Decimal, *, hold_s: float, samples: Sequence[str] = ()
+    ) -> Reserved:
         self._reach()
         needs = []
         for part in parts:
@@ -69,6 +76,7 @@ class FakeBudgets:
         outcome = decide(needs, amount)
         if isinstance(outcome, Held):
             self.holds[call_id] = hold_s
+            self.samples[call_id] = tuple(samples)
             for part, standing in needs:
                 self._parts[part.budget.name, part.scope] = part
                 key = (call_id, part.budget.name, part.scope)

@@ -34,7 +34,9 @@ class PostgresBudgets:
         self._database = database
         self._by_name = {budget.name: budget for budget in budgets}
 
-    async def reserve(self, call_id: str, parts: Sequence[Part], amount: Decimal, *, hold_s: float) -> Reserved:
+    async def reserve(
+        self, call_id: str, parts: Sequence[Part], amount: Decimal, *, hold_s: float, samples: Sequence[str] = ()
+    ) -> Reserved:
         async def work(connection: Connection) -> Reserved:
             now = await _now(connection)
             periods = {_key(part): period_of(part.budget.period, now) for part in parts}
@@ -56,7 +58,8 @@ class PostgresBudgets:
             if isinstance(outcome, Held):
                 for part, standing in needs:
                     await _reopen(connection, call_id, part, known.get(_key(part)), standing, amount)
-                await connection.execute(sql.HOLD, {"call_id": call_id, "hold_s": hold_s})
+                holding = {"call_id": call_id, "hold_s": hold_s, "samples": list(samples)}
+                await connection.execute(sql.HOLD, holding)
             return outcome
 
         return await self._database.run(work)
@@ -92,7 +95,7 @@ class PostgresBudgets:
         settled = 0
         for call_id, live, spent in rows:
             if live:
-                await self._database.execute(sql.HOLD, {"call_id": call_id, "hold_s": renew_s})
+                await self._database.execute(sql.HOLD, {"call_id": call_id, "hold_s": renew_s, "samples": []})
                 continue
             await self.settle(str(call_id), spent)
             settled += 1

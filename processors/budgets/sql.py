@@ -37,7 +37,9 @@ SET period_start = excluded.period_start, state = 'open', amount = excluded.amou
 """
 
 HOLD = """
-UPDATE budget_reservations SET expires_at = clock_timestamp() + make_interval(secs => %(hold_s)s)
+UPDATE budget_reservations AS r
+SET expires_at = clock_timestamp() + make_interval(secs => %(hold_s)s),
+    samples = ARRAY(SELECT unnest(r.samples) UNION SELECT unnest(%(samples)s::uuid[]))
 WHERE call_id = %(call_id)s AND state = 'open'
 """
 
@@ -48,12 +50,15 @@ WHERE call_id = %(call_id)s AND budget = %(budget)s AND scope = %(scope)s
 """
 
 LEFT_BEHIND = """
-SELECT left_behind.call_id, coalesce(c.state = 'calling' AND c.lease_until > clock_timestamp(), false),
+SELECT left_behind.call_id,
+       EXISTS (SELECT FROM calls AS c
+               WHERE c.call_id = ANY (left_behind.calls) AND c.state = 'calling'
+                 AND c.lease_until > clock_timestamp()),
        coalesce((SELECT sum(coalesce(a.cost_usd, a.upper_bound_usd)) FROM attempts AS a
-                 WHERE a.call_id = left_behind.call_id), 0)
-FROM (SELECT call_id FROM budget_reservations WHERE state = 'open' AND expires_at <= clock_timestamp()
+                 WHERE a.call_id = ANY (left_behind.calls)), 0)
+FROM (SELECT call_id, call_id || max(samples) AS calls FROM budget_reservations
+      WHERE state = 'open' AND expires_at <= clock_timestamp()
       GROUP BY call_id ORDER BY min(expires_at) LIMIT %(limit)s) AS left_behind
-LEFT JOIN calls AS c ON c.call_id = left_behind.call_id
 """
 
 STANDINGS = """

@@ -15,6 +15,7 @@ from processors.clock import Clock
 from processors.complete import STAGE, VERSION
 from processors.complete.routes import Route
 from processors.complete.samples import Sample
+from processors.complete.tasks import sample_key
 from processors.complete.worst import worst_case
 from processors.event import Incoming, Output
 from processors.journal import AttemptRow, Busy, CallFailure, CallKey, Done, Ended, Offer
@@ -127,7 +128,9 @@ class Purse:
         if worst_usd <= 0:
             return None
         amount = worst_usd.quantize(_SMALLEST, rounding=ROUND_UP)
-        return await self._budgets.reserve(self._key.call_id, self._parts, amount, hold_s=self._hold_s)
+        size = 0 if route.fan_out is None else route.fan_out.size
+        samples = [sample_key(self._key, number).call_id for number in range(size)]
+        return await self._budgets.reserve(self._key.call_id, self._parts, amount, hold_s=self._hold_s, samples=samples)
 
     async def settled(
         self,

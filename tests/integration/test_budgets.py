@@ -15,6 +15,7 @@ import pytest
 
 from processors.budgets.postgres import PostgresBudgets
 from processors.budgets.rule import Budget, Full, Held, Over, Part
+from processors.complete.tasks import sample_key
 from processors.journal import CallKey, Offer
 from processors.journal.entry import Bound, Target
 from processors.journal.postgres import PostgresJournal
@@ -137,9 +138,30 @@ async def test_what_a_killed_worker_reserved_is_settled_from_the_journal(databas
     assert await standing(database, budgets[0].name) == (Decimal("0.025"), 2 * WORST)
 
 
-async def claimed(database: Database, lane: str, request_id: str, *, lease_s: float) -> str:
-    """A call with an open attempt of at most 2 cents."""
+async def test_what_a_killed_fan_out_reserved_is_settled_at_the_cost_of_its_samples(
+    database: Database, lane: str
+) -> None:
+    budgets = rules(lane)
+    worker = PostgresBudgets(database, budgets)
+    lost, alive = (CallKey(tenant="acme", lane=lane, run="", request_id=name) for name in ("r1", "r2"))
+    ended = [await claimed(database, lane, "r1", lease_s=0.0, sample=number) for number in range(2)]
+    calling = [await claimed(database, lane, "r2", lease_s=60.0 * number, sample=number) for number in range(2)]
+    # The settings may have named fewer of them in between.
+    await worker.reserve(lost.call_id, parts(budgets), WORST, hold_s=0, samples=ended)
+    await worker.reserve(lost.call_id, parts(budgets), WORST, hold_s=0, samples=ended[:1])
+    await worker.reserve(alive.call_id, parts(budgets), WORST, hold_s=0, samples=calling)
+    while await PostgresBudgets(database, budgets).sweep():
+        pass
+    assert await standing(database, budgets[0].name) == (Decimal("0.04"), WORST)
+    await worker.settle(alive.call_id, Decimal("0.01"))
+    assert await standing(database, budgets[0].name) == (Decimal("0.05"), 0)
+
+
+async def claimed(database: Database, lane: str, request_id: str, *, lease_s: float, sample: int | None = None) -> str:
+    """A call, or a sample's, with an open attempt of at most 2 cents."""
     key = CallKey(tenant="acme", lane=lane, run="", request_id=request_id)
+    if sample is not None:
+        key = sample_key(key, sample)
     target: dict[str, Any] = {"stage_version": "1", "control_offset": 0, "account": "", "price_source": "settings"}
     bound = Bound(prompt_tokens=1, completion_tokens=1, usd=Decimal("0.02"))
     where = Target(route="default", deployment="d", provider="p", model="m", bound=bound, **target)

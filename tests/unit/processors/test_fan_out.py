@@ -382,6 +382,7 @@ async def test_a_budget_holds_all_samples_and_what_they_cost_is_spent_once() -> 
         await asyncio.sleep(0)
     [standing] = budgets.standings.values()
     assert standing.reserved == worst
+    assert set(budgets.samples[KEY.call_id]) == set(bench.journal.attempts), "whoever sweeps it has to find them"
     bench.model.hold.set()
     one = completion(await task)
     [standing] = budgets.standings.values()

@@ -1,0 +1,1 @@
+ALTER TABLE budget_reservations DROP COLUMN samples;
