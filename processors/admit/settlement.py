@@ -9,8 +9,12 @@ from typing import Any, Protocol
 from processors.admit.buckets import Buckets, Draw, Rate
 from processors.admit.limits import LimitPolicy, Step
 from processors.event import Incoming, Output, Processor, Recorded
-from schemas.errors import HeadraceError, RefusedError
+from schemas.errors import HeadraceError, OversizedError, PermanentProviderError, PoisonError, RefusedError
 from schemas.records import Admitted, Cost, Enrichment
+
+# What ends a request before any call of it, and what ends it in a stage that makes none.
+_UNCALLED = (RefusedError, PermanentProviderError)
+_WITHOUT_CALLS = (*_UNCALLED, PoisonError, OversizedError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +57,9 @@ def differences(settled: Iterable[Used]) -> list[Draw]:
 class Settling:
     """A processor whose requests' token limits are settled when it ends them, before its outputs are published.
 
-    ``calls``: its outputs tell what was used; else it ends none but those that it refuses. Raises what the processor
-    raises, and ``DependencyDownError``.
+    ``calls``: its outputs tell what was used; else it ends requests by its errors alone, and all is given back.
+
+    Raises what the processor raises, and ``DependencyDownError``.
     """
 
     def __init__(self, processor: Processor, policy: LimitPolicy, settlement: Settlement, *, calls: bool) -> None:
@@ -64,8 +69,8 @@ class Settling:
         try:
             outputs = await self._processor(incoming)
         except HeadraceError as error:
-            # What ends the request; after anything else it comes again.
-            if isinstance(error, RefusedError) or error.outputs:
+            # After anything else it comes again, or nobody knows what was spent on it.
+            if isinstance(error, _UNCALLED if self._calls else _WITHOUT_CALLS) or error.outputs:
                 await self._settle(incoming, error.outputs)
             raise
         if self._calls:

@@ -15,7 +15,17 @@ from processors.admit.settlement import FakeSettlement, Settling, Used, differen
 from processors.clock import FakeClock
 from processors.event import Incoming, Output
 from schemas.codec import Codec
-from schemas.errors import DependencyDownError, HeadraceError, IndeterminateError, NotYetError, RefusedError
+from schemas.errors import (
+    DependencyDownError,
+    HeadraceError,
+    IndeterminateError,
+    NotYetError,
+    OversizedError,
+    PermanentProviderError,
+    RefusedError,
+    TransientProviderError,
+    UnencodableError,
+)
 from schemas.records import Cost, Usage
 from tests.support.costs import cost
 from tests.support.enrichments import enrichment, incoming
@@ -93,6 +103,29 @@ async def test_a_request_that_ends_without_a_call_gets_all_of_it_back() -> None:
         assert scene.used() == (0, 0)
 
 
+@pytest.mark.parametrize("calls", [True, False])
+async def test_a_provider_that_will_never_answer_gives_all_of_it_back(calls: bool) -> None:
+    # No such route or model; or texts that the embedding endpoint does not take.
+    scene = Scene(PermanentProviderError("unknown_model", "no such model"), calls=calls)
+    await scene.charge()
+    for _ in range(2):
+        with pytest.raises(PermanentProviderError):
+            await scene.settling(scene.event)
+    assert scene.used() == (0, 0)
+
+
+@pytest.mark.parametrize("error", [UnencodableError("no"), OversizedError("no")])
+async def test_a_dead_letter_gives_all_of_it_back_where_no_call_was_made_before(error: HeadraceError) -> None:
+    before = Scene(error, calls=False)
+    after = Scene(error, calls=True)
+    for scene in (before, after):
+        await scene.charge()
+        with pytest.raises(type(error)):
+            await scene.settling(scene.event)
+    assert before.used() == (0, 0)
+    assert after.used() == (after.estimate, after.estimate), "nobody knows what was spent"
+
+
 async def test_what_an_error_says_was_spent_is_settled_too() -> None:
     error = IndeterminateError("nobody knows")
     error.outputs = (spent(1, 2),)
@@ -103,12 +136,20 @@ async def test_what_an_error_says_was_spent_is_settled_too() -> None:
     assert scene.used() == (3, 3)
 
 
-@pytest.mark.parametrize("error", [NotYetError(5.0, "no deployment"), DependencyDownError("postgres", "away")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotYetError(5.0, "no deployment"),
+        DependencyDownError("postgres", "away"),
+        TransientProviderError("http_503", "away"),
+    ],
+)
 async def test_a_request_that_comes_again_is_not_settled_yet(error: HeadraceError) -> None:
-    scene = Scene(error)
-    with pytest.raises(type(error)):
-        await scene.settling(scene.event)
-    assert not scene.settlement.settled
+    for calls in (True, False):
+        scene = Scene(error, calls=calls)
+        with pytest.raises(type(error)):
+            await scene.settling(scene.event)
+        assert not scene.settlement.settled
 
 
 async def test_a_stage_that_makes_no_call_settles_nothing_when_the_request_goes_on() -> None:
