@@ -61,7 +61,7 @@ class Caches:
         self._policies = policies
 
     def asking(self, incoming: Incoming[Enrichment], offer: Offer, own: Sequence[Deployment]) -> Asking | None:
-        """The request's way; ``None`` for one that no cache may answer. ``own``: its route's own deployments."""
+        """The request's way; ``None`` for one that no cache may answer. ``own``: its route's deployments."""
         route, request = incoming.record.admission.route, incoming.record.request
         policy = self._policies.get(route)
         if policy is None or not policy.used or request.cache == "off":
@@ -93,7 +93,8 @@ class Asking:
         route: str,
         own: frozenset[str],
     ) -> None:
-        # A fallback's answer is for those who waited for it, and for nobody later.
+        # A fallback's answer, and one that failed the check of a cascade and stands all the same, is for those who
+        # waited for it, and for nobody later.
         self._own = own
         self._caches, self._incoming, self._offer = caches, incoming, offer
         self._policy, self._key, self._route = policy, key, route
@@ -236,7 +237,8 @@ class Asking:
 
     def _keeps(self, original: Completion) -> bool:
         """Whether later requests may have it."""
-        return cacheable(original) and original.deployment in self._own
+        stands = original.cascade is not None and original.cascade.outcome == "stood"
+        return cacheable(original) and original.deployment in self._own and not stands
 
     def _encoded(self, hit: _Hit, lost: tuple[AttemptRow, ...]) -> bytes:
         completion = cached_completion(

@@ -131,13 +131,18 @@ class Route:
         return Group(deployments=(self.deployment, *self.others), strategy=self.strategy)
 
     @property
+    def answering(self) -> tuple[Deployment, ...]:
+        """Those whose answers are what the route is for: its own deployments and the stronger ones of its cascade."""
+        stronger = (one for group in self._stronger for one in group.deployments)
+        return tuple({one.name: one for one in (*self.own.deployments, *stronger)}.values())
+
+    @property
     def deployments(self) -> tuple[Deployment, ...]:
         """Every deployment that a request may come to, each once, its own first."""
         fallen = (one for groups in self.fallbacks.values() for group in groups for one in group.deployments)
-        stronger = (one for group in self._stronger for one in group.deployments)
         classes = () if self.complexity is None else self.complexity.routes.values()
         classed = (one for route in classes for one in route.deployments)
-        return tuple({one.name: one for one in (*self.own.deployments, *stronger, *fallen, *classed)}.values())
+        return tuple({one.name: one for one in (*self.answering, *fallen, *classed)}.values())
 
     @property
     def most_attempts(self) -> int:
