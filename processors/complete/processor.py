@@ -304,7 +304,8 @@ class Complete:
         if served is not None:
             return None if isinstance(served, Granted) else served
         rows = () if route.cascade is None else await self._journal.attempts_of(offer.key)
-        async with self._seat(incoming, route, beginning(route, rows), latest, cancellation) as seat:
+        go = beginning(route, rows)
+        async with self._seat(incoming, route, go, latest, cancellation) as seat:
             if isinstance(seat, Unavailable):
                 known = await self._without(seat, offer, route, asking)
                 if known is not None:
@@ -316,7 +317,8 @@ class Complete:
                 return None if isinstance(served, Granted) else served
             where = route.deployment if isinstance(seat, Unavailable) else seat.deployment
             placed = offer_at(offer, where, incoming, at=self._clock.now())
-            reserved, since = await purse.reserve(placed, incoming.record, route), time.monotonic()
+            escalated, record = go.cause == "cascade", incoming.record
+            reserved, since = await purse.reserve(placed, record, route, escalated=escalated), time.monotonic()
             if isinstance(reserved, Busy):
                 return reserved
             claim = await self._journal.claim(reserved, owner=self.keeper.owner)

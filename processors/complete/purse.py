@@ -99,16 +99,19 @@ class Purse:
         # Whether what is reserved holds the calls of a cascade's stronger models.
         self.holds_stronger = True
 
-    async def reserve(self, offer: Offer, enrichment: Enrichment, route: Route) -> Offer | Busy:
+    async def reserve(
+        self, offer: Offer, enrichment: Enrichment, route: Route, *, escalated: bool = False
+    ) -> Offer | Busy:
         """The offer, to be claimed with; ``Busy`` while open calls may spend what is left.
 
         Where no money is left the offer says so, and is never granted. Blocks for one transaction, and for nothing
-        where no budget counts the call or the call costs nothing. Raises ``NotYetError`` after waiting for
+        where no budget counts the call or the call costs nothing. ``escalated``: a stronger model is asked first,
+        because another worker took the first one's reply along. Raises ``NotYetError`` after waiting for
         ``PATIENCE_S``, and ``DependencyDownError``.
         """
         self.refusal, self.holds_stronger = None, True
         outcome = await self._held(enrichment, route)
-        if isinstance(outcome, Over) and route.cascade is not None:
+        if isinstance(outcome, Over) and route.cascade is not None and not escalated:
             # Enough for the first model, perhaps: its reply stands then, whatever it is.
             self.holds_stronger = False
             outcome = await self._held(enrichment, replace(route, cascade=None))

@@ -17,7 +17,7 @@ from processors.complete.routes import Group
 from processors.complete.worst import worst_case
 from processors.model.port import ModelReply
 from schemas.errors import DependencyDownError, PermanentProviderError, TransientProviderError
-from schemas.records import Completion, Cost, ResponseFormat, Text
+from schemas.records import Answer, Completion, Cost, ResponseFormat, Text
 from tests.support.cascading import Cascading, completion, deployment, reply
 from tests.support.completing import KEY, as_bytes, event
 from tests.support.enrichments import ACCEPTED
@@ -168,10 +168,10 @@ async def test_a_budget_holds_both_calls_or_the_reply_of_the_first_stands(hard: 
     assert one.cascade.reason == (None if len(went) == 2 else "budget")
 
 
-async def test_after_a_crash_an_escalated_reply_is_not_bought_again() -> None:
-    bench = Cascading([DECLINED])
+async def crash_after_escalation(bench: Cascading, **options: Any) -> None:
+    """Lose the worker whose cheap reply failed its check, before it could send the next call."""
     reached, never = asyncio.Event(), asyncio.Event()
-    worker = bench.worker()
+    worker = bench.worker(**options)
     next_attempt = bench.journal.next_attempt
 
     async def crash(*_: Any) -> Any:
@@ -185,10 +185,33 @@ async def test_after_a_crash_an_escalated_reply_is_not_bought_again() -> None:
     await asyncio.gather(task, return_exceptions=True)
     bench.journal.next_attempt = next_attempt  # type: ignore[method-assign]
     bench.clock.advance(16)
+
+
+async def test_after_a_crash_an_escalated_reply_is_not_bought_again() -> None:
+    bench = Cascading([DECLINED])
+    await crash_after_escalation(bench)
     one = completion(await bench.worker("w2")(event()))
     assert bench.went == ["cheap", "strong"] and one.deployment == "strong"
     assert told(one) == ("escalated", None, [(0, "cheap", "escalated", "refusal", None)])
     assert [row.error_code for row in await bench.journal.attempts_of(KEY)] == ["escalated_refusal", None]
+
+
+async def test_after_a_crash_no_stronger_model_is_asked_with_money_for_the_first_one_alone() -> None:
+    bench = Cascading([DECLINED])
+    worst = worst_case(event().record, bench.route, at=ACCEPTED)
+    alone = worst_case(event().record, replace(bench.route, cascade=None), at=ACCEPTED)
+    budgets = FakeBudgets(bench.clock)
+    budget = Budget(name="acme", period="day", only={"tenant": "acme"}, hard_usd=worst)
+    guard = Guard(budgets, (budget,), clock=bench.clock, hold_s=150)
+    await crash_after_escalation(bench, guard=guard)
+    # Swept; then others spent all but what the first model's call may cost.
+    await budgets.settle(KEY.call_id, Decimal("0.00011"))
+    [(key, standing)] = budgets.standings.items()
+    budgets.standings[key] = replace(standing, spent=worst - alone)
+    *booked, answer = await bench.worker("w2", guard=guard)(event())
+    assert isinstance(answer, Answer) and answer.failure is not None and answer.failure.code == "budget_exceeded"
+    assert bench.went == ["cheap"]
+    assert [(cost.error_code, cost.amount_usd) for cost in costs(booked)] == [("escalated_refusal", Decimal("0.00011"))]
 
 
 async def test_a_cascade_is_written_as_a_whole_whatever_the_request_wants() -> None:
