@@ -24,11 +24,12 @@ NAMES = (
     "after_deferral",  # the event is set aside, its offset is not acknowledged
     "after_deferred_taken",  # an event that was set aside may go on, nothing was produced
     "after_deferred_produced",  # it is on its topic again, its row is still there
-    "after_spends_taken",  # costs of embeddings are about to be published, they are not yet
     "before_ack",  # all is done but the offset
 )
 # The same for requests that are fanned out.
 FAN_OUT_NAMES = ("after_samples",)  # all calls of a request have ended, nothing was made of them
+# The same for what embeddings cost.
+SPEND_NAMES = ("after_spends_taken",)  # cost events are about to be published, they are not yet
 # The same for calls that go by batch.
 BATCH_NAMES = (
     "after_batch_item",  # a call is stored for a batch, its event is not set aside
@@ -79,7 +80,7 @@ def failpoints(specification: str | None) -> Failpoints:
     if not specification:
         return Unarmed()
     name, _, turn = specification.partition(":")
-    known = (*NAMES, *FAN_OUT_NAMES, *BATCH_NAMES)
+    known = (*NAMES, *FAN_OUT_NAMES, *SPEND_NAMES, *BATCH_NAMES)
     if name not in known or (turn and not (turn.isascii() and turn.isdigit() and int(turn) > 0)):
         raise ConfigurationError(f"failpoint {specification!r}: use one of {', '.join(known)}, or name:n with n > 0")
     return Armed(name, int(turn or 1))

@@ -63,15 +63,16 @@ def scores(question: str, text: str, source: str, policy: EvaluatePolicy, embedd
     passage = Passage(
         passage_id="p", document_id="d", namespace="n", number=1, digest="", score=1, text=Text(inline=source)
     )
+    meta = Meta(event_id="e", request_id="r", tenant="t", lane="l")
     answer = Answer(
-        meta=Meta(event_id="e", request_id="r", tenant="t", lane="l"),
+        meta=meta,
         status="answered",
         question=Text(inline=question),
         text=Text(inline=text),
         passages=(passage,),
     )
-    found = asyncio.run(score(material(answer), embedder, policy))
-    return {one.name: one.value for one in found.scores if one.value is not None}
+    found = asyncio.run(score(material(answer), embedder, policy, Payer(meta=meta, stage="evaluate", version="1")))
+    return {one.name: one.value for one in found if one.value is not None}
 
 
 def grounded(data: Path, kind: str, limit: int | None = None, policy: EvaluatePolicy = GROUNDED_POLICY) -> list[Rated]:
