@@ -94,6 +94,17 @@ class Batching:
         )
         # Whether the lane goes by batch; one that does so no more still has to end what was begun.
         self.goes = any(one.batch is not None and lane in one.batch.lanes for one in own)
+        # Routes with deployments whose batches in this lane are not made use of.
+        self.unused = sorted(
+            {
+                (name, one.name)
+                for name, route in routes.items()
+                for way in _ways(route)
+                if way.fan_out is not None
+                for one in way.own.deployments
+                if one.batch is not None and lane in one.batch.lanes
+            }
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -103,6 +114,12 @@ class Batching:
 
     def start(self) -> None:
         """Begin to collect, also what is left of an earlier setting of the lanes. Does not block."""
+        for route, deployment in self.unused:
+            log.warning(
+                "calls of the route don't go by the deployment's batches: it has a fan-out",
+                route=route,
+                deployment=deployment,
+            )
         self._tasks = [asyncio.create_task(self._run(one), name="batches") for one in self._collectors]
         if not self.goes:
             self._tasks.append(asyncio.create_task(self._watch(), name="batches-left"))
@@ -141,11 +158,14 @@ class Batching:
 def _batched(routes: Iterable[Route]) -> list[Deployment]:
     """Every deployment that a call may be handed over for, each once: those of the routes, and of their classes."""
     found: dict[str, Deployment] = {}
-    for route in routes:
-        classes = () if route.complexity is None else route.complexity.routes.values()
-        for each in (route, *classes):
-            found |= {one.name: one for one in each.own.deployments if one.batch is not None}
+    for way in (each for route in routes for each in _ways(route)):
+        found |= {one.name: one for one in way.own.deployments if one.batch is not None}
     return list(found.values())
+
+
+def _ways(route: Route) -> tuple[Route, ...]:
+    """The route, and what it is for each of its classes."""
+    return (route, *(() if route.complexity is None else route.complexity.routes.values()))
 
 
 def _with_key(deployments: Sequence[Deployment]) -> list[Deployment]:

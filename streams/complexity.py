@@ -90,11 +90,24 @@ def _check_deployments(
 
 
 def _check_windows(path: Path, route: RouteSettings, names: tuple[str, ...], deployments: Deployments) -> None:
-    """Prompts are cut to what the route's own deployments take: all of the class have to take that, too."""
-    window = min(deployments[one].context_tokens for one in route.names(deployments))
+    """Prompts are cut to what the route's own deployments take: all of the class have to take that, too.
+
+    What is left for them depends on the answer's length: the one that a request asks for, or a deployment's own.
+    """
+    ours = [deployments[one] for one in route.names(deployments)]
+    window = min(one.context_tokens for one in ours)
     short = [one for one in names if deployments[one].context_tokens < window]
     if short:
         tokens = deployments[short[0]].context_tokens
         raise FieldError(
             path, f"comes to {short[0]}, which takes {tokens} tokens, but prompts of the route may have {window}"
+        )
+    room = window - max(one.default_max_tokens for one in ours)
+    rooms = {one: deployments[one].context_tokens - deployments[one].default_max_tokens for one in names}
+    tight = [one for one in names if rooms[one] < room]
+    if tight:
+        raise FieldError(
+            path,
+            f"comes to {tight[0]}, whose default_max_tokens leave {max(0, rooms[tight[0]])} of its tokens to a prompt, "
+            f"but prompts of the route may have {room}",
         )

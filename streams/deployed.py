@@ -18,6 +18,7 @@ from processors.spending.metered import Terms
 from schemas.errors import ConfigurationError
 from streams.complexity import complexity_policy
 from streams.embedding_settings import EmbeddingSettings
+from streams.keyless import lacks_key
 from streams.metrics import Metrics
 from streams.route_settings import DeploymentSettings, PriceSettings, fallback_groups
 from streams.settings import Settings
@@ -179,12 +180,21 @@ def _price(settings: PriceSettings, *, name: str = "") -> Price:
 
 
 def check_keys(settings: Settings) -> None:
-    """Check that the variables which hold keys are set. Raises ``ConfigurationError`` with file and line."""
+    """Check that a public endpoint has a key, and that the variables which hold keys are set.
+
+    Raises ``ConfigurationError`` with file and line.
+    """
     for name, deployment in settings.deployments.items():
         _keys(settings, name, deployment)
 
 
 def _keys(whole: Settings, name: str, settings: DeploymentSettings) -> tuple[SecretStr, ...]:
+    if lacks_key(settings):
+        place = whole.at("deployments", name, "base_url")
+        raise ConfigurationError(
+            f"{place} is public and the deployment names no key; set api_key_env to the variable that holds it, or "
+            "api_keys_env = [] where none is needed"
+        )
     field = "api_keys_env" if settings.api_keys_env else "api_key_env"
     for variable in settings.key_variables:
         if not os.environ.get(variable):

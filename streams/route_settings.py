@@ -44,7 +44,10 @@ class PriceSettings(Section):
 
 
 class DeploymentSettings(Section):
-    """One endpoint with one model. ``api_key_env`` names the variable that holds the key, ``api_keys_env`` several."""
+    """One endpoint with one model. ``api_key_env`` names the variable that holds the key, ``api_keys_env`` several.
+
+    ``api_keys_env = []`` says that a public endpoint takes none.
+    """
 
     base_url: str
     model: str = Field(min_length=1)
@@ -301,6 +304,11 @@ def _check_own(name: str, route: RouteSettings, deployments: Mapping[str, Deploy
     if route.hedge is not None and route.hedge.floor_s >= longest_s:
         said = f"is {route.hedge.floor_s:g} s, when every call of the route has ended ({longest_s:g} s)"
         raise FieldError(("routes", name, "hedge", "floor_s"), said)
+    # The default is no one's wish; it counts until enough was measured.
+    said_so = route.hedge is not None and "before_s" in route.hedge.model_fields_set
+    if route.hedge is not None and said_so and route.hedge.before_s >= longest_s:
+        said = f"is {route.hedge.before_s:g} s, when every call of the route has ended ({longest_s:g} s)"
+        raise FieldError(("routes", name, "hedge", "before_s"), said)
 
 
 def _check_target(

@@ -14,6 +14,7 @@ from streams.doctor.apis import probe
 from streams.doctor.checkup import NotCheckedError, ProblemError
 from streams.doctor.postgres import table_dimension
 from streams.doctor.redact import shown_url
+from streams.keyless import lacks_key
 from streams.route_settings import DeploymentSettings
 from streams.settings import Settings
 
@@ -87,6 +88,11 @@ def is_local(deployment: DeploymentSettings) -> bool:
 def _key(deployment: DeploymentSettings) -> str | None:
     """The first of the keys; all of them have to be set."""
     names = deployment.key_variables
+    if lacks_key(deployment):
+        raise ProblemError(
+            "the address is public and no key is named",
+            "set api_key_env to the variable that holds it, or api_keys_env = [] where none is needed",
+        )
     for name in names:
         if not os.environ.get(name):
             raise ProblemError(f"the variable {name} is not set", f"export {name}=... with the endpoint's key")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from psycopg_pool import AsyncConnectionPool
+from structlog.testing import capture_logs
 
 from processors.budgets.port import FakeBudgets
 from processors.clock import FakeClock
@@ -63,6 +64,24 @@ async def batching(ours: dict[str, Any], *, lane: str = "bulk") -> Batching:
 )
 async def test_every_deployment_of_a_route_or_a_class_is_collected(ours: dict[str, Any], collected: set[str]) -> None:
     assert set((await batching(ours)).collected) == collected
+
+
+async def test_whoever_has_a_fan_out_over_batches_is_told_that_they_are_not_used() -> None:
+    fan_out = {"aggregate": "vote", "samples": 3}
+    ours = {
+        "default": {"deployment": "plain", "fan_out": fan_out},
+        "many": {"deployments": ["plain", "cheap"], "fan_out": fan_out},
+        "classed": {"deployment": "other", "complexity": {"complex": ["route/best"]}},
+        "best": {"deployment": "strong", "fan_out": fan_out},
+    }
+    made = await batching(ours)
+    assert made.unused == [("best", "strong"), ("classed", "strong"), ("many", "cheap")]
+    with capture_logs() as said:
+        made.start()
+        await made.stop()
+    warned = [(one["route"], one["deployment"]) for one in said if one["log_level"] == "warning"]
+    assert warned == made.unused
+    assert (await batching(ours, lane="live")).unused == []
 
 
 async def test_a_lane_that_goes_by_batch_for_a_class_alone_asks_for_every_events_item() -> None:

@@ -40,6 +40,13 @@ RULES = "[routes.default.complexity]\n"
             26,
             "comes to short, which takes 512 tokens, but prompts of the route may have 8192",
         ),
+        (
+            RULES + 'simple = ["wordy"]\n[deployments.wordy]\nbase_url = "http://z"\nmodel = "z"\n'
+            "default_max_tokens = 4096",
+            26,
+            "comes to wordy, whose default_max_tokens leave 4096 of its tokens to a prompt, but prompts of the route "
+            "may have 7680",
+        ),
         (CASCADE + RULES + 'complex = ["big"]', 28, "comes to big, which the cascade asks too"),
         (
             "cache.exact = true\n" + RULES + 'complex = ["route/many"]\n[routes.many]\ndeployment = "big"\n'
@@ -84,6 +91,12 @@ def test_classes_reach_the_stage_with_their_routes_and_rules(tmp_path: Path) -> 
     assert {one.name for one in route.deployments} == {"small", "other", "big"}
     assert reached("default", settings.routes, settings.deployments) == {"small", "other", "big"}
     assert routes(settings)["strong"].complexity is None
+
+
+def test_a_class_may_answer_at_length_where_its_window_is_longer(tmp_path: Path) -> None:
+    longer = BASE.replace('model = "big"', 'model = "big"\ncontext_tokens = 16384\ndefault_max_tokens = 8704')
+    policy = routes(load(tmp_path, longer + RULES + 'complex = ["big"]\n'))["default"].complexity
+    assert policy is not None and policy.routes["complex"].deployment.default_max_tokens == 8704
 
 
 def test_a_route_with_classes_may_fan_out_by_samples(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ HEDGE = "[routes.default.hedge]\n"
         (HEDGE + "quantile = 1", 26, "less than 1"),
         (HEDGE + "floor_s = 0", 26, "greater than 0"),
         (HEDGE + "floor_s = 90", 26, "when every call of the route has ended"),
+        (HEDGE + "before_s = 600", 26, "when every call of the route has ended (90 s)"),
         (HEDGE + "minimum_samples = 0", 26, "greater than or equal to 1"),
         (HEDGE + "minimum_samples = 501", 26, "less than or equal to 500"),
         (HEDGE + "after_s = 3", 26, "after_s"),
@@ -41,3 +42,11 @@ def test_a_route_with_the_section_sends_second_calls_and_no_other_route_does(tmp
     assert made["default"].hedge == HedgePolicy(floor_s=2, share=0.1)
     assert made["strong"].hedge is None
     assert routes(load(tmp_path, BASE + HEDGE))["default"].hedge == HedgePolicy()
+
+
+def test_a_route_of_short_calls_may_leave_the_first_wait_as_it_is(tmp_path: Path) -> None:
+    short = BASE.replace('model = "small"', 'model = "small"\ntotal_timeout_s = 4')
+    short = short.replace('model = "other"', 'model = "other"\ntotal_timeout_s = 4')
+    assert routes(load(tmp_path, short + HEDGE))["default"].hedge == HedgePolicy()
+    with pytest.raises(ConfigurationError, match=r"before_s.* is 5 s, when every call of the route has ended \(4 s\)"):
+        load(tmp_path, short + HEDGE + "before_s = 5\n")
