@@ -21,8 +21,9 @@ class Budgets(Protocol):
     ) -> Reserved:
         """Reserve the most that a call can cost in all of its budgets, or in none of them.
 
-        A call reserves once: asking again renews the time after which a reservation counts as left behind. One that
-        was settled is opened again, and what it was settled at given back first. ``samples``: the calls that spend what
+        A call reserves once: asking again renews the time after which a reservation counts as left behind, and asking
+        for more raises it where that fits: ``Held.short`` says why it does not, and what was held stays. One that was
+        settled is opened again, and what it was settled at given back first. ``samples``: the calls that spend what
         this one reserves; what was left behind is settled at the cost of all of them.
         """
         ...
@@ -65,7 +66,7 @@ class FakeBudgets:
         self, call_id: str, parts: Sequence[Part], amount: Decimal, *, hold_s: float, samples: Sequence[str] = ()
     ) -> Reserved:
         self._reach()
-        needs = []
+        needs, raises = [], []
         for part in parts:
             start, end = period_of(part.budget.period, self.clock.now())
             known = self.reservations.get((call_id, part.budget.name, part.scope))
@@ -73,17 +74,28 @@ class FakeBudgets:
                 standing = self._standing(part, start, end)
                 given_back = known[2] if known is not None and known[0] == start else Decimal(0)
                 needs.append((part, replace(standing, spent=standing.spent - given_back)))
+            elif known[2] < amount:
+                standing = self.standings[part.budget.name, part.scope, known[0]]
+                raises.append((part, replace(standing, reserved=standing.reserved - known[2])))
         outcome = decide(needs, amount)
-        if isinstance(outcome, Held):
-            self.holds[call_id] = hold_s
-            self.samples[call_id] = tuple(samples)
-            for part, standing in needs:
-                self._parts[part.budget.name, part.scope] = part
-                key = (call_id, part.budget.name, part.scope)
-                if key in self.reservations:
-                    self._move(part, self.reservations[key][0], spent=-self.reservations[key][2])
-                self.reservations[key] = (standing.period_start, True, amount)
-                self._move(part, standing.period_start, reserved=amount)
+        if not isinstance(outcome, Held):
+            return outcome
+        self.holds[call_id] = hold_s
+        self.samples[call_id] = tuple(samples)
+        for part, standing in needs:
+            self._parts[part.budget.name, part.scope] = part
+            key = (call_id, part.budget.name, part.scope)
+            if key in self.reservations:
+                self._move(part, self.reservations[key][0], spent=-self.reservations[key][2])
+            self.reservations[key] = (standing.period_start, True, amount)
+            self._move(part, standing.period_start, reserved=amount)
+        raised = decide(raises, amount)
+        if not isinstance(raised, Held):
+            return Held(short=raised)
+        for part, standing in raises:
+            key = (call_id, part.budget.name, part.scope)
+            self._move(part, standing.period_start, reserved=amount - self.reservations[key][2])
+            self.reservations[key] = (standing.period_start, True, amount)
         return outcome
 
     async def settle(self, call_id: str, spent: Decimal) -> Sequence[Crossed]:

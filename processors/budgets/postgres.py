@@ -43,23 +43,37 @@ class PostgresBudgets:
             known, standings = await _locked(
                 connection, call_id, {(*key, start) for key, (start, _) in periods.items()}
             )
-            needs = []
+            needs, raises = [], []
             for part in parts:
                 key = _key(part)
                 reserved = known.get(key)
-                if reserved is not None and reserved[1] == "open":
-                    continue
                 start, end = periods[key]
+                if reserved is not None and reserved[1] == "open":
+                    spent, held = standings[*key, reserved[0]]
+                    if reserved[2] < amount:
+                        end = period_of(part.budget.period, reserved[0])[1]
+                        others = held - reserved[2]
+                        raises.append(
+                            (part, Standing(period_start=reserved[0], period_end=end, spent=spent, reserved=others))
+                        )
+                    continue
                 spent, held = standings[*key, start]
                 if reserved is not None and reserved[0] == start:
                     spent -= reserved[2]
                 needs.append((part, Standing(period_start=start, period_end=end, spent=spent, reserved=held)))
             outcome = decide(needs, amount)
-            if isinstance(outcome, Held):
-                for part, standing in needs:
-                    await _reopen(connection, call_id, part, known.get(_key(part)), standing, amount)
-                holding = {"call_id": call_id, "hold_s": hold_s, "samples": list(samples)}
-                await connection.execute(sql.HOLD, holding)
+            if not isinstance(outcome, Held):
+                return outcome
+            for part, standing in needs:
+                await _reopen(connection, call_id, part, known.get(_key(part)), standing, amount)
+            raised = decide(raises, amount)
+            if isinstance(raised, Held):
+                for part, standing in raises:
+                    await _raise(connection, call_id, part, standing, before=known[_key(part)][2], amount=amount)
+            else:
+                outcome = Held(short=raised)
+            holding = {"call_id": call_id, "hold_s": hold_s, "samples": list(samples)}
+            await connection.execute(sql.HOLD, holding)
             return outcome
 
         return await self._database.run(work)
@@ -156,6 +170,16 @@ async def _reopen(
     await connection.execute(sql.MOVE, {**keys, **reserved})
     opened = {"call_id": call_id, "start": standing.period_start, "amount": amount}
     await connection.execute(sql.OPEN, {**keys, **opened})
+
+
+async def _raise(
+    connection: Connection, call_id: str, part: Part, standing: Standing, *, before: Decimal, amount: Decimal
+) -> None:
+    """Reserve more for a call that has reserved ``before``."""
+    budget, scope = _key(part)
+    keys = {"budget": budget, "scope": scope, "start": standing.period_start}
+    await connection.execute(sql.MOVE, {**keys, "spent": Decimal(0), "reserved": amount - before})
+    await connection.execute(sql.OPEN, {**keys, "call_id": call_id, "amount": amount})
 
 
 async def _settle(

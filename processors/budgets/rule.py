@@ -84,11 +84,6 @@ class Crossed:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """The worst case is reserved: the call may be made."""
-
-
-@dataclass(frozen=True, slots=True)
 class Full:
     """Open calls may spend what is left: it fits or is over once they have settled."""
 
@@ -101,6 +96,16 @@ class Over:
 
     budget: str
     until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The worst case is reserved: the call may be made.
+
+    ``short``: the call had reserved less before, which stays reserved, and why it can't be raised to the worst case.
+    """
+
+    short: Full | Over | None = None
 
 
 Reserved = Held | Full | Over

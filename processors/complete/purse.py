@@ -10,7 +10,7 @@ from typing import Protocol
 
 from processors.budgets.port import Budgets, FakeBudgets
 from processors.budgets.refusal import over_budget, who_pays
-from processors.budgets.rule import Budget, Crossed, Full, Over, Part, Reserved, parts_of
+from processors.budgets.rule import Budget, Crossed, Full, Held, Over, Part, Reserved, parts_of
 from processors.clock import Clock
 from processors.complete import STAGE, VERSION
 from processors.complete.routes import Route
@@ -111,6 +111,10 @@ class Purse:
         """
         self.refusal, self.holds_stronger = None, True
         outcome = await self._held(enrichment, route)
+        if isinstance(outcome, Held) and outcome.short is not None and route.cascade is not None:
+            # Held before, for the first model alone.
+            self.holds_stronger = False
+            outcome = outcome.short if escalated else outcome
         if isinstance(outcome, Over) and route.cascade is not None and not escalated:
             # Enough for the first model, perhaps: its reply stands then, whatever it is.
             self.holds_stronger = False

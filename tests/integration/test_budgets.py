@@ -100,6 +100,24 @@ async def test_a_call_that_comes_again_reserves_and_is_settled_once(database: Da
     assert await standing(database, budgets[0].name) == (0, WORST), "it is open again, in place of what it was"
 
 
+async def test_asking_for_more_raises_what_is_held_where_it_fits_and_says_where_it_does_not(
+    database: Database, lane: str
+) -> None:
+    budgets = rules(lane)
+    worker, call, other = PostgresBudgets(database, budgets), str(uuid.uuid4()), str(uuid.uuid4())
+    for asked, held in (("0.1", "0.1"), ("0.2", "0.2"), ("0.15", "0.2")):
+        assert await worker.reserve(call, parts(budgets), Decimal(asked), hold_s=60) == Held()
+        assert [await standing(database, one.name) for one in budgets] == [(0, Decimal(held))] * 2
+    assert await worker.reserve(other, parts(budgets), Decimal("0.1"), hold_s=60) == Held()
+    assert await worker.reserve(call, parts(budgets), HARD, hold_s=60) == Held(short=Full(budgets[0].name))
+    await worker.settle(other, Decimal("0.1"))
+    outcome = await worker.reserve(call, parts(budgets), HARD, hold_s=60)
+    assert isinstance(outcome, Held) and isinstance(outcome.short, Over) and outcome.short.until > datetime.now(UTC)
+    assert await standing(database, budgets[0].name) == (Decimal("0.1"), Decimal("0.2"))
+    await worker.settle(call, Decimal("0.05"))
+    assert await standing(database, budgets[0].name) == (Decimal("0.15"), 0)
+
+
 async def test_nothing_is_reserved_where_one_of_several_budgets_has_no_room(database: Database, lane: str) -> None:
     budgets = rules(lane)
     worker = PostgresBudgets(database, budgets)

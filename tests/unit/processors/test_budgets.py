@@ -50,6 +50,23 @@ async def test_a_call_waits_while_others_may_spend_the_rest_and_is_refused_when_
     assert await budgets.reserve("d", WHOLE, Decimal(1), hold_s=9) == Held(), "a cheaper one still fits"
 
 
+async def test_asking_for_more_raises_what_is_held_where_it_fits_and_says_where_it_does_not() -> None:
+    budgets = FakeBudgets(FakeClock())
+    assert await budgets.reserve("a", WHOLE, Decimal(2), hold_s=9) == Held()
+    assert await budgets.reserve("a", WHOLE, Decimal(4), hold_s=9) == Held()
+    assert await budgets.reserve("a", WHOLE, Decimal(3), hold_s=9) == Held(), "never lowered"
+    await budgets.reserve("b", WHOLE, Decimal(5), hold_s=9)
+    assert await budgets.reserve("a", WHOLE, Decimal(6), hold_s=9) == Held(short=Full("daily"))
+    await budgets.settle("b", Decimal(5))
+    over = Over("daily", datetime(2026, 1, 2, tzinfo=UTC))
+    assert await budgets.reserve("a", WHOLE, Decimal(6), hold_s=9) == Held(short=over)
+    [standing] = budgets.standings.values()
+    assert (standing.spent, standing.reserved) == (5, 4)
+    await budgets.settle("a", Decimal(1))
+    [standing] = budgets.standings.values()
+    assert (standing.spent, standing.reserved) == (6, 0)
+
+
 async def test_a_call_reserves_once_and_is_settled_once_however_often_it_comes() -> None:
     budgets = FakeBudgets(FakeClock())
     for _ in range(3):

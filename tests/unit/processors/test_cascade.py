@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from processors.budgets.port import FakeBudgets
-from processors.budgets.rule import Budget
+from processors.budgets.rule import Budget, parts_of
 from processors.complete.cascade import refusal_in
 from processors.complete.purse import Guard
 from processors.complete.routes import Group
@@ -194,6 +194,38 @@ async def test_after_a_crash_an_escalated_reply_is_not_bought_again() -> None:
     assert bench.went == ["cheap", "strong"] and one.deployment == "strong"
     assert told(one) == ("escalated", None, [(0, "cheap", "escalated", "refusal", None)])
     assert [row.error_code for row in await bench.journal.attempts_of(KEY)] == ["escalated_refusal", None]
+
+
+@pytest.mark.parametrize(("freed", "went"), [(False, ["cheap"]), (True, ["cheap", "strong"])])
+async def test_what_was_held_for_the_first_model_alone_is_no_money_for_a_stronger_one(
+    freed: bool, went: list[str]
+) -> None:
+    bench = Cascading([DECLINED])
+    worst = worst_case(event().record, bench.route, at=ACCEPTED)
+    alone = worst_case(event().record, replace(bench.route, cascade=None), at=ACCEPTED)
+    budgets = FakeBudgets(bench.clock)
+    budget = Budget(name="acme", period="day", only={"tenant": "acme"}, hard_usd=worst)
+    guard = Guard(budgets, (budget,), clock=bench.clock, hold_s=150)
+    await budgets.reserve("another", parts_of([budget], {"tenant": "acme"}), worst / 2, hold_s=150)
+    await budgets.settle("another", worst / 2)
+    claim = bench.journal.claim
+
+    async def away(*_: Any, **__: Any) -> Any:
+        raise DependencyDownError("postgres", "away")
+
+    bench.journal.claim = away  # type: ignore[method-assign]
+    with pytest.raises(DependencyDownError):
+        await bench.worker(guard=guard)(event())
+    bench.journal.claim = claim  # type: ignore[method-assign]
+    [standing] = budgets.standings.values()
+    assert standing.reserved == alone
+    if freed:
+        await budgets.settle("another", Decimal(0))
+    one = completion(await bench.worker("w2", guard=guard)(event()))
+    assert bench.went == went and one.cascade is not None
+    assert one.cascade.reason == (None if freed else "budget")
+    [standing] = budgets.standings.values()
+    assert standing.reserved == 0 and standing.spent + standing.reserved <= worst
 
 
 async def test_after_a_crash_no_stronger_model_is_asked_with_money_for_the_first_one_alone() -> None:
