@@ -187,7 +187,7 @@ class Complete:
         if self._tasks.route(incoming.record).fan_out is not None:
             claim, samples = await self._fanned(incoming, offer, ends, cancellation, purse)
         else:
-            handed = await self._from_batch(incoming, key, ends, cancellation)
+            handed = await self._from_batch(incoming, key, ends, cancellation, purse)
             claim = await self._ended(incoming, offer, ends, cancellation, asking, purse, handed=handed)
             if not isinstance(claim, Expired):
                 samples = await self._fan_outs.samples_of(key, claim)
@@ -258,7 +258,7 @@ class Complete:
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
     async def _from_batch(
-        self, incoming: Incoming[Enrichment], key: CallKey, ends: float, cancellation: Cancellation
+        self, incoming: Incoming[Enrichment], key: CallKey, ends: float, cancellation: Cancellation, purse: Purse
     ) -> Done | Ended | None:
         """What a call ended with whose reply came by batch; ``None`` where it is made now, or has ended before.
 
@@ -270,7 +270,8 @@ class Complete:
         adopted = await self._batches.take(incoming, key, route, cancellation, pool=self._pool, owner=self.keeper.owner)
         if adopted is None:
             return None
-        task = self._tasks.task(incoming, adopted.granted, adopted.seat, ends, adopted.cancellation)
+        affordable, own = await purse.holds_all(incoming.record, route), adopted.cancellation
+        task = self._tasks.task(incoming, adopted.granted, adopted.seat, ends, own, affordable=affordable)
         with self._batches.replies.holding(adopted.item):
             await self._make(adopted.granted, task, adopted.seat, since=adopted.since)
         known = await self._journal.outcome_of(key)

@@ -130,6 +130,14 @@ class Purse:
         self._observer.on_reserved("", "held")
         return offer
 
+    async def holds_all(self, enrichment: Enrichment, route: Route) -> bool:
+        """Whether a cascade's stronger models are paid for, too, after the call was granted with a batch.
+
+        Blocks for one transaction, and for nothing where no budget counts the call or the route has no cascade. Raises
+        ``DependencyDownError``.
+        """
+        return route.cascade is None or await self._held(enrichment, route) in (None, Held())
+
     async def _held(self, enrichment: Enrichment, route: Route) -> Reserved | None:
         worst_usd = worst_case(enrichment, route, at=self._clock.now()) if self._parts else Decimal(0)
         if worst_usd <= 0:

@@ -8,6 +8,9 @@ import pytest
 
 from processors.batchapi.collector import LEASE_S
 from processors.budgets.rule import Budget
+from processors.complete.policies import CascadePolicy
+from processors.complete.routes import Group
+from processors.complete.worst import worst_case
 from processors.event import Recorded
 from schemas.errors import (
     NotYetError,
@@ -15,7 +18,9 @@ from schemas.errors import (
 )
 from schemas.records import Answer, Cost
 from tests.support.batching import WHOLE, BatchBench, Stop, answered, bulk_event, hand_over, key_of
+from tests.support.cascading import deployment
 from tests.support.completing import as_bytes
+from tests.support.enrichments import ACCEPTED
 
 
 async def test_a_call_goes_by_batch_at_half_price() -> None:
@@ -244,6 +249,22 @@ async def test_a_budget_holds_the_worst_case_until_the_call_is_settled() -> None
     await answered(bench)
     ((_, is_open, spent),) = bench.budgets.reservations.values()
     assert (is_open, spent) == (False, WHOLE / 2)
+
+
+@pytest.mark.parametrize(("share", "outcome"), [("1", "escalated"), ("0.99", "stood")])
+async def test_a_reply_by_batch_is_followed_by_a_stronger_model_only_where_that_is_paid_for(
+    share: str, outcome: str
+) -> None:
+    cascade = CascadePolicy(groups=(Group(deployments=(deployment("strong", "20000"),)),), least_words=1_000)
+    plain = BatchBench(cascade=cascade)
+    worst = worst_case(bulk_event("r1").record, plain.route, at=ACCEPTED)
+    rule = Budget(name="all", period="day", only={}, hard_usd=worst * Decimal(share))
+    bench = BatchBench(budgets=(rule,), cascade=cascade)
+    await hand_over(bench, "r1")
+    await bench.rounds()
+    one = await answered(bench)
+    assert one.cascade is not None and one.cascade.outcome == outcome
+    assert [call.deployment for call in bench.model.calls] == (["strong"] if outcome == "escalated" else [])
 
 
 async def test_a_request_that_its_budget_refuses_is_in_no_batch() -> None:
