@@ -42,12 +42,21 @@ class BatchingEmbedder:
     way it is sent at once, with what was asked for in the same turn of the loop, so that a single text never waits.
     Equal texts of a batch are embedded once. Where the endpoint refuses a batch or fails on it, each asker's texts are
     tried apart, so that nobody pays for another's text. An asker who gives up takes what was not sent yet along.
+
+    ``booked``: the other embedder books who asked for what, and is given an equal text once for each payer; that it is
+    embedded once is its own affair then.
     """
 
     def __init__(
-        self, embedder: Embedder, *, most: int = 32, wait_s: float = 0.01, observe: OnBatch | None = None
+        self,
+        embedder: Embedder,
+        *,
+        most: int = 32,
+        wait_s: float = 0.01,
+        observe: OnBatch | None = None,
+        booked: bool = False,
     ) -> None:
-        self._embedder, self._most, self._wait_s = embedder, most, wait_s
+        self._embedder, self._most, self._wait_s, self._booked = embedder, most, wait_s, booked
         self._observe = observe or _nobody
         self._waiting = _Waiting()
         self._running: set[asyncio.Task[None]] = set()
@@ -109,12 +118,15 @@ class BatchingEmbedder:
 
     async def _embed(self, asked: Sequence[_Asked]) -> None:
         """One call, and one for each asker where it fails for several."""
+        askers = {one.asker for one in asked}
         # The first who asked for a text pays for it.
-        paying = {one.text: one.payer for one in reversed(asked)}
-        texts, askers = list(dict.fromkeys(one.text for one in asked)), {one.asker for one in asked}
-        self._observe(len(texts), len(askers))
+        pairs: dict[tuple[str, str | None], Payer | None] = {}
+        for one in asked:
+            pairs.setdefault((one.text, self._payer_of(one)), one.payer)
+        texts, payers = [text for text, _ in pairs], list(pairs.values())
+        self._observe(len(set(texts)), len(askers))
         try:
-            found = await self._embedder.embed(texts, [paying[text] for text in texts])
+            found = await self._embedder.embed(texts, payers)
             vectors = dict(zip(texts, found, strict=True))
         except ProviderError as error:
             if len(askers) == 1:
@@ -133,6 +145,10 @@ class BatchingEmbedder:
         else:
             for one in _wanted(asked):
                 one.vector.set_result(vectors[one.text])
+
+    def _payer_of(self, one: _Asked) -> str | None:
+        """Whom an equal text is given apart for."""
+        return one.payer.spender if self._booked and one.payer is not None else None
 
 
 def _wanted(asked: Iterable[_Asked]) -> list[_Asked]:

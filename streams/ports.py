@@ -314,7 +314,11 @@ class Ports:
                 spends = PostgresSpends(self._database)
                 paid = Metered(endpoint, spends, terms, codec=self._codec, clock=self._clock)
             self._embedder = BatchingEmbedder(
-                paid or endpoint, most=settings.batch, wait_s=wait_s, observe=lambda texts, _: sizes.observe(texts)
+                paid or endpoint,
+                most=settings.batch,
+                wait_s=wait_s,
+                observe=lambda texts, _: sizes.observe(texts),
+                booked=paid is not None,
             )
             self._stack.push_async_callback(self._embedder.close)
         return self._embedder

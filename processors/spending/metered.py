@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from processors.enrich.tokens import estimate_tokens
 from processors.prices import Tariff
 from processors.prices.version import version_of
 from processors.spending.payer import Payer
-from processors.spending.port import Bought, Closing, Opened, Opening, Spends
+from processors.spending.port import Closing, Keeping, Kept, Opened, Opening, Spends, digests
 from processors.spending.split import split
 from schemas.codec import Codec
 from schemas.errors import DependencyDownError
@@ -56,31 +56,28 @@ class Terms:
 
 @dataclass(slots=True, eq=False)
 class _Part:
-    """One asker's part of a call."""
+    """One asker's part of a call: the ``texts`` it wants, those of them it ``owes``, and the vectors it ``had``."""
 
     payer: Payer | None
-    texts: list[str]
+    texts: list[str] = field(default_factory=list)
+    owes: list[str] = field(default_factory=list)
+    had: dict[str, Vector] = field(default_factory=dict)
     opened: Opened | None = None
 
     @property
     def weight(self) -> int:
-        return sum(estimate_tokens(text) for text in self.texts)
+        return sum(estimate_tokens(text) for text in self.owes)
 
     @property
     def bound(self) -> int:
         """The most tokens that it can have: one for every byte."""
-        return sum(len(text.encode()) + _TOKENS_PER_TEXT for text in self.texts)
-
-    @property
-    def asked(self) -> bytes:
-        digest = hashlib.sha256()
-        for text in self.texts:
-            digest.update(hashlib.sha256(text.encode()).digest())
-        return digest.digest()
+        return sum(len(text.encode()) + _TOKENS_PER_TEXT for text in self.owes)
 
 
 class Metered:
     """An ``Embedder`` over a priced endpoint. A text that several ask for at once is the first one's to pay.
+
+    It is given once for each of them: its vector is kept for all, and none of them buys it again when it comes back.
 
     Blocks on the endpoint, and on the book once before and once after a call; raises what the endpoint's failures are,
     and ``DependencyDownError`` while the book is away: nothing is sent then.
@@ -101,27 +98,61 @@ class Metered:
     async def embed(self, texts: Sequence[str], payers: Sequence[Payer | None] = ()) -> list[Vector]:
         parts = _parts(texts, payers)
         known = await self._open(parts)
-        asking = [part for part in parts if part.opened is not None or part.payer is None]
-        sent = [text for part in asking for text in part.texts]
+        asking = [part for part in parts if part.owes and (part.opened is not None or part.payer is None)]
+        sent = [text for part in asking for text in part.owes]
         if sent:
-            known |= await self._call(asking, sent)
+            known |= await self._call(asking, sent, known)
+        await self._keep(parts, known)
         return [known[text] for text in texts]
 
     async def _open(self, parts: Sequence[_Part]) -> dict[str, Vector]:
-        """Book the parts; the vectors of those that were bought before."""
-        paying = [part for part in parts if part.payer is not None]
+        """Book the parts; the vectors that were bought for them before, which they owe no more."""
+        paying = [part for part in parts if part.payer is not None and part.owes]
         known: dict[str, Vector] = {}
         if not paying:
             return known
         for part, came in zip(paying, await self._spends.open([self._opening(one) for one in paying]), strict=True):
-            if isinstance(came, Bought):
-                vectors = np.frombuffer(came.vectors, dtype="<f4").reshape(-1, self.dimension)
-                known |= zip(part.texts, vectors, strict=True)
-            else:
-                part.opened = came
+            part.had = self._had(part, came.kept)
+            part.owes = [text for text in part.owes if text not in part.had]
+            part.opened = came if isinstance(came, Opened) else None
+            known |= part.had
         return known
 
-    async def _call(self, parts: Sequence[_Part], texts: Sequence[str]) -> dict[str, Vector]:
+    def _had(self, part: _Part, kept: Sequence[Kept]) -> dict[str, Vector]:
+        wanted, found = {self._digest(text): text for text in part.texts}, dict[str, Vector]()
+        for one in kept:
+            asked = digests(one.asked)
+            if wanted.keys() & asked:
+                vectors = np.frombuffer(one.vectors, dtype="<f4").reshape(len(asked), -1)
+                found |= {
+                    wanted[digest]: vector for digest, vector in zip(asked, vectors, strict=True) if digest in wanted
+                }
+        return found
+
+    def _digest(self, text: str) -> bytes:
+        return hashlib.sha256(f"{self.model} {self.dimension} {text}".encode()).digest()
+
+    def _asked(self, texts: Sequence[str]) -> bytes:
+        return b"".join(self._digest(text) for text in texts)
+
+    async def _keep(self, parts: Sequence[_Part], known: Mapping[str, Vector]) -> None:
+        """Keep what others paid for, for those who spent nothing."""
+        keepings = []
+        for part in parts:
+            missing = [text for text in part.texts if text not in part.had]
+            payer = part.payer
+            if part.opened is None and missing and payer is not None and payer.keeps:
+                kept = Kept(self._asked(missing), _packed(missing, known))
+                meta = payer.meta
+                keepings.append(Keeping(spender=payer.spender, lane=meta.lane, tenant=meta.tenant, kept=kept))
+        if keepings:
+            # The vectors are here, and are used: what could not be kept is bought when it is asked for again.
+            with suppress(DependencyDownError):
+                await self._spends.keep(keepings)
+
+    async def _call(
+        self, parts: Sequence[_Part], texts: Sequence[str], known: Mapping[str, Vector]
+    ) -> dict[str, Vector]:
         reply = await self._endpoint.ask(texts)
         if isinstance(reply, Failure):
             await self._spends.close([self._failed(part, reply) for part in parts if part.opened is not None])
@@ -130,7 +161,7 @@ class Metered:
         weights = [part.weight for part in parts]
         tokens = sum(weights) if reply.tokens is None else reply.tokens
         closings = [
-            self._done(part, share, vectors, estimated=reply.tokens is None)
+            self._done(part, share, {**known, **vectors}, estimated=reply.tokens is None)
             for part, share in zip(parts, split(tokens, weights), strict=True)
             if part.opened is not None
         ]
@@ -146,16 +177,16 @@ class Metered:
             spender=payer.spender,
             lane=payer.meta.lane,
             tenant=payer.meta.tenant,
-            asked=part.asked,
+            asked=self._asked(part.texts),
+            owed=self._asked(part.owes),
             event=lambda ordinal: self._codec.encode(self._at_bound(part, ordinal, "unknown", "worker_lost")),
             due_s=self._terms.deadline_s + _LOST_AFTER_S,
         )
 
-    def _done(self, part: _Part, tokens: int, vectors: dict[str, Vector], *, estimated: bool) -> Closing:
+    def _done(self, part: _Part, tokens: int, known: Mapping[str, Vector], *, estimated: bool) -> Closing:
         cost = self._cost(part, _ordinal(part), "done", Usage(prompt_tokens=tokens, estimated=estimated))
         kept = part.payer is not None and part.payer.keeps
-        data = np.stack([vectors[text] for text in part.texts]).astype("<f4").tobytes() if kept else None
-        return self._closing(part, self._codec.encode(cost), data)
+        return self._closing(part, self._codec.encode(cost), _packed(part.texts, known) if kept else None)
 
     def _failed(self, part: _Part, failure: Failure) -> Closing:
         if isinstance(failure.error, DependencyDownError) and failure.state == "failed":
@@ -206,16 +237,23 @@ class Metered:
 
 
 def _parts(texts: Sequence[str], payers: Sequence[Payer | None]) -> list[_Part]:
-    """Each asker's texts, each text once. Two deliveries of one event are one asker."""
+    """Each asker's texts, each text once and owed by the first. Two deliveries of one event are one asker."""
     parts: dict[str, _Part] = {}
-    seen: set[str] = set()
+    owed: set[str] = set()
     for number, text in enumerate(texts):
         payer = payers[number] if payers else None
-        if text not in seen:
-            seen.add(text)
-            spender = "" if payer is None else payer.spender
-            parts.setdefault(spender, _Part(payer, [])).texts.append(text)
+        part = parts.setdefault("" if payer is None else payer.spender, _Part(payer))
+        if text not in part.texts:
+            part.texts.append(text)
+        if text not in owed:
+            owed.add(text)
+            part.owes.append(text)
     return list(parts.values())
+
+
+def _packed(texts: Sequence[str], known: Mapping[str, Vector]) -> bytes:
+    """Their vectors, one after the other."""
+    return np.stack([known[text] for text in texts]).astype("<f4").tobytes()
 
 
 def _ordinal(part: _Part) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from processors.postgres import Database
-from processors.spending.port import Bought, Closing, Opened, Opening, Untold
+from processors.spending.port import Bought, Closing, Keeping, Kept, Opened, Opening, Untold, covers
 
 # Others that open attempts of the same spender at the same time take its numbers; one or two ever do.
 _TRIES = 8
@@ -20,15 +20,19 @@ class PostgresSpends:
     async def open(self, openings: Sequence[Opening]) -> Sequence[Opened | Bought]:
         came: dict[str, Opened | Bought] = {}
         numbers = {one.spender: 0 for one in openings}
+        kept: dict[str, tuple[Kept, ...]] = {}
         for _ in range(_TRIES):
             left = [one for one in openings if one.spender not in came]
             if not left:
                 break
             opened = await self._insert(left, numbers)
-            came |= {spender: Opened(numbers[spender]) for spender in opened}
+            came |= {spender: Opened(numbers[spender], kept.get(spender, ())) for spender in opened}
             others = [one for one in left if one.spender not in opened]
             if others:
-                await self._look(others, numbers, came)
+                await self._look(others, numbers, kept)
+                for one in others:
+                    if kept[one.spender] and covers(kept[one.spender], one.owed):
+                        came[one.spender] = Bought(kept[one.spender])
         return [came[one.spender] for one in openings]
 
     async def close(self, closings: Sequence[Closing]) -> None:
@@ -41,6 +45,18 @@ class PostgresSpends:
                 "vectors": [one.vectors for one in ordered],
             }
             await self._database.execute(_CLOSE, parameters)
+
+    async def keep(self, keepings: Sequence[Keeping]) -> None:
+        if keepings:
+            ordered = sorted(keepings, key=lambda one: one.spender)
+            parameters = {
+                "spenders": [one.spender for one in ordered],
+                "lanes": [one.lane for one in ordered],
+                "tenants": [one.tenant for one in ordered],
+                "asked": [one.kept.asked for one in ordered],
+                "vectors": [one.kept.vectors for one in ordered],
+            }
+            await self._database.execute(_KEEP, parameters)
 
     async def take(self, lane: str, *, limit: int, hold_s: float) -> Sequence[Untold]:
         rows = await self._database.execute(_TAKE, {"lane": lane, "limit": limit, "hold_s": hold_s})
@@ -69,15 +85,14 @@ class PostgresSpends:
         return [str(row[0]) for row in await self._database.execute(_OPEN, parameters)]
 
     async def _look(
-        self, openings: Sequence[Opening], numbers: dict[str, int], came: dict[str, Opened | Bought]
+        self, openings: Sequence[Opening], numbers: dict[str, int], kept: dict[str, tuple[Kept, ...]]
     ) -> None:
-        """What spenders have that were here before: vectors for the same texts, or a number that is free."""
-        asked = {one.spender: one.asked for one in openings}
-        parameters = {"spenders": list(asked), "asked": list(asked.values())}
-        for spender, last, vectors in await self._database.execute(_LOOK, parameters):
+        """What spenders have that were here before: vectors that are kept, and a number that is free."""
+        kept |= {one.spender: () for one in openings}
+        parameters = {"spenders": [one.spender for one in openings]}
+        for spender, last, asked, vectors in await self._database.execute(_LOOK, parameters):
             numbers[str(spender)] = last + 1
-            if vectors is not None:
-                came[str(spender)] = Bought(vectors)
+            kept[str(spender)] = tuple(Kept(*pair) for pair in zip(asked or (), vectors or (), strict=True))
 
 
 # What is written here may be paid for the next moment: on disk when this returns, whatever the server's default. In the
@@ -95,9 +110,22 @@ RETURNING spender
 """
 _LOOK = """
 SELECT spender, max(ordinal),
-       (array_agg(vectors ORDER BY ordinal) FILTER (WHERE vectors IS NOT NULL AND spends.asked = wanted.asked))[1]
-FROM spends JOIN unnest(%(spenders)s::uuid[], %(asked)s::bytea[]) AS wanted (spender, asked) USING (spender)
+       array_agg(asked ORDER BY ordinal) FILTER (WHERE vectors IS NOT NULL),
+       array_agg(vectors ORDER BY ordinal) FILTER (WHERE vectors IS NOT NULL)
+FROM spends WHERE spender = ANY(%(spenders)s::uuid[])
 GROUP BY spender
+"""
+# Told already: there is nothing to tell. Where another worker takes the number first, nothing is kept.
+_KEEP = """
+INSERT INTO spends (spender, ordinal, lane, tenant, state, asked, vectors, due_at, told_at)
+SELECT spender, (SELECT coalesce(max(ordinal) + 1, 0) FROM spends WHERE spends.spender = keeping.spender),
+       lane, tenant, 'closed', asked, vectors, clock_timestamp(), clock_timestamp()
+FROM unnest(%(spenders)s::uuid[], %(lanes)s::text[], %(tenants)s::text[], %(asked)s::bytea[], %(vectors)s::bytea[])
+    AS keeping (spender, lane, tenant, asked, vectors)
+WHERE NOT EXISTS (SELECT FROM spends WHERE spends.spender = keeping.spender AND spends.asked = keeping.asked
+                  AND spends.vectors IS NOT NULL)
+ORDER BY spender
+ON CONFLICT DO NOTHING
 """
 _CLOSE = """
 WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true)),

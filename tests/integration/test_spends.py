@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import psycopg
 import pytest
 
 from processors.clock import FakeClock
 from processors.postgres import Database
-from processors.spending.port import Bought, Closing, MemorySpends, Opened, Opening, Spends, Untold
+from processors.spending.port import Bought, Closing, Keeping, Kept, MemorySpends, Opened, Opening, Spends, Untold
 from processors.spending.postgres import PostgresSpends
 from tests.support.stack import TestStack
 
@@ -29,7 +30,7 @@ def opening(spender: str, lane: str, *, asked: bytes = b"d", due_s: float = 600.
     def event(number: int) -> bytes:
         return f"{spender} {number} bound".encode()
 
-    return Opening(spender=spender, lane=lane, tenant="acme", asked=asked, event=event, due_s=due_s)
+    return Opening(spender=spender, lane=lane, tenant="acme", asked=asked, owed=asked, event=event, due_s=due_s)
 
 
 def closing(spender: str, ordinal: int, *, event: bool = True, vectors: bytes | None = b"v") -> Closing:
@@ -69,9 +70,36 @@ async def test_the_table_follows_the_rule(database: Database, lane: str) -> None
         Untold(spender=first, ordinal=0, event=f"{first} 0 done".encode()),
         Untold(spender=second, ordinal=1, event=f"{second} 1 done".encode()),
     ]
-    assert told[4] == [Bought(b"v"), Opened(1), Opened(0)]
+    kept = Kept(b"d", b"v")
+    assert told[4] == [Bought((kept,)), Opened(1, (kept,)), Opened(0)]
     assert told[6] == [Untold(spender=third, ordinal=1, event=f"{third} 1 bound".encode())]
-    assert told[7] == [Bought(b"v")], "what came too late to be told is not bought again"
+    assert told[7] == [Bought((kept,))], "what came too late to be told is not bought again"
+
+
+async def sharing(spends: Spends, lane: str, names: list[str]) -> list[object]:
+    """What the book says to askers who were given a vector that another one paid for."""
+    first, second = names
+    shared, own = (bytes([number]) * 32 for number in (1, 2))
+    keepings = [
+        Keeping(spender=one, lane=lane, tenant="acme", kept=Kept(shared, b"s" * 8)) for one in (second, first, first)
+    ]
+    for _ in range(2):
+        await spends.keep(keepings[:2])
+        await spends.keep(keepings[2:])
+    both = replace(opening(second, lane, asked=shared + own), owed=own)
+    return [
+        await spends.open([opening(first, lane, asked=shared), both]),
+        await spends.take(lane, limit=10, hold_s=600),
+        await spends.open([replace(both, owed=shared)]),
+    ]
+
+
+async def test_what_another_paid_for_is_kept_once_and_tells_nothing(database: Database, lane: str) -> None:
+    names = sorted(str(uuid.uuid4()) for _ in range(2))
+    told = await sharing(PostgresSpends(database), lane, names)
+    assert told == await sharing(MemorySpends(FakeClock()), lane, names)
+    kept = (Kept(bytes([1]) * 32, b"s" * 8),)
+    assert told == [[Bought(kept), Opened(1, kept)], [], [Bought(kept)]]
 
 
 async def test_workers_at_the_same_event_book_an_attempt_each(database: Database, lane: str) -> None:

@@ -45,12 +45,13 @@ class Scene:
         self.spends = MemorySpends(self.clock)
         self._endpoints: list[OpenAIEmbedder] = []
 
-    def worker(self, *, deadline_s: float = 10.0) -> BatchingEmbedder:
-        policy = EmbeddingPolicy(model="e", dimension=DIMENSION, deadline_s=deadline_s)
+    def worker(self, *, deadline_s: float = 10.0, model: str = "e") -> BatchingEmbedder:
+        policy = EmbeddingPolicy(model=model, dimension=DIMENSION, deadline_s=deadline_s)
         endpoint = OpenAIEmbedder(policy, base_url=self.here.base_url, api_key="none")
         self._endpoints.append(endpoint)
         terms = Terms(tariff=PRICE, provider="openai", deadline_s=deadline_s)
-        return BatchingEmbedder(Metered(endpoint, self.spends, terms, codec=CODEC, clock=self.clock))
+        metered = Metered(endpoint, self.spends, terms, codec=CODEC, clock=self.clock)
+        return BatchingEmbedder(metered, booked=True)
 
     @property
     def told(self) -> list[Cost]:
@@ -117,6 +118,42 @@ async def test_a_redelivery_finds_what_was_bought_and_its_event_stays_the_same(s
     [again] = await scene.worker().embed(["a question"], [replace(payer(), version="1")])
     assert (again == first).all() and scene.calls == 1
     assert scene.spends.events() == before
+
+
+async def test_who_shared_a_text_that_another_paid_for_buys_neither_it_nor_the_rest_again(scene: Scene) -> None:
+    worker = scene.worker()
+    first, [_, shared, own] = await asyncio.gather(
+        worker.embed(["shared", "one"], [payer("r1")] * 2),
+        worker.embed(["the", "shared", "two"], [payer("r2")] * 3),
+    )
+    assert scene.calls == 1 and scene.tokens == 4
+    before = scene.spends.events()
+    again = await scene.worker().embed(["two", "shared"], [payer("r2")] * 2)
+    assert (again[0] == own).all() and (again[1] == shared).all() and (shared == first[0]).all()
+    assert scene.calls == 1 and scene.spends.events() == before
+
+
+async def test_who_wanted_nothing_else_spends_nothing_then_nor_when_it_comes_back(scene: Scene) -> None:
+    worker = scene.worker()
+    await asyncio.gather(*(worker.embed(["shared"], [payer(name)]) for name in ("r1", "r2", "r3")))
+    for name in ("r2", "r3", "r2"):
+        await scene.worker().embed(["shared"], [payer(name)])
+    assert scene.calls == 1 and [cost.meta.request_id for cost in scene.told] == ["r1"]
+    assert len(scene.spends.rows) == 3
+
+
+async def test_of_texts_that_are_asked_for_again_beside_new_ones_only_the_new_are_bought(scene: Scene) -> None:
+    await scene.worker().embed(["old"], [payer()])
+    await scene.worker().embed(["old", "new"], [payer()] * 2)
+    await scene.worker().embed(["new", "old"], [payer()] * 2)
+    assert scene.calls == 2 and scene.tokens == 2
+    assert [cost.usage.prompt_tokens for cost in scene.told] == [1, 1]
+
+
+async def test_another_model_s_vectors_are_not_taken(scene: Scene) -> None:
+    await scene.worker().embed(["text"], [payer()])
+    await scene.worker(model="f").embed(["text"], [payer()])
+    assert scene.calls == 2
 
 
 async def test_another_text_of_the_same_event_is_a_further_attempt(scene: Scene) -> None:

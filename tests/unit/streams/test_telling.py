@@ -32,7 +32,7 @@ class Scene:
     async def open(self, spender: str = "s1", *, lane: str = LANE) -> None:
         unknown = CODEC.encode(cost(f"{spender}-0", "0.9", lane=lane, state="unknown"))
         opening = Opening(
-            spender=spender, lane=lane, tenant="acme", asked=b"d", event=lambda _number: unknown, due_s=60.0
+            spender=spender, lane=lane, tenant="acme", asked=b"d", owed=b"d", event=lambda _number: unknown, due_s=60.0
         )
         await self.spends.open([opening])
 
