@@ -27,7 +27,7 @@ from streams.topics import topic_name
 
 # Between the broker's clock and the database's.
 CLOCKS = timedelta(minutes=10)
-# A call that began before the stretch may end in it.
+# A call that began before the stretch may end in it; one that went by batch, a day after.
 LONGEST_CALL = timedelta(hours=1)
 QUERY_TIMEOUT_S = 300.0
 ROWS_AT_ONCE = 2_000
@@ -104,7 +104,7 @@ async def _tables(settings: Settings, lane: str, since: datetime, wanted: Wanted
 async def _rows(
     database: Database, lane: str, since: datetime, wanted: Wanted
 ) -> tuple[list[Row], list[Journaled], frozenset[tuple[str, str]]]:
-    parameters = {"lane": lane, "since": since, "begun": since - LONGEST_CALL}
+    parameters = {"lane": lane, "since": since, "begun": since - LONGEST_CALL, "ended": since - CLOCKS}
     async with database.transaction(timeout_s=QUERY_TIMEOUT_S) as connection:
         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         # Cursors of the server's: what is not wanted is never held.
@@ -182,6 +182,6 @@ _JOURNAL: LiteralString = """
 SELECT attempts.attempt_id::text, tenant, run, request_id, attempts.state, cost_usd, started_at, ended_at,
     late_at,    calls.state AS call_state, calls.updated_at AS call_changed_at, lease_until AS held_until
 FROM attempts JOIN calls USING (call_id)
-WHERE lane = %(lane)s AND started_at >= %(begun)s
+WHERE lane = %(lane)s AND (started_at >= %(begun)s OR ended_at >= %(ended)s OR late_at >= %(ended)s)
 """
 _FINALS: LiteralString = "SELECT tenant, request_id FROM finals WHERE lane = %(lane)s AND decided_at >= %(since)s"

@@ -28,6 +28,8 @@ pytestmark = pytest.mark.stack
 
 ENDED = datetime.now(UTC) - timedelta(minutes=10)
 AMOUNT = Decimal("0.25")
+# As long as a call by batch may take.
+BATCHED = timedelta(hours=25.9)
 
 
 class Books:
@@ -51,8 +53,9 @@ class Books:
         ledger: Callable[[Cost], list[Cost]] = lambda event: [event],
         answer: Callable[[Answer], Answer] = lambda answer: answer,
         attempt: str = "done",
+        took: timedelta = timedelta(seconds=1),
     ) -> Cost:
-        """A request with one paid attempt. Returns its cost event."""
+        """A request with one paid attempt, which ``took`` so long. Returns its cost event."""
         key = CallKey(tenant="acme", lane=self.lane, run="", request_id=name)
         event = cost(key.attempt_id(0), str(AMOUNT), lane=self.lane, request_id=name, incurred_at=ENDED)
         if told:
@@ -60,15 +63,13 @@ class Books:
         if booked:
             self._ledger += ledger(event)
         if journaled:
-            self._journal(key, event, attempt)
+            self._journal(key, event, attempt, took)
         if answered:
-            self._answer(name, event, answer)
+            self._answer(name, event, answer, took)
         return event
 
-    def _answer(self, name: str, event: Cost, change: Callable[[Answer], Answer]) -> None:
-        named = Attempt(
-            attempt_id=event.attempt_id, state="done", cost_usd=AMOUNT, started_at=ENDED - timedelta(seconds=1)
-        )
+    def _answer(self, name: str, event: Cost, change: Callable[[Answer], Answer], took: timedelta) -> None:
+        named = Attempt(attempt_id=event.attempt_id, state="done", cost_usd=AMOUNT, started_at=ENDED - took)
         meta = Meta(event_id=f"answer to {name}", request_id=name, tenant="acme", lane=self.lane, stage="filter")
         answer = Answer(meta=meta, status="answered", cost_usd=AMOUNT, attempts=(named,), decided_at=ENDED)
         self.publisher.publish("answers", change(answer), name)
@@ -78,7 +79,7 @@ class Books:
             (self.lane, name),
         )
 
-    def _journal(self, key: CallKey, event: Cost, state: str) -> None:
+    def _journal(self, key: CallKey, event: Cost, state: str, took: timedelta) -> None:
         open_ = state == "calling"
         self._execute(
             "INSERT INTO calls (call_id, tenant, lane, run, request_id, purpose, ordinal, input_hash, input,"
@@ -91,7 +92,7 @@ class Books:
             " price_source, account, stage_version, control_offset, bound_prompt_tokens, bound_completion_tokens,"
             " upper_bound_usd, state, started_at, ended_at, cost_usd)"
             " VALUES (%s, %s, 0, 1, '', '', '', '', '', '', '', -1, 0, 0, 9, %s, %s, %s, %s)",
-            (event.attempt_id, key.call_id, state, ENDED - timedelta(seconds=1), None if open_ else ENDED,
+            (event.attempt_id, key.call_id, state, ENDED - took, None if open_ else ENDED,
              None if open_ else AMOUNT),
         )  # fmt: skip
 
@@ -147,6 +148,7 @@ def plant(books: Books) -> dict[str, str]:
     )
     books.request("attempt_not_in_answer", answer=lambda answer: replace(answer, attempts=(), cost_usd=Decimal(0)))
     books.request("paid_without_answer", answered=False)
+    books.request("batch_not_told", told=False, booked=False, took=BATCHED)
     books.finish()
     return {kind: kind for kind in KINDS}
 
@@ -159,6 +161,8 @@ def books(stack: TestStack, tmp_path_factory: pytest.TempPathFactory) -> Books:
 def test_books_agree_and_then_one_fault_of_each_kind_is_found(books: Books) -> None:
     for number in range(3):
         books.request(f"right-{number}")
+    # It was with its provider since before the stretch that is looked at.
+    books.request("right-batched", took=BATCHED)
     # What a stage embeds beside a call is no attempt of the journal's, and in no answer.
     beside = cost("embedded", "0.01", lane=books.lane, request_id="right-0", incurred_at=ENDED, purpose="embedding")
     books.publisher.publish("costs", beside, "right-0")
@@ -166,15 +170,16 @@ def test_books_agree_and_then_one_fault_of_each_kind_is_found(books: Books) -> N
     books.finish()
     code, found = books.reconcile()
     assert (code, found["agree"], found["findings"]) == (0, True, [])
-    assert (found["ledger_rows"], found["cost_events"], found["journaled_attempts"], found["answers"]) == (4, 4, 3, 3)
-    assert found["ledger_usd"] == "0.76"
+    assert (found["ledger_rows"], found["cost_events"], found["journaled_attempts"], found["answers"]) == (5, 5, 4, 4)
+    assert found["ledger_usd"] == "1.01"
 
     planted = plant(books)
     code, found = books.reconcile()
     assert (code, found["agree"]) == (1, False)
     at = {(one["kind"], one["request_id"]) for one in found["findings"]}
     assert {(kind, request_id) for kind, request_id in planted.items()} <= at
-    assert not {request_id for _, request_id in at} & {"right-0", "right-1", "right-2"}
+    assert ("attempt_not_told", "batch_not_told") in at
+    assert not {request_id for _, request_id in at} & {"right-0", "right-1", "right-2", "right-batched"}
 
     # What is younger than the grace is on its way.
     assert books.reconcile("--grace-s", "3600")[0] == 0
