@@ -28,7 +28,7 @@ from processors.journal import AttemptRow, CallFailure, Granted, Journal, Lease,
 from processors.journal.protocol import CANCELLED, HEDGE_LOST
 from processors.model.port import ModelClient
 from processors.routing import Seat, Unavailable
-from schemas.errors import RefusedError
+from schemas.errors import DependencyDownError, RefusedError
 
 
 class Caller:
@@ -131,6 +131,12 @@ class Caller:
             found = await self._find(attempts, again.go, task)
         except RefusedError:
             await self._journal.end(lease, CANCELLED)
+            return None
+        except DependencyDownError:
+            if task.checks is None or task.checks.standing is None:
+                raise
+            # Every place was taken for as long as the stage may wait. The reply that was kept would be lost.
+            await self._endings.resort(lease, attempts, again.otherwise, task)
             return None
         if isinstance(found, Seat):
             return found

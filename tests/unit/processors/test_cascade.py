@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -132,6 +133,32 @@ async def test_the_checked_reply_stands_when_no_stronger_model_answers(error: Ex
     assert one.usage is not None and one.usage.prompt_tokens == 100
     assert sum(cost.amount_usd for cost in costs(outputs)) == one.cost_usd == Decimal("0.00011")
     assert as_bytes(await bench.worker("w2")(event())) == as_bytes(outputs)
+
+
+@pytest.mark.parametrize(("response_format", "stands"), [(ResponseFormat(), True), (JSON, False)])
+async def test_the_checked_reply_stands_when_every_stronger_place_is_taken_to_the_end(
+    response_format: ResponseFormat, stands: bool
+) -> None:
+    group = Group(deployments=(deployment("strong", "10", max_concurrency=1),))
+    bench = Cascading([DECLINED], groups=(group,))
+    worker = bench.worker()
+    taken, find = worker._places.at_once(group, event().record), worker._places.find
+    assert taken is not None
+
+    async def soon(*asked: Any, latest: float, **more: Any) -> Any:
+        return await find(*asked, latest=min(latest, time.monotonic() + 0.1), **more)
+
+    worker._places.find = soon
+    if not stands:
+        with pytest.raises(DependencyDownError):
+            await worker(event(response_format=response_format))
+        return
+    outputs = await worker(event(response_format=response_format))
+    one = completion(outputs)
+    assert (bench.went, one.text, one.deployment) == (["cheap"], Text(inline=DECLINED.text or ""), "cheap")
+    assert told(one) == ("stood", "unavailable", [(0, "cheap", "escalated", "refusal", "phrase")])
+    assert [cost.amount_usd for cost in costs(outputs)] == [Decimal("0.00011"), 0]
+    assert as_bytes(await bench.worker("w2")(event())) == as_bytes(outputs) and bench.went == ["cheap"]
 
 
 async def test_json_that_is_wrong_does_not_stand() -> None:
