@@ -158,6 +158,29 @@ async def test_a_drain_does_not_wait_for_what_a_provider_has(
     assert (await look(database, pause, lane=lane)).calls == 0
 
 
+@pytest.mark.parametrize("without", ["files", "batches"])
+async def test_requests_are_called_one_by_one_where_a_provider_serves_no_batches(
+    stack: TestStack, provider: ProviderProcess, database: Database, lane: str, without: str
+) -> None:
+    lives = Lives(stack, provider, database, lane)
+    async with httpx2.AsyncClient() as client:
+        await client.post(f"{provider.url}/script", json={"batch": {"without": without}})
+        try:
+            outputs = await lives.live()
+        finally:
+            await client.post(f"{provider.url}/script", json={"batch": {}})
+    assert outputs is not None
+    assert {told[-1].split()[0] for told in outputs.values()} == {"Completion"}
+    for request_id in lives.requests:
+        rows = await lives.attempts(request_id)
+        assert [(row.state, row.error_code, row.cost_usd == 0) for row in rows] == [
+            ("failed", "batch_not_offered", True),
+            ("done", None, False),
+        ]
+    assert [lives.paid(one) for one in lives.requests] == [1, 1, 1]
+    assert await lives.reserved() == 0
+
+
 @pytest.mark.parametrize("again", ["call", "batch"])
 async def test_what_an_expired_batch_left_is_answered_within_the_same_request(
     stack: TestStack, provider: ProviderProcess, database: Database, lane: str, again: str

@@ -2,7 +2,7 @@
 
 A batch takes ``turns`` looks at it until it is done (2 where the script sets none), so that no test waits for a clock.
 Posted to ``/script`` as ``{"batch": {"turns": 3, "end": "completed"}}``; ``end`` may be ``failed`` or ``expired``: of
-an expired batch every second request was not worked on.
+an expired batch every second request was not worked on. ``without`` ``files`` or ``batches`` they are not served.
 """
 
 from __future__ import annotations
@@ -84,6 +84,8 @@ class Batches:
 
     async def upload(self, request: web.Request) -> web.Response:
         posted = await request.post()
+        if self.script.batch_without == "files":
+            return web.Response(status=404, text="404 page not found")
         sent = posted["file"]
         assert isinstance(sent, web.FileField)
         name = f"file-{next(self.numbers)}"
@@ -106,6 +108,8 @@ class Batches:
 
     async def create(self, request: web.Request) -> web.Response:
         posted = await request.json()
+        if self.script.batch_without == "batches":
+            return web.json_response({"detail": "Method Not Allowed"}, status=405)
         requests = self._requests(posted["input_file_id"])
         if requests is None:
             return _missing()

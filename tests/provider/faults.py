@@ -113,6 +113,8 @@ class Script:
     # Looks at a batch until it ends, and how it ends: completed, failed or expired.
     batch_turns: int = 2
     batch_end: str = "completed"
+    # What is not served of it: files or batches.
+    batch_without: str = ""
     _calls: OrderedDict[str, int] = field(default_factory=OrderedDict)
 
     def load(self, posted: dict[str, Any]) -> None:
@@ -124,6 +126,7 @@ class Script:
         self.says = {name: list(texts) for name, texts in posted.get("says", {}).items()}
         batch = posted.get("batch", {})
         self.batch_turns, self.batch_end = int(batch.get("turns", 2)), str(batch.get("end", "completed"))
+        self.batch_without = str(batch.get("without", ""))
 
     def next(self, request_id: str, prompt: str, model: str, *, key: str = "", header: str = "") -> Fault:
         """The fault of this call."""
