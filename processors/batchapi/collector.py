@@ -184,7 +184,14 @@ class Collector:
         """Upload the file. Where nobody noted that it was, it is uploaded again."""
         lines, after = list[bytes](), ""
         while items := await self._store.items(batch.batch_id, "sent", limit=_AT_A_TIME, after=after):
-            lines += [request_line(one, self._parts.opener.payload(one, self.deployment)) for one in items]
+            held = {one.call_id for one in await self._parts.calls.held(batch.batch_id, _ids(items))}
+            lines += [
+                request_line(one, self._parts.opener.payload(one, self.deployment))
+                for one in items
+                if one.call_id in held
+            ]
+            # Booked by a worker that died while it handed them back: they are called as every other.
+            await self._results.let_go(batch, [one.call_id for one in items if one.call_id not in held])
             after = items[-1].call_id
             await asyncio.sleep(0)
         if not lines:

@@ -79,8 +79,13 @@ class Results:
         while items := await self._store.items(batch.batch_id, "sent", limit=_AT_A_TIME):
             for item in items:
                 await self._book(item, reason)
-            await self._parts.calls.release(batch.batch_id, _ids(items))
-            await self._store.release(batch.batch_id, _ids(items), wait_s=wait_s)
+            await self.let_go(batch, _ids(items), wait_s=wait_s)
+
+    async def let_go(self, batch: Batch, call_ids: Sequence[str], *, wait_s: float | None = None) -> None:
+        """Let others have these calls, whose attempts are booked: now, or another batch after ``wait_s``."""
+        if call_ids:
+            await self._parts.calls.release(batch.batch_id, call_ids)
+            await self._store.release(batch.batch_id, call_ids, wait_s=wait_s)
 
     async def _book(self, item: Item, reason: str) -> None:
         settled = Settled(state="failed", cost_usd=Decimal(0), error_class="transient-provider", error_code=reason)

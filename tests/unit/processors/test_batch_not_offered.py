@@ -45,7 +45,10 @@ async def test_requests_are_called_when_there_is_no_batch_api(exchange: str, sta
     assert bench.provider.made == []
 
 
-async def test_a_worker_that_dies_while_it_hands_them_back_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("offered", [False, True])
+async def test_a_worker_that_dies_while_it_hands_them_back_loses_none(
+    monkeypatch: pytest.MonkeyPatch, offered: bool
+) -> None:
     bench = BatchBench(max_attempts=1)
     bench.provider.fail["create"] = none_here(404)
     await hand_over(bench, "r1", "r2")
@@ -62,14 +65,16 @@ async def test_a_worker_that_dies_while_it_hands_them_back_loses_none(monkeypatc
         patched.setattr(bench.lasting, "fail_attempt", gone)
         with pytest.raises(Stop):
             await bench.collector().round()
-    bench.provider.fail["upload"] = none_here(404)
+    if not offered:
+        bench.provider.fail["upload"] = none_here(404)
     bench.clock.advance(40)
-    await bench.rounds(2, owner="w2")
-    assert bench.heard.events == ["not-offered"]
+    await bench.rounds(3, owner="w2")
+    assert bench.heard.events == (["made", "ended"] if offered else ["not-offered"])
     for request_id in ("r1", "r2"):
         completion = await answered(bench, request_id, owner="w2")
         assert completion.attempts[-1].state == "done"
-    assert len(bench.model.calls) == 2
+    # What was booked goes into no batch; the other one does where there are batches by now.
+    assert (len(bench.model.calls), len(bench.provider.paid)) == ((1, 1) if offered else (2, 0))
 
 
 async def test_what_is_withdrawn_before_it_was_sent_costs_nothing() -> None:
