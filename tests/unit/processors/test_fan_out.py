@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -12,13 +11,11 @@ import pytest
 
 from processors.budgets.port import FakeBudgets
 from processors.budgets.rule import Budget
-from processors.complete.policies import FanOutPolicy
 from processors.complete.purse import Guard
 from processors.complete.tasks import sample_key
 from processors.complete.worst import worst_case
 from processors.control import FakeControl
 from processors.journal import Lease
-from processors.model.port import ModelReply
 from processors.routing import Unavailable
 from schemas.errors import (
     DependencyDownError,
@@ -29,42 +26,13 @@ from schemas.errors import (
     RefusedError,
     TransientProviderError,
 )
-from schemas.records import Answer, Cost, ResponseFormat, Sampling, Text
-from tests.support.cascading import Said, completion, deployment, reply
+from schemas.records import Answer, Sampling, Text
+from tests.support.cascading import completion, deployment, reply
 from tests.support.completing import CODEC, KEY, as_bytes, event
 from tests.support.enrichments import ACCEPTED, incoming
+from tests.support.fanning import Fanned, costs, texts
 
 BAD = PermanentProviderError("http_400", "400")
-
-
-class Fanned(Said):
-    """A route whose samples say ``says`` in order, or whose members each say their own."""
-
-    def __init__(
-        self,
-        says: Sequence[ModelReply | Exception] | dict[str, list[ModelReply | Exception]],
-        aggregate: Any = "vote",
-        *,
-        route: dict[str, Any] | None = None,
-        **policy: Any,
-    ) -> None:
-        super().__init__(says if isinstance(says, dict) else {"one": list(says)})
-        first, *others = (deployment(name) for name in self.says)
-        if isinstance(says, dict):
-            policy["members"] = (first, *others)
-        else:
-            policy.setdefault("samples", len(says))
-        fan_out = FanOutPolicy(aggregate=aggregate, **policy)
-        changes = {"max_attempts": 1, **(route or {})}
-        self.route = replace(self.route, deployment=first, others=tuple(others), fan_out=fan_out, **changes)
-
-
-def texts(*said: str) -> list[ModelReply | Exception]:
-    return [reply(text) for text in said]
-
-
-def costs(outputs: Any) -> list[Cost]:
-    return [one for one in outputs if isinstance(one, Cost)]
 
 
 async def test_the_answer_that_most_agree_on_is_given_with_every_call_booked() -> None:
@@ -311,61 +279,6 @@ async def test_a_deployment_that_is_away_for_long_is_waited_for_only_where_its_a
     else:
         one = completion(await worker(event()))
         assert one.fan_out is not None and one.fan_out.samples[1].code == "deployment_unavailable"
-
-
-async def test_the_best_is_chosen_by_its_score_and_ties_go_to_the_first() -> None:
-    bench = Fanned({"a": texts("poor"), "b": texts("good"), "c": texts("fair")}, "best", scorer="relevance")
-    bench.scorer.values = {"poor": 0.1, "good": 0.9, "fair": 0.9}
-    one = completion(await bench.worker()(event()))
-    assert one.text == Text(inline="good") and one.fan_out is not None
-    assert [sample.score for sample in one.fan_out.samples] == [0.1, 0.9, 0.9]
-    assert (one.fan_out.chosen, one.fan_out.scorer) == (1, "relevance")
-    assert {name for name, *_ in bench.scorer.scored} == {"relevance"}
-
-
-@pytest.mark.parametrize("aggregate", ["vote", "best", "join"])
-async def test_a_whole_reply_answers_in_place_of_one_that_was_cut_off(aggregate: str) -> None:
-    bench = Fanned({"a": [reply("cut off in the mid", finish_reason="length")], "b": texts("Whole.")}, aggregate)
-    bench.scorer.failure = DependencyDownError("embeddings", "away")
-    one = completion(await bench.worker()(event()))
-    assert (one.text, one.finish_reason) == (Text(inline="Whole."), "stop")
-
-
-async def test_without_scores_the_first_answer_stands() -> None:
-    bench = Fanned({"a": texts("x"), "b": texts("y")}, "best")
-    bench.scorer.failure = DependencyDownError("embeddings", "away")
-    one = completion(await bench.worker()(event()))
-    assert one.text == Text(inline="x") and one.fan_out is not None
-    assert [sample.score for sample in one.fan_out.samples] == [None, None]
-
-
-@pytest.mark.parametrize(
-    ("policy", "text"), [({}, "x\n\ny"), ({"separator": " | "}, "x | y"), ({"as_json": True}, '["x","y"]')]
-)
-async def test_texts_are_joined_in_the_order_of_the_samples(policy: dict[str, Any], text: str) -> None:
-    bench = Fanned({"a": texts("x"), "b": texts("y "), "c": [reply(None, refusal="No.")]}, "join", **policy)
-    one = completion(await bench.worker()(event()))
-    assert one.text == Text(inline=text) and one.refusal is None and one.fan_out is not None
-    assert [sample.used for sample in one.fan_out.samples] == [True, True, False] and one.fan_out.chosen is None
-
-
-async def test_joined_texts_are_no_json_so_a_request_for_json_is_refused_and_nothing_is_reserved() -> None:
-    bench = Fanned({"a": texts("x"), "b": texts("y")}, "join")
-    budgets = FakeBudgets(bench.clock)
-    budget = Budget(name="acme", period="day", only={"tenant": "acme"}, hard_usd=Decimal(10))
-    guard = Guard(budgets, (budget,), clock=bench.clock, hold_s=150)
-    with pytest.raises(RefusedError) as refused:
-        await bench.worker(guard=guard)(event(response_format=ResponseFormat(type="json_object")))
-    assert (refused.value.code, refused.value.status) == ("fan_out_join", "rejected") and not bench.model.calls
-    assert not budgets.reservations
-
-
-async def test_json_that_was_answered_before_its_route_joined_texts_is_given_out() -> None:
-    bench, asked = Fanned(texts('{"a": 1}', '{"a": 1}')), event(response_format=ResponseFormat(type="json_object"))
-    first = await bench.worker()(asked)
-    assert bench.route.fan_out is not None
-    bench.route = replace(bench.route, fan_out=replace(bench.route.fan_out, aggregate="join"))
-    assert as_bytes(await bench.worker("w2")(asked)) == as_bytes(first)
 
 
 async def test_a_budget_holds_all_samples_and_what_they_cost_is_spent_once() -> None:
