@@ -311,7 +311,8 @@ class Complete:
                 known = await self._without(seat, offer, route, asking)
                 if known is not None:
                     return known
-            if seat is None:
+            if seat is None or (rows and beginning(route, await self._journal.attempts_of(offer.key)) != go):
+                # Cancelled; or the call's owner, who is gone by now perhaps, asked a stronger model meanwhile.
                 return None
             served = None if asking is None else await asking.claim(latest)
             if served is not None:

@@ -223,6 +223,30 @@ async def test_after_a_crash_an_escalated_reply_is_not_bought_again() -> None:
     assert [row.error_code for row in await bench.journal.attempts_of(KEY)] == ["escalated_refusal", None]
 
 
+async def test_who_waits_for_a_place_meanwhile_does_not_buy_an_escalated_reply_again() -> None:
+    bench = Cascading([DECLINED])
+    waiting, place = asyncio.Event(), asyncio.Event()
+    second = bench.worker("w2")
+    find = second._places.find
+
+    async def late(*asked: Any, **more: Any) -> Any:
+        waiting.set()
+        await place.wait()
+        return await find(*asked, **more)
+
+    second._places.find = late
+    bench.model.hold = asyncio.Event()
+    first = asyncio.create_task(crash_after_escalation(bench))
+    while not bench.model.calls:
+        await asyncio.sleep(0)
+    other = asyncio.create_task(second(event()))
+    await waiting.wait()
+    bench.model.hold.set()
+    await first
+    place.set()
+    assert completion(await other).deployment == "strong" and bench.went == ["cheap", "strong"]
+
+
 @pytest.mark.parametrize(("freed", "went"), [(False, ["cheap"]), (True, ["cheap", "strong"])])
 async def test_what_was_held_for_the_first_model_alone_is_no_money_for_a_stronger_one(
     freed: bool, went: list[str]
