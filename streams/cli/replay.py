@@ -16,6 +16,7 @@ import typer
 
 from schemas.errors import ConfigurationError
 from streams.cli.output import print_json, say
+from streams.cli.replay_diff import diff, gate
 from streams.cli.replay_text import Bar, ended_line, planned_text, run_line, run_text, run_view, survey_view
 from streams.replay.desk import Desk, Planned
 from streams.replay.plan import times
@@ -33,6 +34,9 @@ app = typer.Typer(
     invoke_without_command=True,
     no_args_is_help=True,
 )
+
+app.command()(diff)
+app.command()(gate)
 
 Named = Annotated[str, typer.Argument(metavar="RUN", help="The run's id or name.")]
 Folder = Annotated[Path | None, typer.Option(help="The embedded stack's folder.")]

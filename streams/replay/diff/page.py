@@ -1,0 +1,58 @@
+"""A report as one self-contained HTML page: plots as SVG, no script, no network, every text escaped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from schemas.errors import ConfigurationError
+from streams.replay.diff.plots import Axis, bars, latency_lines, score_axis
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """The page of a report's JSON object. What producers, users and models wrote is text, never markup."""
+    environment = Environment(
+        loader=PackageLoader("streams.replay.diff", "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": figure, "p": said_p, "share": said_share}
+    environment.globals |= {
+        "axis": Axis,
+        "bars": bars,
+        "score_axis": score_axis,
+        "latency_lines": latency_lines,
+    }
+    return environment.get_template("report.html.j2").render(report=report)
+
+
+def write_page(report: Mapping[str, Any], path: Path) -> None:
+    """Write the page: whole or not at all. Raises ``ConfigurationError`` when it can't be written."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        beside.write_text(page(report), encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise ConfigurationError(f"--html: {path} can't be written: {error.strerror}") from None
+
+
+def figure(value: float | None, places: int = 4) -> str:
+    """A number with so many significant places; a dash for none."""
+    return "–" if value is None else f"{value:.{places}g}" if abs(value) < 10_000 else f"{value:,.0f}"
+
+
+def said_p(value: float | None) -> str:
+    """How likely the difference is by chance."""
+    return "–" if value is None else "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+
+
+def said_share(value: float | None) -> str:
+    """A change as a share."""
+    return "–" if value is None else f"{value:+.1%}"
