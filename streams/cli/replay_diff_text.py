@@ -33,7 +33,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"  texts: {text['same']:,} of {text['compared']:,} the same" + _similar(text)
     for one in report["scores"]:
         yield f"  {one['name']}: {_mean(one)}"
-    yield f"  cost: {cost['base_usd']} > {cost['run_usd']} USD ({said_share(cost['increase'])}); {_mean(cost['a_request'])}"
+    yield f"  cost: {cost['base_usd']} > {cost['run_usd']} USD ({said_share(cost['increase'])})"
+    yield f"    a request: {_mean(cost['a_request'])}"
     tokens = report["tokens"]
     yield (
         f"  tokens: prompt {tokens['prompt_tokens_base']:,} > {tokens['prompt_tokens_run']:,}, "

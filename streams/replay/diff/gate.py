@@ -85,10 +85,8 @@ def _each(report: Mapping[str, Any], asked: Mapping[str, float], option: str) ->
         return list(asked.items())
     rest = [name for name, one in known.items() if name not in asked and one["pairs"]]
     # Where nothing was scored the bound stands, and fails.
-    return [
-        *((name, one) for name, one in asked.items() if name != ALL),
-        *((name, asked[ALL]) for name in rest or [ALL]),
-    ]
+    named = [(name, one) for name, one in asked.items() if name != ALL]
+    return [*named, *((name, asked[ALL]) for name in rest or [ALL])]
 
 
 def _of(report: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -38,7 +38,7 @@ async def make_report(
     endpoint, and on Postgres. Raises ``ConfigurationError`` where there is nothing to compare, and
     ``DependencyDownError``.
     """
-    tell = observe or (lambda doing, done: None)
+    tell = observe or _unobserved
     what = both(run, against)
     places = (await desk.progress(run)).of_step(0)
     with Pairs() as pairs:
@@ -60,14 +60,18 @@ async def make_report(
 
 
 def compare_all(
-    pairs: Pairs, decide: Collection[str], tolerance: float, tell: Callable[[str, int], None] = lambda *_: None
+    pairs: Pairs, decide: Collection[str], tolerance: float, tell: Callable[[str, int], None] | None = None
 ) -> None:
     """Compare every pair. Blocks on the disk, and costs the processor about a millisecond for a pair of long texts."""
     for number, (base, run, scores) in enumerate(pairs.pairs(), start=1):
         difference = compare(base, run, scores, decide=decide, tolerance=tolerance)
         pairs.add(difference, verdict_changes(base, run))
         if number % 100 == 0:
-            tell("comparing", number)
+            (tell or _unobserved)("comparing", number)
+
+
+def _unobserved(doing: str, done: int) -> None:
+    """Nobody wants to know."""
 
 
 def heading(run: Run, against: Run | None, what: What) -> dict[str, Any]:

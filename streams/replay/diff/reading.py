@@ -50,7 +50,7 @@ class Gathering:
     ) -> None:
         self._settings, self._database, self._codec, self._pairs = settings, database, codec, pairs
         self._claims = BlockingClaims(settings, codec)
-        self._observe = observe or (lambda read: None)
+        self._observe = observe
         self.found = Gathered()
 
     async def gather(self, run: Run, places: tuple[Place, ...], what: What, *, against: Run | None = None) -> Gathered:
@@ -221,4 +221,5 @@ class Gathering:
 
     def _count(self, *entries: Entry) -> None:
         self.found.read += len(entries)
-        self._observe(self.found.read)
+        if self._observe is not None:
+            self._observe(self.found.read)
