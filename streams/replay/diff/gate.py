@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from schemas.errors import ConfigurationError
 from streams.replay.where import nearest
 
 MIN_PAIRS = 30
+# A figure that is at its bound but for the rounding of its mean holds.
+ROUNDING = 1e-9
 # A bound on every score that there is.
 ALL = ""
 
@@ -59,11 +62,11 @@ def check(report: Mapping[str, Any], bounds: Bounds) -> list[Checked]:
     found += [_drop(report, name, most, bounds) for name, most in drops]
     if bounds.max_cost_increase is not None:
         cost = report["cost"]
-        increase = _increase(float(cost["base_usd"]), float(cost["run_usd"]))
+        increase = _increase(Decimal(cost["base_usd"]), Decimal(cost["run_usd"]))
         found.append(_share("cost increase", increase, bounds.max_cost_increase, report["pairs"], bounds))
     if bounds.max_latency_increase is not None:
         latency = report["latency"]
-        increase = _increase(latency["base"] or 0.0, latency["run"] or 0.0)
+        increase = _increase(Decimal(latency["base"] or 0), Decimal(latency["run"] or 0))
         found.append(_share("latency increase", increase, bounds.max_latency_increase, latency["pairs"], bounds))
     if bounds.max_regressions is not None:
         found.append(_regressions(report, bounds, bounds.max_regressions))
@@ -96,14 +99,14 @@ def _of(report: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _score(report: Mapping[str, Any], name: str, least: float, bounds: Bounds) -> Checked:
     found = _of(report, name)
     value = found["run"]
-    passed = value is not None and value >= least
+    passed = value is not None and value >= least - ROUNDING
     return _checked(f"score {name}".strip(), f">= {least:g}", value, passed, found["pairs"], bounds)
 
 
 def _drop(report: Mapping[str, Any], name: str, most: float, bounds: Bounds) -> Checked:
     found = _of(report, name)
     drop = None if found["difference"] is None else -found["difference"]
-    passed = drop is not None and drop <= most
+    passed = drop is not None and drop <= most + ROUNDING
     return _checked(f"drop of {name}".strip(), f"<= {most:g}", drop, passed, found["pairs"], bounds)
 
 
@@ -112,7 +115,7 @@ def _share(name: str, increase: float, most: float, pairs: int, bounds: Bounds) 
     figure = "from nothing" if math.isinf(increase) else f"{increase:+.2%}"
     return Checked(
         name=name, bound=f"<= {most:.4g} ({most:.2%})", figure=figure if pairs else None,
-        passed=not few and increase <= most, reason=few,
+        passed=not few and increase <= most + ROUNDING, reason=few,
     )  # fmt: skip
 
 
@@ -140,8 +143,8 @@ def _few(pairs: int, bounds: Bounds) -> str:
     return "" if pairs >= least else f"{pairs} pairs tell it, {least} are needed; see --min-pairs"
 
 
-def _increase(base: float, run: float) -> float:
-    return (run - base) / base if base else (math.inf if run > 0 else 0.0)
+def _increase(base: Decimal, run: Decimal) -> float:
+    return float((run - base) / base) if base else (math.inf if run > 0 else 0.0)
 
 
 def passed(checks: Sequence[Checked]) -> bool:
