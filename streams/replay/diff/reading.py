@@ -119,7 +119,8 @@ class Gathering:
             since = sides.begun(places)
             sides.run(Side.RUN, run, what, since)
             if against is not None:
-                sides.run(Side.BASE, against, what, since)
+                # It may have begun elsewhere.
+                sides.run(Side.BASE, against, what, None)
             else:
                 sides.live(run, what, since)
 

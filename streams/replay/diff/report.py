@@ -83,7 +83,7 @@ def _text(pairs: Pairs) -> dict[str, Any]:
     [(compared, same)] = pairs.rows("SELECT count(same_text), total(same_text) FROM differences")
     found: dict[str, Any] = {"compared": compared, "same": int(same), "changed": compared - int(same)}
     for name in ("edit", "cosine"):
-        values = _column(pairs, f"SELECT {name} FROM differences WHERE NOT same_text AND {name} IS NOT NULL")
+        values = pairs.numbers(f"SELECT {name} FROM differences WHERE NOT same_text AND {name} IS NOT NULL")[:, 0]
         found[name] = {"pairs": len(values)} | (_spread(values) if len(values) else {})
         found[name]["histogram"] = np.histogram(np.clip(values, 0, 1), bins=BINS, range=(0, 1))[0].tolist()
     return found
@@ -115,15 +115,15 @@ def _citations(pairs: Pairs, seed: int) -> dict[str, Any]:
 def _scores(pairs: Pairs, seed: int) -> list[dict[str, Any]]:
     found = []
     for (name,) in pairs.rows("SELECT DISTINCT name FROM scores ORDER BY 1"):
-        rows = pairs.rows(_SCORE, (name,))
-        values = np.asarray([row for row in rows if None not in row], dtype=np.float64).reshape(-1, 2)
+        values = pairs.numbers(f"SELECT base.value, run.value {_SCORE} {_SCORED} {_ORDER}", (name,), columns=2)
+        [(asked,)] = pairs.rows(f"SELECT count(*) {_SCORE}", (name,))
         figures = _figures(values[:, 0], values[:, 1], seed)
         found.append(
             {
                 "name": name,
                 **figures,
                 # Both sides were asked for it, and one or both had no figure.
-                "unscored": len(rows) - len(values),
+                "unscored": asked - len(values),
                 "worse": int((values[:, 1] < values[:, 0]).sum()),
                 "better": int((values[:, 1] > values[:, 0]).sum()),
             }
@@ -158,10 +158,9 @@ def _latency(pairs: Pairs, seed: int) -> dict[str, Any]:
 
 
 def _paired(pairs: Pairs, base: str, run: str, seed: int, *, quantiles: bool = False) -> dict[str, Any]:
-    rows = pairs.rows(
-        f"SELECT {base}, {run} FROM differences WHERE {base} IS NOT NULL AND {run} IS NOT NULL ORDER BY draw"
+    values = pairs.numbers(
+        f"SELECT {base}, {run} FROM differences WHERE {base} IS NOT NULL AND {run} IS NOT NULL ORDER BY draw", columns=2
     )
-    values = np.asarray(rows, dtype=np.float64).reshape(-1, 2)
     found = _figures(values[:, 0], values[:, 1], seed)
     if quantiles and len(values):
         levels = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
@@ -240,10 +239,6 @@ def _example(pairs: Pairs, tenant: str, request_id: str, *row: Any) -> dict[str,
     }
 
 
-def _column(pairs: Pairs, sql: str) -> Any:
-    return np.asarray([value for (value,) in pairs.rows(sql)], dtype=np.float64)
-
-
 _ALONE = """
     FROM sides AS one LEFT JOIN sides AS other ON other.side = ?2 AND other.tenant = one.tenant
         AND other.request_id = one.request_id
@@ -254,8 +249,10 @@ _NEITHER = """
         AND sides.request_id = wanted.request_id)
 """
 _SCORE = """
-    SELECT base.value, run.value FROM scores AS base
+    FROM scores AS base
     JOIN scores AS run ON run.side = 1 AND run.tenant = base.tenant AND run.request_id = base.request_id
         AND run.name = base.name
-    WHERE base.side = 0 AND base.name = ? ORDER BY base.tenant, base.request_id
+    WHERE base.side = 0 AND base.name = ?
 """
+_SCORED = "AND base.value IS NOT NULL AND run.value IS NOT NULL"
+_ORDER = "ORDER BY base.tenant, base.request_id"

@@ -116,7 +116,7 @@ class Sides:
         backfilled = run.target == "live" and what.kind == "answers"
         lane, begun = (run.source_lane, since) if backfilled else (run.lane, None)
         seen = 0
-        for entry, record in self._records(lane, what.topics(), begun, wanted=backfilled):
+        for entry, record in self._records(lane, what.topics(), begun, wanted=False):
             if record.meta.run != run.run:  # type: ignore[attr-defined]
                 continue
             said = what.says(record)
@@ -126,7 +126,7 @@ class Sides:
                 self._pairs.want(said.tenant, said.request_id)
             self._count(entry)
         if what.scored:
-            for entry, record in self._records(lane, ("evaluations",), begun, wanted=backfilled):
+            for entry, record in self._records(lane, ("evaluations",), begun, wanted=False):
                 if isinstance(record, Evaluation) and record.meta.run == run.run:
                     seen += 1
                     self._scored(side, record, what)

@@ -10,9 +10,13 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from enum import IntEnum
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from streams.replay.diff.compare import Difference
 from streams.replay.diff.said import Said
@@ -112,6 +116,11 @@ class Pairs:
     def rows(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
         """What a query over ``differences``, ``sides``, ``scores`` and ``verdicts`` finds."""
         return self._file.execute(sql, parameters).fetchall()
+
+    def numbers(self, sql: str, parameters: Sequence[Any] = (), *, columns: int = 1) -> NDArray[np.float64]:
+        """What a query finds as an array, a row a record. It must not find a null."""
+        cursor = self._file.execute(sql, parameters)
+        return np.fromiter(chain.from_iterable(cursor), dtype=np.float64).reshape(-1, columns)
 
     def _write(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any]) -> None:
         self._file.execute(sql, parameters)

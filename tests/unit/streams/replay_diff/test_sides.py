@@ -73,7 +73,6 @@ def test_a_backfills_revisions_are_paired_with_what_they_replaced(pairs: Pairs) 
         replace(answer("a", "re-driven later"), revision=2),
     ]
     scene = Scene(pairs, live__answers=live)
-    pairs.want("acme", "a")
     assert scene.texts(run_of(target="live")) == [("a", "before", "backfilled")]
 
 
