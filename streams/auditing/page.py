@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import orjson
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from schemas.errors import ConfigurationError
+from streams.page_file import write_whole
 
 
 def page(audit: Mapping[str, Any]) -> str:
@@ -29,13 +28,7 @@ def page(audit: Mapping[str, Any]) -> str:
 
 def write_page(audit: Mapping[str, Any], path: Path) -> None:
     """Write the page: whole or not at all. Raises ``ConfigurationError`` when it can't be written."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_text(page(audit), encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise ConfigurationError(f"--html: {path} can't be written: {error.strerror}") from None
+    write_whole(page(audit), path)
 
 
 def _final_answer(audit: Mapping[str, Any]) -> dict[str, Any] | None:

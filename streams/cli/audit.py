@@ -15,7 +15,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from processors.complete import SAMPLE
-from schemas.errors import ConfigurationError, PoisonError
+from schemas.errors import PoisonError
 from schemas.json_view import to_json
 from schemas.wire import schema_id_of
 from streams import security
@@ -29,6 +29,7 @@ from streams.cli.folding import Run, describe_run, fold
 from streams.cli.lines import clean, summary
 from streams.cli.output import print_json, say
 from streams.opened import iso, opened_view
+from streams.page_file import check_folder
 from streams.settings import load_settings
 
 WIDE = 1000
@@ -53,8 +54,7 @@ def audit(
     was live on control. The deltas and the chunks of an attempt are one line each, without --all; --json and --html
     have them all. Texts are shown, and may hold personal data. Exit code 1: nothing found.
     """
-    if html is not None and not html.absolute().parent.is_dir():
-        raise ConfigurationError(f"--html: the folder {html.absolute().parent} is not there; make it first")
+    check_folder(html)
     settings = load_settings(folder=folder)
     codec = asyncio.run(security.codec(settings.registry))
     auditor = Auditor(settings, lane=lane, note=say, codec=codec)

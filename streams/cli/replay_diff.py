@@ -15,6 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from schemas.errors import ConfigurationError
 from streams.cli.output import console, print_json, say
 from streams.cli.replay_diff_text import checks_text, checks_view, report_text
+from streams.page_file import check_folder
 from streams.replay.desk import Desk
 from streams.replay.diff.gate import ALL, MIN_PAIRS, Bounds, check, passed
 from streams.replay.diff.making import LIVE, Asked, make_report
@@ -51,7 +52,7 @@ def diff(
 
     Exit code 1: the run has no output that could be paired.
     """
-    _check_folder(html)
+    check_folder(html)
     asked = Asked(decide=tuple(decide or ()), tolerance=tolerance, shown=show, embed=embed)
     found = _report(run, against, asked, folder)
     if html is not None:
@@ -91,7 +92,7 @@ def gate(
 
     Exit code 1: a bound is broken, or too few pairs tell it. 2: no bound was given, or one can't be read.
     """
-    _check_folder(html)
+    check_folder(html)
     bounds = Bounds(
         min_score=_named("--min-score", min_score),
         max_score_drop=_named("--max-score-drop", max_score_drop),
@@ -134,11 +135,6 @@ def _report(run: str, against: str, asked: Asked, folder: Path | None) -> dict[s
                 return await make_report(desk, found, other, asked, observe=observe)
 
     return asyncio.run(work())
-
-
-def _check_folder(html: Path | None) -> None:
-    if html is not None and not html.absolute().parent.is_dir():
-        raise ConfigurationError(f"--html: the folder {html.absolute().parent} is not there; make it first")
 
 
 def _named(option: str, given: Sequence[str] | None) -> dict[str, float]:

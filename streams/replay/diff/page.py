@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from schemas.errors import ConfigurationError
+from streams.page_file import write_whole
 from streams.replay.diff.plots import Axis, bars, latency_lines, score_axis
 
 
@@ -34,13 +33,7 @@ def page(report: Mapping[str, Any]) -> str:
 
 def write_page(report: Mapping[str, Any], path: Path) -> None:
     """Write the page: whole or not at all. Raises ``ConfigurationError`` when it can't be written."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_text(page(report), encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise ConfigurationError(f"--html: {path} can't be written: {error.strerror}") from None
+    write_whole(page(report), path)
 
 
 def figure(value: float | None, places: int = 4) -> str:
