@@ -95,8 +95,9 @@ def test_scores_count_for_the_very_answer_that_is_compared_and_not_users_opinion
         pairs,
         live__answers=[old, new],
         live__evaluations=[
-            evaluation(old, groundedness=0.1),
             evaluation(new, groundedness=0.9),
+            # Late, and of another answer to the same request.
+            replace(evaluation(old, groundedness=0.1), revision=1),
             replace(evaluation(new, groundedness=0.0), feedback_event_id="f1"),
         ],
         **{

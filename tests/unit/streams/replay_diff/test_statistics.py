@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -59,6 +60,21 @@ def test_the_interval_of_maize_is_near_students_and_leans_as_its_skew_does() -> 
     # Student's interval is 0.03 to 41.84; the bootstrap's is a little narrower, and lower for the long lower tail.
     assert -3 < found.low < 4 and 34 < found.high < 41.84
     assert 314 / 15 - found.low > found.high - 314 / 15
+
+
+def test_the_interval_of_a_skewed_sample_leans_to_its_long_tail() -> None:
+    values = np.random.default_rng(11).exponential(1.0, 20)
+    found = mean_interval(values)
+    means = values[np.random.default_rng(12).integers(0, 20, (20_000, 20))].mean(axis=1)
+    # Efron's acceleration of a mean is its skewness over 6 times the root of how many values there are; of the mean's
+    # own bias there is next to none.
+    a = float(((values - values.mean()) ** 3).mean() / values.std() ** 3 / 6 / math.sqrt(20))
+    z = 1.959964
+    plain = NormalDist()
+    low, high = np.quantile(means, [plain.cdf(-z / (1 + a * z)), plain.cdf(z / (1 - a * z))])
+    assert found is not None and a > 0.04
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.03)
+    assert found.high > np.quantile(means, 0.975) + 0.02
 
 
 def test_the_bootstrap_and_the_normal_interval_meet_where_one_takes_over() -> None:
