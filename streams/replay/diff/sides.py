@@ -96,6 +96,8 @@ class Sides:
     ) -> None:
         self._reader, self._codec, self._pairs, self._prefix = reader, codec, pairs, prefix
         self._whole, self._unreadable, self._count = whole, unreadable, count
+        # Schema ids that the registry denied: it is not asked for every record again.
+        self._denied: set[int] = set()
 
     def begun(self, places: tuple[Place, ...]) -> datetime | None:
         """The broker's time of the first event that was replayed: what live said of it came later."""
@@ -196,7 +198,11 @@ class Sides:
             try:
                 found = self._codec.decode(value, record)
             except UnknownSchemaError as error:
+                if error.schema_id in self._denied:
+                    raise
+                self._denied.add(error.schema_id)
                 asyncio.run(self._codec.fetch(error.schema_id))
+                self._denied.discard(error.schema_id)
                 found = self._codec.decode(value, record)
         except PoisonError:
             self._unreadable[entry.topic] += 1

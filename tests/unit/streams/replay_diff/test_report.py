@@ -19,13 +19,14 @@ from streams.cli.replay_diff_text import checks_text, report_text
 from streams.replay.diff.gate import Bounds, check, passed
 from streams.replay.diff.lanes import both
 from streams.replay.diff.making import compare_all, heading
-from streams.replay.diff.meaning import look_at_meaning
+from streams.replay.diff.meaning import embedder, look_at_meaning
 from streams.replay.diff.page import page, write_page
 from streams.replay.diff.report import report
 from streams.replay.diff.said import of_answer
 from streams.replay.diff.store import Pairs, Side
 from tests.support.browser import dump
 from tests.support.comparing import answer, run_of
+from tests.support.settings import NOWHERE, bare_settings
 
 EVIL = "<script>document.title = 'owned'</script><img src=x onerror=alert(1)>"
 
@@ -258,3 +259,11 @@ def test_the_file_is_the_owners_alone_and_gone_in_the_end() -> None:
         folder = Path(name).parent
         assert folder.stat().st_mode & 0o077 == 0
     assert not folder.exists()
+
+
+async def test_embeddings_that_cost_something_are_not_asked() -> None:
+    endpoint = {"base_url": NOWHERE, "model": "none"}
+    async with embedder(bare_settings(embeddings={**endpoint, "price": "0.02"})) as priced:
+        assert priced is None
+    async with embedder(bare_settings()) as free:
+        assert free is not None and free.model == "none"
