@@ -121,7 +121,9 @@ def _share(name: str, increase: float, most: float, pairs: int, bounds: Bounds) 
 
 def _regressions(report: Mapping[str, Any], bounds: Bounds, most: float) -> Checked:
     """Regressions, and requests that the run has no output for although there was one."""
-    pairs, lost = report["pairs"], report["alone"]["base_only"]["count"]
+    # An answer that was not drawn for scoring this time is not lost.
+    lost = 0 if report["what"] == "evaluations" else report["alone"]["base_only"]["count"]
+    pairs = report["pairs"]
     count = report["regressions"]["count"] + lost
     compared = pairs + lost
     share = count / compared if compared else 0.0

@@ -181,6 +181,8 @@ def test_bounds_that_hold_and_bounds_that_are_broken_say_their_figures(pairs: Pa
     assert [one.name for one in broken if not one.passed] == ["score groundedness", "cost increase", "regressions"]
     # Five regressions, and the request that the run has no output for.
     assert "6 of 41 (14.63%), 1 without an output" in checks_text(broken)
+    sampled = {**found, "what": "evaluations"}
+    assert "5 of 40" in checks_text(check(sampled, Bounds(max_regressions=5)))
     share = Bounds(max_regressions=0.15, regressions_share=True)
     assert passed(check(found, share))
 
