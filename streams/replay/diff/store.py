@@ -1,17 +1,15 @@
 """Both sides of a comparison in a file on disk, so that memory does not grow with the run.
 
-The file holds answers: it lies in a folder that only its owner can read, and is gone when the comparison is done.
+The file holds answers: it has no name that somebody else could open, and is gone when the process is, however it ends.
 """
 
 from __future__ import annotations
 
 import sqlite3
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from enum import IntEnum
 from itertools import chain
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -35,10 +33,9 @@ class Pairs:
     """Both sides by tenant and request, and what is different. Use it in a ``with`` block; blocks on the disk."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="headrace-diff-")
-        # A comparison reads in one thread and sums up in another, never at once.
-        path = Path(self._folder.name) / "pairs.sqlite"
-        self._file = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        # No name: a file that SQLite removes as soon as it has opened it. A comparison reads in one thread and sums up
+        # in another, never at once.
+        self._file = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         self._file.executescript(_TABLES)
         self._file.execute("BEGIN")
         self._unsaved = 0
@@ -48,7 +45,6 @@ class Pairs:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._file.close()
-        self._folder.cleanup()
 
     def want(self, tenant: str, request_id: str) -> None:
         """Note a request that the run took."""

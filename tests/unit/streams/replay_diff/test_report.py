@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -255,12 +256,20 @@ def test_an_empty_comparison_is_a_report_and_a_page_too(pairs: Pairs) -> None:
     assert "<b>0</b> pairs" in page(found)
 
 
-def test_the_file_is_the_owners_alone_and_gone_in_the_end() -> None:
+def test_the_texts_lie_in_a_file_without_a_name() -> None:
+    def opened() -> list[str]:
+        # How SQLite calls its temporary files.
+        links = [os.fspath(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        return [link for link in links if "etilqs_" in link]
+
     with Pairs() as made:
-        [(_, _, name)] = made.rows("PRAGMA database_list")
-        folder = Path(name).parent
-        assert folder.stat().st_mode & 0o077 == 0
-    assert not folder.exists()
+        for number in range(4_000):
+            # More than is kept in memory.
+            put(made, answer(f"r{number}", f"{number} " * 4_000), None)
+        there = opened()
+        assert there, "they are on disk"
+        assert all(name.endswith(" (deleted)") for name in there)
+    assert opened() == []
 
 
 async def test_embeddings_that_cost_something_are_not_asked() -> None:
