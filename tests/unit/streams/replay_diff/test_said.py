@@ -6,7 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.records import Verdict
@@ -45,6 +45,7 @@ def test_before_the_filter_only_the_failures_of_the_stage_itself_count() -> None
     assert (what.says(answer("a")), what.says(ended)) == (None, of_answer(ended))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_edit_similarity_is_of_both_alike_and_whole_for_the_same_text(one: str, other: str) -> None:
     there = edit_similarity(one, other)

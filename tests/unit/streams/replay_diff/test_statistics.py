@@ -7,7 +7,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.replay.diff.statistics import LARGE, changes_p, mean_interval, paired_p
@@ -36,6 +36,7 @@ def test_no_difference_is_no_finding_and_one_in_the_same_way_always_is() -> None
     assert 0.2 < (paired_p(np.random.default_rng(1).normal(0, 1, LARGE * 2)) or 0) < 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=12))
 def test_which_side_is_which_does_not_matter_to_the_test(differences: list[float]) -> None:
     there, back = paired_p(differences), paired_p([-one for one in differences])
