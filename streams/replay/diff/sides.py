@@ -144,8 +144,8 @@ class Sides:
                 what.says(record) if meta.run != run.run and self._pairs.wants(meta.tenant, meta.request_id) else None
             )
             ours = self._pairs.known(Side.RUN, said.tenant, said.request_id) if said is not None else None
-            # What came after a backfill is not what it replaced.
-            later = ours is not None and run.target == "live" and said is not None and said.revision >= ours[0]
+            # What came after a backfill is not what it replaced. Where finals were purged both are revision 0.
+            later = ours is not None and run.target == "live" and said is not None and said.revision > ours[0]
             if said is not None and not later:
                 self._pairs.put(Side.BASE, said)
             self._count(entry)
