@@ -56,13 +56,24 @@ def part(record: Record, excess_bytes: int) -> Parted:
 
 
 def whole(record: RecordT, bodies: Mapping[str, bytes]) -> RecordT:
-    """The record with the texts that these references stand for; others stay references."""
+    """The record with the texts that these references stand for; others stay references.
+
+    So does one whose body is not the one that was stored: it does not have the reference's digest.
+    """
 
     def back(text: Text) -> Text:
         body = bodies.get(text.ref) if text.ref is not None else None
-        return text if body is None else Text(inline=body.decode())
+        return text if body is None or ref_of(body) != text.ref else Text(inline=body.decode())
 
     changed: RecordT = _changed(record, back)
+    return changed
+
+
+def named(record: RecordT) -> RecordT:
+    """The record with the reference of every text in its place: the same whether texts were parted from it or not."""
+    changed: RecordT = _changed(
+        record, lambda text: text if text.inline is None else Text(ref=ref_of(text.inline.encode()))
+    )
     return changed
 
 

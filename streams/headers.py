@@ -17,6 +17,8 @@ Headers = list[tuple[str, bytes]]
 
 CONTENT_TYPE = b"application/vnd.apache.avro+confluent"
 TIMINGS = "headrace-timings"
+# Which export a record comes from, and which of its kind it is.
+IMPORTED = "headrace-import"
 TRACEPARENT = "traceparent"
 # Handed on as they came.
 CARRIED = ("tracestate", "baggage")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from math import inf
 from typing import Any
 
 from schemas.codec import Codec
@@ -19,6 +21,8 @@ from streams.reading import Entry
 from streams.topics import kind_of
 
 DEAD_LETTERS = "dead-letters"
+# A registry that is away is asked for a schema again after this time.
+AGAIN_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +52,23 @@ class Opened:
 class Opener:
     """Opens entries of one lane. Never raises for what is in them."""
 
-    def __init__(self, codec: Codec, *, prefix: str, lane: str, claims: BlockingClaims | None = None) -> None:
-        """With ``claims``, texts that were too large for a topic are shown; else the references to them."""
-        self._claims = claims
+    def __init__(
+        self,
+        codec: Codec,
+        *,
+        prefix: str,
+        lane: str,
+        claims: BlockingClaims | None = None,
+        complete: bool = False,
+    ) -> None:
+        """With ``claims``, texts that were too large for a topic are shown; else the references to them.
+
+        While registry or Postgres is away, less is shown; with ``complete``, ``DependencyDownError`` is raised.
+        """
+        self._claims, self._complete = claims, complete
         self._codec, self._prefix, self._lane = codec, prefix, lane
-        # Schema ids that the registry denied: it is not asked for every record again.
-        self._denied: set[int] = set()
+        # Schema ids that the registry does not have, and until when it is not asked again: not for every record.
+        self._denied: dict[int, float] = {}
 
     def open(self, entry: Entry) -> Opened:
         """Decode an entry. Blocks on the registry once for a schema id that the codec does not hold."""
@@ -61,6 +76,10 @@ class Opener:
         record, fault = self._decode(entry.value)
         letter = dead_letter_of(entry, record) if kind == DEAD_LETTERS else None
         return Opened(entry, kind, record, fault, letter)
+
+    def record_of(self, value: bytes) -> Record | None:
+        """The record in these bytes, with its references, if there is one. Blocks and raises as ``open``."""
+        return self._read(value)[0]
 
     def _decode(self, value: bytes | None) -> tuple[Record | None, str | None]:
         if value is None:
@@ -71,6 +90,8 @@ class Opener:
         try:
             return self._claims.whole(record, value), None
         except DependencyDownError:
+            if self._complete:
+                raise
             return record, None
 
     def _read(self, value: bytes) -> tuple[Record | None, str | None]:
@@ -78,13 +99,25 @@ class Opener:
             try:
                 return self._codec.decode_any(value), None
             except UnknownSchemaError as unknown:
-                if unknown.schema_id in self._denied:
+                if time.monotonic() < self._denied.get(unknown.schema_id, 0.0):
                     raise
-                self._denied.add(unknown.schema_id)
-                asyncio.run(self._codec.fetch(unknown.schema_id))
+                self._fetch(unknown.schema_id)
                 return self._codec.decode_any(value), None
-        except (PoisonError, DependencyDownError) as error:
+        except PoisonError as error:
             return None, str(error)
+        except DependencyDownError as error:
+            if self._complete:
+                raise
+            return None, str(error)
+
+    def _fetch(self, schema_id: int) -> None:
+        self._denied[schema_id] = inf
+        try:
+            asyncio.run(self._codec.fetch(schema_id))
+        except DependencyDownError:
+            # It denied nothing.
+            self._denied[schema_id] = 0.0 if self._complete else time.monotonic() + AGAIN_S
+            raise
 
 
 def dead_letter_of(entry: Entry, record: Record | None) -> DeadLetter:

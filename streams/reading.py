@@ -87,7 +87,8 @@ class TopicReader:
     topic that is not there or a login that is refused.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, strict: bool = False) -> None:
+        """``strict``: an offset that is gone raises ``ConfigurationError``, and is not passed over."""
         self._kafka = settings.kafka
         login.check_login(settings.kafka)
         self._consumer = Consumer(
@@ -95,6 +96,7 @@ class TopicReader:
                 settings.kafka,
                 {
                     **READER,
+                    "auto.offset.reset": "error" if strict else READER["auto.offset.reset"],
                     # What goes wrong is raised; the client's own lines would come many times a second.
                     "log_level": 2,
                     "fetch.wait.max.ms": 50,
@@ -182,7 +184,7 @@ class TopicReader:
                         _raise(message.error())
                     continue
                 offset = message.offset()
-                if offset < stretch.end and (wanted is None or wanted(message.key())):
+                if stretch.start <= offset < stretch.end and (wanted is None or wanted(message.key())):
                     yield _entry(message)
                 if offset >= stretch.end - 1:
                     self._done(place, left)
@@ -248,4 +250,6 @@ def _raise(error: KafkaError) -> NoReturn:
         )
     if error.code() in _MISSING:
         raise ConfigurationError(f"a topic is missing ({error.str()}); run `headrace topics apply`")
+    if error.code() == KafkaError._AUTO_OFFSET_RESET:
+        raise ConfigurationError(f"events were removed before they were read ({error.str()})")
     raise DependencyDownError("kafka", error.str())

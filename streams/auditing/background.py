@@ -15,6 +15,7 @@ from schemas.errors import ConfigurationError, DependencyDownError
 from streams.audit import Audit
 from streams.auditing.explain import Background, DocumentKey, DocumentNow, current_of, documents_used, prompts_used
 from streams.auditing.live import Change, changes
+from streams.imported import as_recorded
 from streams.opened import Opener, iso
 from streams.reading import TopicReader
 from streams.settings import Settings
@@ -49,7 +50,7 @@ def read_control(reader: TopicReader, opener: Opener, prefix: str, lane: str) ->
     if topic not in reader.existing([topic]):
         return []
     stretches = reader.ends([(topic, 0)])
-    return changes(opener.open(entry) for entry in reader.read(stretches))
+    return changes(opener.open(entry) for entry in as_recorded(reader.read(stretches)))
 
 
 async def _stored(

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from streams.auditing.seen import Seen
 
+# What a lane of a replay has elsewhere.
+_ELSEWHERE = ("cause_missing", "answer_without_request", "answer_not_final", "final_unpublished")
 
-def check(seen: Seen, *, bound_us: int, until_us: int, now_us: int, grace_us: int, causes: bool = True) -> None:
+
+def check(
+    seen: Seen,
+    *,
+    bound_us: int,
+    until_us: int,
+    now_us: int,
+    grace_us: int,
+    finals_us: int = 0,
+    causes: bool = True,
+) -> None:
     """Find what is off among requests accepted from ``bound_us`` to ``until_us``, and their events.
 
-    A request has to have its answer once its time to live and the grace are over. Without ``causes``, those are not
-    looked for: in a lane of a replay they are in another lane.
+    A request has to have its answer once its time to live and the grace are over. ``finals_us``: the rows of answers
+    that were published before may have gone. Without ``causes``, those are not looked for: in a lane of a replay they
+    are in another lane.
     """
     seen.index()
     parameters = {"bound": bound_us, "until": until_us, "now": now_us, "grace": grace_us}
+    parameters["finals"] = max(finals_us, bound_us)
     for kind, query in QUERIES.items():
-        if causes or kind not in ("cause_missing", "answer_without_request"):
+        if causes or kind not in _ELSEWHERE:
             seen.find(kind, query, parameters)
 
 
@@ -37,17 +51,32 @@ QUERIES = {
     "answer_without_request": """
         SELECT tenant, request_id, place, '' FROM answers
         WHERE accepted BETWEEN :bound AND :until AND NOT EXISTS (SELECT 1 FROM requests
-            WHERE requests.request_id = answers.request_id)
+            WHERE requests.request_id = answers.request_id AND requests.tenant = answers.tenant)
     """,
     "supersedes_unknown": """
         SELECT tenant, request_id, place, 'revision ' || revision || ' for ' || supersedes FROM answers
         WHERE revision > 0 AND accepted BETWEEN :bound AND :until
-            AND NOT EXISTS (SELECT 1 FROM answers AS other WHERE other.event_id = answers.supersedes)
+            AND NOT EXISTS (SELECT 1 FROM answers AS other WHERE other.event_id = answers.supersedes
+                AND other.request_id = answers.request_id AND other.tenant = answers.tenant)
     """,
     "final_differs": """
         SELECT finals.tenant, finals.request_id, place, 'revision ' || finals.revision
         FROM finals JOIN answers USING (tenant, request_id, revision)
-        WHERE finals.event_id <> answers.event_id
+        WHERE finals.event_id <> answers.event_id OR finals.print <> answers.print
+    """,
+    "answer_not_final": """
+        SELECT tenant, request_id, place, 'revision ' || revision || CASE run WHEN '' THEN '' ELSE ' of ' || run END
+        FROM answers
+        WHERE at >= :finals AND NOT imported AND NOT EXISTS (SELECT 1 FROM finals
+            WHERE finals.request_id = answers.request_id AND finals.tenant = answers.tenant
+                AND finals.revision = answers.revision)
+    """,
+    "final_unpublished": """
+        SELECT tenant, request_id, '', 'revision ' || revision FROM finals
+        WHERE decided BETWEEN :bound + :grace AND :until AND decided + :grace < :now
+            AND NOT EXISTS (SELECT 1 FROM answers
+                WHERE answers.request_id = finals.request_id AND answers.tenant = finals.tenant
+                    AND answers.revision = finals.revision)
     """,
     "cause_missing": """
         SELECT tenant, request_id, place, kind || ' says ' || cause FROM events
@@ -59,6 +88,12 @@ QUERIES = {
         SELECT min(tenant), min(request_id), min(place), kind || ' ' || event_id FROM events
         WHERE digest IS NOT NULL AND kind NOT LIKE 'enrichments.%'
         GROUP BY event_id, kind HAVING count(DISTINCT digest) > 1
+        UNION ALL
+        SELECT tenant, request_id, place, 'on the topic of ' || owner || ', and not as such among all answers'
+        FROM copies
+        WHERE at BETWEEN :bound + :grace AND :until AND at + :grace < :now AND (owner <> tenant
+            OR NOT EXISTS (SELECT 1 FROM events WHERE events.event_id = copies.event_id
+                AND events.kind = 'answers' AND events.digest = copies.digest))
     """,
     "input_drift": """
         SELECT min(tenant), min(request_id), min(place), event_id FROM events

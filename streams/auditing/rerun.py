@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, cast
 
+from processors.claimcheck import named
 from processors.clock import FakeClock
 from processors.event import Incoming
 from processors.failpoints import Unarmed
@@ -42,6 +43,11 @@ OWN_CODES = (
 def prints(answer: Answer) -> bytes:
     """A short digest of each compared field, one after another: which fields differ can be told later."""
     return b"".join(_print(getattr(answer, name)) for name in COMPARED)
+
+
+def print_of(answer: Answer) -> bytes:
+    """A digest of all that an answer says, its texts by their references: it may lie parted, or as another version."""
+    return hashlib.blake2b(repr(named(answer)).encode(), digest_size=16).digest()
 
 
 def differing(one: bytes, other: bytes) -> list[str]:

@@ -11,12 +11,13 @@ from schemas.ids import request_event_id
 from schemas.records import Answer, Completion, Meta, Request
 from streams.auditing.findings import Finding
 from streams.auditing.ids import id_holds, is_backfilled
-from streams.auditing.rerun import OWN_CODES, FilterAgain, differing, prints
+from streams.auditing.rerun import OWN_CODES, FilterAgain, differing, print_of, prints
 from streams.auditing.seen import Seen
 from streams.dead_letters import CONNECT
+from streams.headers import IMPORTED
 from streams.opened import DEAD_LETTERS, Opened, Opener
 from streams.reading import Entry, Place, Stretch, TopicReader
-from streams.topics import tenant_of
+from streams.topics import kind_of, tenant_of
 
 # What producers write, perhaps in transactions, whose markers take offsets of their own.
 FROM_OUTSIDE = ("requests", "feedback", "documents")
@@ -49,6 +50,8 @@ class Counts:
     not_rerun: int = 0
     gaps_outside: int = 0
     longest_ttl_ms: int = 0
+    # Answers that came with an import: their final rows are in another database.
+    imported: int = 0
     # From here on everything is still there; None while that is from the beginning of the stretch.
     kept_from: datetime | None = None
     kinds: dict[str, int] = field(default_factory=dict)
@@ -91,6 +94,15 @@ class Scan:
                 self.counts.kept_from = max(entry.time, self.counts.kept_from or entry.time)
             self.take(entry)
             advance("records", 1)
+        for place, stretch in stretches.items():
+            self._ended(place, stretch)
+
+    def _ended(self, place: Place, stretch: Stretch) -> None:
+        """Whether a partition's stretch was read to its end."""
+        missing = stretch.end - self._offsets.get(place, stretch.end)
+        if missing > 0:
+            where = f"{place[0]}-{place[1]}@{stretch.end}"
+            self._missing(kind_of(place[0], self._prefix, self._lane), where, stretch.end - missing, missing)
 
     def take(self, entry: Entry) -> None:
         """Keep what is asked about one entry."""
@@ -112,11 +124,13 @@ class Scan:
         self._offsets[place] = entry.offset + 1
         if entry.offset <= expected:
             return
+        self._missing(kind, place_of(entry), expected, entry.offset - expected)
+
+    def _missing(self, kind: str, where: str, first: int, count: int) -> None:
         if kind in FROM_OUTSIDE:
-            self.counts.gaps_outside += entry.offset - expected
+            self.counts.gaps_outside += count
             return
-        detail = f"{entry.offset - expected} missing from {expected}"
-        self._seen.found([Finding("offset_gap", place=place_of(entry), detail=detail)])
+        self._seen.found([Finding("offset_gap", place=where, detail=f"{count} missing from {first}")])
 
     def _letter(self, entry: Entry) -> None:
         named = {name: (value or b"").decode("utf-8", "replace") for name, value in entry.headers}
@@ -134,12 +148,18 @@ class Scan:
             said = f"{meta.stage} {meta.event_id}"
             self._seen.found([Finding("id_wrong", tenant, meta.request_id, place, said)])
         digest = None if opened.kind in _MAY_DIFFER else hashlib.blake2b(entry.value or b"", digest_size=8).digest()
+        owner = tenant_of(entry.topic, self._prefix, self._lane)
+        if owner and isinstance(record, Answer):
+            # A tenant's own copy is compared with the shared one, of which the rest is asked.
+            row = (owner, tenant, meta.request_id, meta.event_id, micros(entry.time), digest, place)
+            self._seen.add("copies", row)
+            return
         accepted = None if isinstance(record, Request) else micros(meta.accepted_at)
         # What a backfill published was caused in another lane.
         cause = "" if is_backfilled(meta) else meta.causation_id
         self._seen.add("events", (opened.kind, meta.event_id, cause, tenant, meta.request_id, accepted, digest, place))
         if isinstance(record, Answer):
-            self._answer(record, place)
+            self._answer(record, entry)
         elif isinstance(record, Completion):
             self._run_again(record, place)
 
@@ -151,8 +171,10 @@ class Scan:
         row = (tenant, request_id, own_id, micros(entry.time), request.ttl_ms, place_of(entry))
         self._seen.add("requests", row)
 
-    def _answer(self, answer: Answer, place: str) -> None:
+    def _answer(self, answer: Answer, entry: Entry) -> None:
         self.counts.answers += 1
+        imported = any(name == IMPORTED for name, _ in entry.headers)
+        self.counts.imported += imported
         meta = answer.meta
         row = (
             meta.tenant,
@@ -166,7 +188,10 @@ class Scan:
             micros(meta.accepted_at),
             micros(answer.decided_at),
             prints(answer),
-            place,
+            micros(entry.time),
+            print_of(answer),
+            int(imported),
+            place_of(entry),
         )
         self._seen.add("answers", row)
 

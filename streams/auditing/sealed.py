@@ -38,6 +38,11 @@ class SealCounts:
     erased: int = 0
     expired: int = 0
     partitions: int = 0
+    # Offsets that had gone before the first seals, and offsets behind the last ones.
+    gone_before: int = 0
+    unsealed: int = 0
+    # When the latest seal was made.
+    sealed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,26 +88,42 @@ class SealCheck:
         self.counts.partitions += 1
         before: Seal | None = None
         for seal in self._seals.of(of.place):
-            if seal.sealed_at > self._now:
-                # A sealer is at work, and the log was looked at before it.
-                break
             self.counts.seals += 1
             yield from self._chained(before, seal)
             before = seal
+            if seal.sealed_at > self._now and seal.to_offset >= of.log.end:
+                # A sealer is at work, and the log was looked at before it.
+                continue
             if seal.topic_id != of.topic_id:
                 if self._still_kept(seal, of):
                     yield Finding("log_restarted", place=_place(seal, seal.from_offset), detail=f"seal {seal.number}")
             elif seal.last_at >= since and seal.first_at <= until:
                 yield from self._records(of, self._seals.leaves(seal), buried, read)
+        if before is not None:
+            yield from self._behind(before, of)
         held = before.number if before else -1
         for topic, partition, number in self._exported.seals:
             if (topic, partition) == of.place and number > held:
                 yield Finding("seal_differs", place=f"{topic}-{partition}", detail=f"seal {number} is gone")
 
+    def _behind(self, last: Seal, of: Partition) -> Iterator[Finding]:
+        """What was not sealed behind the last seal."""
+        self.counts.sealed_at = max(last.sealed_at, self.counts.sealed_at or last.sealed_at)
+        if last.topic_id != of.topic_id:
+            self.counts.unsealed += of.log.end - of.log.start
+            return
+        behind = last.to_offset + 1
+        self.counts.unsealed += max(0, of.log.end - max(of.log.start, behind))
+        if of.log.start > behind:
+            detail = f"{of.log.start - behind} records at most; no seal since seal {last.number}"
+            yield Finding("gone_unsealed", place=_place(last, behind), detail=detail)
+
     def _chained(self, before: Seal | None, seal: Seal) -> Iterator[Finding]:
         previous = NOTHING if before is None else before.seal
         number = 0 if before is None else before.number + 1
         detail = f"seal {seal.number}"
+        if before is None:
+            self.counts.gone_before += seal.from_offset
         if seal.previous != previous or seal.number != number or seal.seal != seal_hash(seal):
             yield Finding("seal_broken", place=_place(seal, seal.from_offset), detail=detail)
         exported = self._exported.seals.get((seal.topic, seal.partition, seal.number))
@@ -115,8 +136,7 @@ class SealCheck:
     def _records(self, of: Partition, seal: Seal, buried: Buried, read: Read) -> Iterator[Finding]:
         wanted = seal.hashes()
         if not wanted:
-            # Retention took records and leaves; the chain is what is left, and it was checked.
-            self.counts.expired += seal.records
+            yield from self._without_leaves(of, seal, buried, read)
             return
         detail = f"seal {seal.number}"
         if len(wanted) != seal.records or root_of(list(wanted.values())) != seal.root:
@@ -145,6 +165,32 @@ class SealCheck:
         for findings in told.values():
             more = f", the first of {len(findings):,}" if len(findings) > 1 else ""
             yield replace(findings[0], detail=findings[0].detail + more)
+
+    def _without_leaves(self, of: Partition, seal: Seal, buried: Buried, read: Read) -> Iterator[Finding]:
+        """The sealer drops leaves only of records that retention took; any others were taken from the table."""
+        if seal.to_offset < of.log.start and not self._last_kept(seal, of):
+            # The chain is what is left, and it was checked.
+            self.counts.expired += seal.records
+            return
+        first, detail = _place(seal, seal.from_offset), f"seal {seal.number}"
+        yield Finding("seal_broken", place=first, detail=f"{detail}: its leaves are gone before their time")
+        stretch = Stretch(max(seal.from_offset, of.log.start), min(seal.to_offset + 1, of.log.end))
+        places = range(seal.from_offset, seal.to_offset + 1)
+        leaves = {at: leaf for at in places if (leaf := buried.get((seal.topic, seal.partition, at))) is not None}
+        for entry in read(of.place, stretch) if stretch.start < stretch.end else ():
+            self.counts.records += 1
+            leaves[entry.offset] = leaf_of(entry)
+        if len(leaves) != seal.records:
+            kind = "record_missing" if len(leaves) < seal.records else "record_added"
+            yield Finding(kind, place=first, detail=f"{detail}: {len(leaves):,} of {seal.records:,} records are there")
+        elif root_of([leaves[at] for at in sorted(leaves)]) != seal.root:
+            yield Finding("record_altered", place=first, detail=f"{detail}: which one can't be told without its leaves")
+
+    def _last_kept(self, seal: Seal, of: Partition) -> bool:
+        """Whether the seal's last record would be there by retention alone."""
+        if of.kept_days == FOREVER:
+            return True
+        return seal.last_at + timedelta(seconds=of.kept_days * DAY_S) - EARLY > self._now
 
     def _still_kept(self, seal: Seal, of: Partition) -> bool:
         """Whether the seal's records would all be there by retention alone."""

@@ -62,6 +62,12 @@ class Open:
         self.leaves.append(leaf_of(entry))
         self.last_at = entry.time
 
+    def waits(self, before: Seal | None, topic_id: str, start: int) -> bool:
+        """Whether what was read still waits for its seal, behind the last seal that is stored."""
+        # A seal that was just made has its leaves, and a stored one is read without them.
+        chained = (self.before and self.before.seal) == (before and before.seal)
+        return chained and self.topic_id == topic_id and bool(self.offsets) and self.offsets[-1] >= start
+
     def close(self, place: Place, now: datetime) -> Seal:
         """The seal over what was read; what follows begins behind it."""
         assert self.first_at is not None and self.last_at is not None
@@ -152,8 +158,7 @@ class Sealer:
                 self._told.add(place)
                 self._note(f"{place[0]}-{place[1]} was made again; its new records are sealed behind the old ones")
             known = self._open.get(place)
-            if known is not None and known.before == before and known.offsets and known.offsets[-1] >= start:
-                # Read and waiting for its seal.
+            if known is not None and known.waits(before, topic_id, start):
                 start = known.offsets[-1] + 1
             else:
                 self._open[place] = Open(before, topic_id, start)

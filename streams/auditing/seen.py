@@ -92,10 +92,12 @@ _TABLES = """
 CREATE TABLE requests (tenant, request_id, own_id, accepted, ttl_ms, place);
 CREATE TABLE events (kind, event_id, cause, tenant, request_id, accepted, digest, place);
 CREATE TABLE answers (
-    tenant, request_id, run, revision, event_id, cause, supersedes, code, accepted, decided, prints, place);
+    tenant, request_id, run, revision, event_id, cause, supersedes, code, accepted, decided, prints, at, print,
+    imported, place);
 CREATE TABLE letters (place, request_id);
 CREATE TABLE broken (place, at);
-CREATE TABLE finals (tenant, request_id, revision, event_id);
+CREATE TABLE finals (tenant, request_id, revision, event_id, decided, print);
+CREATE TABLE copies (owner, tenant, request_id, event_id, at, digest, place);
 CREATE TABLE findings (kind, tenant, request_id, place, detail);
 """
 _INDEXES = """
@@ -103,6 +105,7 @@ CREATE INDEX IF NOT EXISTS requests_id ON requests (request_id, tenant);
 CREATE INDEX IF NOT EXISTS requests_own ON requests (own_id);
 CREATE INDEX IF NOT EXISTS events_id ON events (event_id, kind);
 CREATE INDEX IF NOT EXISTS answers_request ON answers (request_id, tenant, revision);
+CREATE INDEX IF NOT EXISTS finals_request ON finals (request_id, tenant, revision);
 CREATE INDEX IF NOT EXISTS answers_id ON answers (event_id);
 CREATE INDEX IF NOT EXISTS letters_place ON letters (place);
 CREATE INDEX IF NOT EXISTS letters_request ON letters (request_id);

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any, LiteralString
 from zlib import crc32
@@ -17,10 +18,11 @@ from processors.account.reconcile import reconcile
 from processors.postgres import Database, away
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError, DependencyDownError
+from schemas.records import Answer
 from streams.audit import REPLAYS
 from streams.auditing.checks import check
 from streams.auditing.findings import Finding
-from streams.auditing.rerun import FilterAgain
+from streams.auditing.rerun import FilterAgain, print_of
 from streams.auditing.scan import Advance, Counts, Scan, micros
 from streams.auditing.sealed import Exported, SealCounts
 from streams.auditing.sealed_lane import check_lane
@@ -29,8 +31,9 @@ from streams.claims import BlockingClaims
 from streams.opened import Opener
 from streams.reading import Place, TopicReader
 from streams.reconciling import gather
+from streams.retention import FOREVER
 from streams.settings import Settings
-from streams.topics import KINDS, input_topics, topic_name
+from streams.topics import KINDS, input_topics, output_topics, topic_name
 
 # In the order in which they are read: what others are compared with comes first.
 FIRST = ("requests", "answers")
@@ -59,6 +62,9 @@ NOT_OF_REQUESTS = ("documents", "control")
 MARGIN = timedelta(minutes=10)
 # Attempts whose books are compared at once: about 2 KB each.
 AT_ONCE = 100_000
+FINALS_AT_ONCE = 1_000
+# A row may be purged while its answer waits for a broker that is away.
+FINALS_MARGIN = timedelta(days=1)
 
 Plan = Callable[[int], None]
 
@@ -90,6 +96,9 @@ class Verifier:
     ) -> None:
         self._settings, self._codec, self._scope = settings, codec, scope
         self._advance, self._plan = advance, plan
+        claims = BlockingClaims(settings, codec)
+        # What could not be opened because something is away would be found as broken.
+        self._opener = Opener(codec, prefix=settings.prefix, lane=scope.lane, claims=claims, complete=True)
         self.sealed = SealCounts()
 
     def run(self, seen: Seen) -> Counts:
@@ -98,11 +107,9 @@ class Verifier:
         Raises ``ConfigurationError`` for a lane without topics and ``DependencyDownError``.
         """
         settings, scope = self._settings, self._scope
-        claims = BlockingClaims(settings, self._codec)
-        opener = Opener(self._codec, prefix=settings.prefix, lane=scope.lane, claims=claims)
         now = asyncio.run(self._now())
         with TopicReader(settings) as reader, FilterAgain(settings, scope.lane) as again:
-            scan = Scan(seen, opener, again, prefix=settings.prefix, lane=scope.lane)
+            scan = Scan(seen, self._opener, again, prefix=settings.prefix, lane=scope.lane)
             self._read(reader, scan)
         self._finals(seen)
         counts = scan.counts
@@ -113,6 +120,7 @@ class Verifier:
             until_us=micros(scope.until or now - timedelta(seconds=scope.grace_s)) or 0,
             now_us=micros(now) or 0,
             grace_us=round(scope.grace_s * 1e6),
+            finals_us=self._finals_kept(now),
             causes=not scope.is_replay,
         )
         if scope.costs and not scope.is_replay:
@@ -160,12 +168,21 @@ class Verifier:
 
     def _places(self, reader: TopicReader, kind: str) -> list[Place]:
         settings, lane = self._settings, self._scope.lane
-        # What is written to tenants' own topics besides is in the shared ones too.
-        names = input_topics(settings, lane, kind) if kind == "requests" else (topic_name(settings.prefix, lane, kind),)
+        # Chunks on tenants' own topics are in the shared one too, and of their answers.
+        names: Sequence[str] = (topic_name(settings.prefix, lane, kind),)
+        if kind == "requests":
+            names = input_topics(settings, lane, kind)
+        elif kind == "answers":
+            names = output_topics(settings, lane, kind)
         return [(name, number) for name, count in reader.existing(names).items() for number in range(count)]
 
+    def _finals_kept(self, now: datetime) -> int:
+        """From when on an answer that was published has its row."""
+        days = self._settings.retention.resolved().tables["finals"]
+        return 0 if days == FOREVER else micros(now - timedelta(days=days) + FINALS_MARGIN) or 0
+
     def _finals(self, seen: Seen) -> None:
-        """The rows of the stretch, streamed. Of later rows none is compared: their answers were not read."""
+        """The rows of the stretch, streamed, and those of answers in it that were decided before."""
         scope = self._scope
         parameters = {"lane": scope.lane, "since": scope.since - MARGIN}
         try:
@@ -176,9 +193,24 @@ class Verifier:
                 cursor.itersize = 5_000
                 cursor.execute(_FINALS, parameters)
                 for row in cursor:
-                    seen.add("finals", row)
+                    seen.add("finals", self._final(*row))
+                seen.index()
+                unknown = seen.ask(_UNKNOWN)
+                while asked := list(islice(unknown, FINALS_AT_ONCE)):
+                    tenants, ids, revisions = (list(column) for column in zip(*asked, strict=True))
+                    key = {"lane": scope.lane, "tenants": tenants, "ids": ids, "revisions": revisions}
+                    for row in connection.execute(_FINALS_OF, key):
+                        seen.add("finals", self._final(*row))
         except psycopg.Error as error:
             _raise(error)
+
+    def _final(
+        self, tenant: str, request_id: str, revision: int, event_id: str, decided: datetime, value: bytes
+    ) -> tuple[Any, ...]:
+        """A row as the store has it. Blocks on the registry once for a schema id that the codec does not hold."""
+        record = self._opener.record_of(bytes(value))
+        shown = print_of(record) if isinstance(record, Answer) else b""
+        return tenant, request_id, revision, event_id, micros(decided), shown
 
     def _costs(self, since: datetime) -> list[Finding]:
         """What the books say otherwise, request by request; in as many parts as memory asks for."""
@@ -228,7 +260,19 @@ def _raise(error: psycopg.Error) -> Any:
     raise error
 
 
-_FINALS: LiteralString = (
-    "SELECT tenant, request_id, revision, event_id FROM finals WHERE lane = %(lane)s AND decided_at >= %(since)s"
-)
+_COLUMNS: LiteralString = "tenant, request_id, revision, event_id, decided_at, answer"
+_FINALS: LiteralString = f"SELECT {_COLUMNS} FROM finals WHERE lane = %(lane)s AND decided_at >= %(since)s"
+_FINALS_OF: LiteralString = f"""
+    SELECT {_COLUMNS} FROM finals
+    JOIN unnest(%(tenants)s::text[], %(ids)s::text[], %(revisions)s::integer[])
+        AS asked (tenant, request_id, revision) USING (tenant, request_id, revision)
+    WHERE lane = %(lane)s
+"""
+# Answers without a row so far.
+_UNKNOWN = """
+    SELECT DISTINCT tenant, request_id, revision FROM answers
+    WHERE NOT imported AND NOT EXISTS (SELECT 1 FROM finals
+        WHERE finals.request_id = answers.request_id AND finals.tenant = answers.tenant
+            AND finals.revision = answers.revision)
+"""
 _COUNT: LiteralString = "SELECT count(*) FROM ledger WHERE lane = %(lane)s AND incurred_at >= %(since)s"

@@ -118,6 +118,8 @@ def notes(scope: Scope, counts: Counts) -> Iterator[str]:
         yield f"before {iso(counts.kept_from)} records have gone by retention: judged from there on"
     if counts.gaps_outside:
         yield f"{counts.gaps_outside:,} offsets that producers took hold no record: ends of transactions, or losses"
+    if counts.imported:
+        yield f"{counts.imported:,} answers were imported: what was final is in another database"
     if scope.is_replay:
         yield "the lane of a replay: causes, requests and books are in the lane that was replayed"
 
@@ -133,6 +135,11 @@ def seal_notes(scope: Scope, sealed: SealCounts) -> Iterator[str]:
     gone += f", {sealed.expired:,} gone by retention" if sealed.expired else ""
     compared = f"{sealed.records:,} records compared with them"
     yield f"{sealed.seals:,} seals of {sealed.partitions:,} partitions, {compared}{gone}"
+    if sealed.sealed_at is not None:
+        behind = f"; {sealed.unsealed:,} offsets behind the seals are not sealed" if sealed.unsealed else ""
+        yield f"the last seal was made at {iso(sealed.sealed_at)}{behind}"
+    if sealed.gone_before:
+        yield f"{sealed.gone_before:,} offsets had gone before sealing began: nothing can be proved of them"
 
 
 def summary(counts: Counts, found: dict[str, int]) -> str:

@@ -17,7 +17,7 @@ import typer
 from schemas.errors import ConfigurationError
 from streams.cli.output import print_json, say
 from streams.cli.replay_diff import diff, gate
-from streams.cli.replay_text import Bar, ended_line, planned_text, run_line, run_text, run_view, survey_view
+from streams.cli.replay_text import Bar, asked_text, ended_line, planned_text, run_line, run_text, run_view, survey_view
 from streams.replay.desk import Desk, Planned
 from streams.replay.plan import times
 from streams.replay.run import Run, RunConfig, Target
@@ -54,7 +54,7 @@ def replay(
     until: Annotated[str | None, typer.Option(help="Events before then.")] = None,
     offsets: Annotated[Path | None, typer.Option(help="File of TOPIC PARTITION FIRST-LAST, one a line.")] = None,
     ids: Annotated[Path | None, typer.Option(help="File of request ids, one a line.")] = None,
-    run: Annotated[str | None, typer.Option(help="The events that this run took.")] = None,
+    run: Annotated[str | None, typer.Option(help="Of the events that this run took.")] = None,
     where: Annotated[str, typer.Option(help="Only such events, e.g. 'tenant = acme and status != answered'.")] = "",
     sample: Annotated[float, typer.Option(min=0.0, max=1.0, help="Only this share of the requests.")] = 1.0,
     salt: Annotated[str, typer.Option(help="Another one draws another sample.")] = "headrace",
@@ -237,10 +237,10 @@ def _show_survey(planned: Planned, found: Surveyed, *, json: bool) -> None:
 
 
 def _confirm(planned: Planned, found: Surveyed) -> None:
-    question = f"{found.taken} answers in the lane {planned.run.source_lane} get a new revision. Go on?"
+    text = asked_text(planned, found)
     if not sys.stdin.isatty():
-        raise ConfigurationError(f"{found.taken} answers would get a new revision; --yes says that this is wanted")
-    typer.confirm(question, abort=True, err=True)
+        raise ConfigurationError(f"{text}: --yes says that this is wanted")
+    typer.confirm(f"{text}. Go on?", abort=True, err=True)
 
 
 async def _led(desk: Desk, run: Run) -> Ended:

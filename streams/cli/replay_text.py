@@ -9,8 +9,9 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from streams.cli.output import console
-from streams.replay.backfill import Left
+from streams.replay.backfill import CORRECTED, FIRST, IN_FLIGHT, REPLACED, Left
 from streams.replay.desk import Planned
+from streams.replay.paid import unpriced
 from streams.replay.run import Place, Run, totals
 from streams.replay.run import Progress as RunProgress
 from streams.replay.survey import Surveyed
@@ -124,9 +125,27 @@ def survey_view(planned: Planned, found: Surveyed) -> dict[str, Any]:
         "unreadable": found.unreadable,
         "tenants": dict(found.tenants),
         "calls": calls,
+        # So many at the most, made of what an earlier stage gives: --max-cost limits what they cost.
+        "calls_not_priced": found.taken if unpriced(planned.run) else 0,
         "reused": found.reused,
         "refused": found.refused,
+        "answers": dict(found.answers),
     }
+
+
+def asked_text(planned: Planned, found: Surveyed) -> str:
+    """What a run would do to its source lane, as far as it is known before."""
+    lane, answers = planned.run.source_lane, found.answers
+    if planned.run.copies_books:
+        return f"{found.taken} cost events are booked in the lane {lane} where they are missing; what is booked stays"
+    text = f"{answers[REPLACED]} answers in the lane {lane} get a new revision"
+    if answers[FIRST]:
+        text += f", {answers[FIRST]} requests without one their first answer"
+    left = [f"{answers[reason]} {said}" for reason, said in _LEFT.items() if answers[reason]]
+    return f"{text}; left alone: {', '.join(left)}" if left else text
+
+
+_LEFT = {CORRECTED: "that consumers corrected", IN_FLIGHT: "that the lane may still answer"}
 
 
 def run_line(run: Run, progress: RunProgress) -> str:

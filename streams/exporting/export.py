@@ -83,7 +83,7 @@ class Exporter:
     def __init__(self, settings: Settings, codec: Codec, wanted: Wanted, *, advance: Advance, plan: Advance) -> None:
         self._settings, self._wanted, self._advance, self._plan = settings, wanted, advance, plan
         claims = BlockingClaims(settings, codec)
-        self._opener = Opener(codec, prefix=settings.prefix, lane=wanted.lane, claims=claims)
+        self._opener = Opener(codec, prefix=settings.prefix, lane=wanted.lane, claims=claims, complete=True)
 
     def run(self, folder: Path) -> Manifest:
         """Write the export into ``folder``, which must be empty or not there.
@@ -106,7 +106,8 @@ class Exporter:
         if kind != "requests":
             names = (topic_name(settings.prefix, wanted.lane, kind),)
         places = [(name, number) for name, count in reader.existing(names).items() for number in range(count)]
-        starts = reader.offsets_at(places, wanted.since) if wanted.since else {}
+        # What was live in a stretch may have been said long before it.
+        starts = reader.offsets_at(places, wanted.since) if wanted.since and kind != "control" else {}
         ends = reader.offsets_at(places, wanted.until) if wanted.until else {}
         return {
             place: Stretch(start := max(log.start, starts.get(place, log.start)), max(start, ends.get(place, log.end)))

@@ -13,20 +13,20 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from schemas.codec import Codec
 from schemas.errors import DependencyDownError
 from schemas.record import Record
+from schemas.records import Control
 from streams import login, security
 from streams.claims import DATAREF, BlockingClaims
 from streams.exporting.export import RECORDS
 from streams.exporting.formats import PORTION, read_rows
 from streams.exporting.manifest import Manifest
-from streams.headers import header
+from streams.headers import IMPORTED, header
+from streams.imported import with_offset
 from streams.outputs import LARGEST_BYTES, check_size
 from streams.publish import FLUSH_TIMEOUT_S
 from streams.reading import Place, Stretch, TopicReader, partition_for
 from streams.settings import Settings
 from streams.topics import MAX_EVENT_BYTES, apply, compare, topic_name
 
-# Which export a record comes from, and which of its kind it is.
-MARK = "headrace-import"
 # Bytes of letters hold the record of another kind: they are looked at, not sent again.
 NOT_LOADED = ("dead-letters",)
 LEADERS_S = 30.0
@@ -100,7 +100,7 @@ class Loader:
             places = reader.places([topic])
             for entry in reader.read(_ends(reader, places)):
                 named = [(name, value) for name, value in entry.headers if value is not None]
-                mark = (header(named, MARK) or b"").decode("ascii", "replace")
+                mark = (header(named, IMPORTED) or b"").decode("ascii", "replace")
                 export, _, number = mark.partition("/")
                 if export == digest and number.isdigit():
                     place = (entry.topic, entry.partition)
@@ -112,9 +112,11 @@ class Loader:
     ) -> None:
         value, refs = self._claims.store(record, self._codec.encode(record), LARGEST_BYTES)
         check_size(value, type(record).__name__)
-        headers = [(name, value) for name, value in place["_headers"] if name not in (DATAREF, MARK)]
+        headers = [(name, value) for name, value in place["_headers"] if name not in (DATAREF, IMPORTED)]
         headers += [(DATAREF, ref.encode()) for ref in refs[:1]]
-        headers.append((MARK, mark.encode()))
+        headers.append((IMPORTED, mark.encode()))
+        if isinstance(record, Control):
+            headers = with_offset(place, headers)
         while True:
             try:
                 producer.produce(

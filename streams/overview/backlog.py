@@ -106,6 +106,18 @@ class BacklogReader:
             raise login.down(self._settings.kafka, error) from error
         return {place[1]: (starts[place], ends[place]) for place in places}
 
+    def reached(self, stage: str, kind: str) -> dict[Place, tuple[int, int]]:
+        """How far a stage has committed each partition of an input, and where that ends; empty without its topics."""
+        [source] = [one for one in STAGES[stage].inputs if one.kind == kind]
+        group = group_name(self._settings.prefix, self._lane, STAGES[stage].group_of(source))
+        try:
+            places = self._places(input_topics(self._settings, self._lane, kind))
+            starts, ends = self._bounds(places)
+            committed = self._committed([group])[group]
+        except KafkaException as error:
+            raise login.down(self._settings.kafka, error) from error
+        return {place: (max(starts[place], committed.get(place, 0)), ends[place]) for place in places}
+
     def _read(self) -> list[Backlog]:
         inputs = [
             (

@@ -194,10 +194,10 @@ class Limits:
     async def begin(self, incoming: Incoming[Any]) -> bool:
         """Wait until the event may begin. False: the run may spend no more."""
         await self._pace.wait()
-        if self._calls is None:
-            return True
         if self._yielding is not None:
             await self._yielding.wait()
+        if self._calls is None:
+            return True
         known = self._calls.prepared[incoming.meta.event_id]
         return await self._purse.open(incoming.meta.event_id, Decimal(0) if known.reused else known.most)
 

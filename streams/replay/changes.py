@@ -60,9 +60,12 @@ class Changes:
         return record
 
 
-def changes_for(stage: str, sets: Mapping[str, str], *, first: bool = True) -> Changes:
+def changes_for(
+    stage: str, sets: Mapping[str, str], *, first: bool = True, fills: Mapping[str, str] | None = None
+) -> Changes:
     """The changes that concern a stage; fields are changed in what the ``first`` stage reads alone.
 
+    ``fills`` are for events that lack the field; what one has stays.
     Raises ``ConfigurationError`` that names the field, and the nearest one where it is unknown.
     """
     prompt, policy, edits = None, dict[str, Any](), []
@@ -77,7 +80,15 @@ def changes_for(stage: str, sets: Mapping[str, str], *, first: bool = True) -> C
                 policy[key] = _value(name, value, known[key])
         elif first:
             edits.append(_edit(stage, name, value))
+    if first:
+        edits += [_edit(stage, path, value, empty_only=True) for path, value in (fills or {}).items()]
     return Changes(prompt, policy, tuple(edits))
+
+
+def needed_path(stage: str, name: str) -> str | None:
+    """The path of a field that the stage can't do without; ``None`` for a name of anything else."""
+    path = aliases(STAGES[stage].inputs[0].record).get(name, name)
+    return path if path in NEEDED.get(stage, ()) else None
 
 
 def check_sets(stages: Iterable[str], sets: Mapping[str, str]) -> None:
@@ -120,14 +131,21 @@ def aliases(record: type[Record]) -> dict[str, str]:
     }
 
 
-def _edit(stage: str, name: str, value: str) -> Callable[[Any], Any]:
+def _edit(stage: str, name: str, value: str, *, empty_only: bool = False) -> Callable[[Any], Any]:
     record = STAGES[stage].inputs[0].record
     path = aliases(record).get(name, name)
     kind = _kind(record, path.split("."))
     if kind is None:
         raise ConfigurationError(f"--set {name}: {record.__name__} has no such plain field; {_near(record, name)}")
     parsed = _value(name, value, kind)
-    return _setter(path.split("."), parsed)
+    edit = _setter(path.split("."), parsed)
+    return (lambda record: edit(record) if _empty(record, path) else record) if empty_only else edit
+
+
+def _empty(record: Any, path: str) -> bool:
+    for name in path.split("."):
+        record = getattr(record, name, None)
+    return record in (None, "", ())
 
 
 def _near(record: type[Record], name: str) -> str:
@@ -197,10 +215,4 @@ _KINDS: Mapping[Any, str] = {int: "whole number", float: "number", bool: "true o
 
 def lacking(stage: str, record: Any) -> str | None:
     """The first field that the stage needs and the event does not have."""
-    for path in NEEDED.get(stage, ()):
-        found = record
-        for name in path.split("."):
-            found = getattr(found, name, None)
-        if found in (None, "", ()):
-            return path
-    return None
+    return next((path for path in NEEDED.get(stage, ()) if _empty(record, path)), None)

@@ -14,6 +14,7 @@ from schemas.codec import Codec
 from schemas.errors import ConfigurationError, DependencyDownError, FencedError, HeadraceError
 from streams.dead_letters import safe_message
 from streams.reading import TopicReader
+from streams.replay.gone import check_outputs
 from streams.replay.lane import already_written, ends_of, make_topics
 from streams.replay.plan import source_topics
 from streams.replay.run import Place, Run
@@ -67,9 +68,12 @@ class Conductor:
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
+            with suppress(HeadraceError):
+                await self._runs.release(run.run, epoch)
         with suppress(FencedError):
             await self._runs.end(run.run, epoch, ended.state, ended.reason)
             return ended
+        await self._runs.release(run.run, epoch)
         return Ended("cancelled", "cancelled by an operator")
 
     async def _take(self, run: Run) -> int:
@@ -88,22 +92,26 @@ class Conductor:
             await asyncio.sleep(0.5)
 
     async def _keep(self, run: Run, epoch: int) -> None:
-        """Renew the lease until the run is given out of hand or somebody took it away."""
+        """Renew the lease until the run is given out of hand."""
         while True:
             await asyncio.sleep(RENEW_S)
             with suppress(DependencyDownError):
                 try:
                     await self._runs.renew(run.run, epoch)
                 except FencedError:
-                    # What is noted next says so.
-                    return self.stop()
+                    # What is noted next says so. What is begun is finished first, so a cancelled run stays in hand.
+                    self.stop()
                 self._clock.set(await self._database.now())
 
     async def _steps(self, run: Run, epoch: int) -> Ended:
-        await asyncio.to_thread(make_topics, self._settings, run)
         with TopicReader(self._settings) as reader:
             for number, name in enumerate(run.stages):
-                places = (await self._runs.progress(run.run)).of_step(number)
+                progress = await self._runs.progress(run.run)
+                # Before topics are made: one that was deleted would be there again, and empty.
+                await asyncio.to_thread(check_outputs, reader, run, progress.places)
+                if number == 0:
+                    await asyncio.to_thread(make_topics, self._settings, run)
+                places = progress.of_step(number)
                 if not places and number:
                     topics = source_topics(self._settings.model_copy(update={"tenants": {}}), run.lane, name)
                     places = await asyncio.to_thread(ends_of, reader, topics, number)
@@ -114,6 +122,7 @@ class Conductor:
                         return ended
                 if self._stopping:
                     return Ended("stopped", "interrupted; headrace replay resume goes on")
+            await asyncio.to_thread(check_outputs, reader, run, (await self._runs.progress(run.run)).places)
         return Ended("done")
 
     async def _one(
@@ -122,7 +131,9 @@ class Conductor:
         """Run a step, in several processes where it is long; ``None`` once all of it is done."""
         known: frozenset[str] = frozenset()
         if epoch > 1:
-            known = await asyncio.to_thread(already_written, reader, self._settings, run, places)
+            steps = (await self._runs.progress(run.run)).places
+            earlier = [place for place in steps if place.step < number]
+            known = await asyncio.to_thread(already_written, reader, self._settings, run, places, earlier=earlier)
         parts = parted(run, number, places)
         services = (self._settings, self._database, self._runs, self._codec, self._clock)
         work: Work | Shares

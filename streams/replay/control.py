@@ -13,6 +13,7 @@ from processors.control_state import ControlState
 from schemas.codec import Codec
 from schemas.errors import PoisonError
 from schemas.records import Control
+from streams.imported import as_recorded
 from streams.reading import TopicReader
 from streams.settings import Settings
 from streams.topics import topic_name
@@ -86,7 +87,7 @@ def read_control(reader: TopicReader, settings: Settings, codec: Codec, lane: st
     """The whole history of a lane's control topic. Blocks on the broker; it is small. None of it: nothing was live."""
     control, topic = RecordedControl(), topic_name(settings.prefix, lane, "control")
     if topic in reader.existing([topic]):
-        for entry in reader.read(reader.ends(reader.places([topic]))):
+        for entry in as_recorded(reader.read(reader.ends(reader.places([topic])))):
             try:
                 control.apply(codec.decode(entry.value or b"", Control), entry.offset)
             except PoisonError:

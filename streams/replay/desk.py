@@ -19,16 +19,20 @@ from streams.deployed import check_keys
 from streams.reading import TopicReader
 from streams.replay.backfill import Left, left_alone
 from streams.replay.calls import check_model, check_prompt
-from streams.replay.changes import changes_for, check_sets
+from streams.replay.changes import changes_for, check_sets, needed_path
 from streams.replay.conduct import Conductor
 from streams.replay.lane import lane_of, remove_topics
+from streams.replay.paid import check_embeddings, check_limit
 from streams.replay.plan import Planner, stages_of
-from streams.replay.run import Place, Progress, Run, RunConfig, Target
+from streams.replay.run import RESUMABLE, Place, Progress, Run, RunConfig, Target
 from streams.replay.runs import PostgresRuns, Runs
+from streams.replay.selection import within
 from streams.replay.where import nearest, parse
 from streams.replay.work import Observe
 from streams.settings import Settings
 
+# For a cancelled run to come to rest, and how often it is looked at.
+REST_S, LOOK_S = 60.0, 0.5
 # The last stage of a run that may publish into the source lane.
 _PUBLISHES: Mapping[str, str] = {"filter": "answers", "account": "the books"}
 
@@ -83,15 +87,9 @@ class Desk:
         Raises ``ConfigurationError`` for whatever of it can't be done.
         """
         stages = stages_of(stage, through)
-        check_sets(stages, config.sets)
         if config.where:
             parse(config.where)
-        if "complete" in stages:
-            check_keys(self.settings)
-        elif config.max_cost_usd is not None:
-            raise ConfigurationError(f"--max-cost: {', '.join(stages)} makes no calls, so there is nothing to limit")
-        check_model(self.settings, config.sets.get("model"))
-        await check_prompt(PgPrompts(self.database), changes_for(stage, config.sets))
+        await self._check_asked(stages, config.sets, config.max_cost_usd)
         copies = stages == ("account",)
         if target == "live" and (through or stage) not in _PUBLISHES:
             raise ConfigurationError(
@@ -125,11 +123,15 @@ class Desk:
             raise ConfigurationError(
                 f"--run {other.name} replayed {other.stages[0]}, so its events are none of {stages[0]}'s"
             )
-        kept = {name: getattr(other.config, name) for name in ("ids", "offsets", "where", "sample", "salt")}
-        return replace(config, **kept, of_run=other.run), (await self.runs.progress(other.run)).of_step(0)
+        kept = replace(within(other.config, config), of_run=other.run)
+        return kept, (await self.runs.progress(other.run)).of_step(0)
 
     async def begin(self, planned: Planned) -> Run:
-        """Keep the run as a row. Raises ``ConfigurationError`` where its name was taken meanwhile."""
+        """Keep the run as a row.
+
+        Raises ``ConfigurationError`` where its name was taken meanwhile, and for a price that is not known nor limited.
+        """
+        check_limit(planned.run, self.settings)
         await self.runs.create(planned.run, planned.places)
         return planned.run
 
@@ -151,17 +153,44 @@ class Desk:
         return await self.runs.progress(run.run)
 
     async def reconfigure(self, run: Run, *, max_cost_usd: Decimal | None, sets: Mapping[str, str]) -> Run:
-        """The run with a higher limit, or with what its events lacked, before it is resumed."""
+        """The run with a higher limit, or with what its events lacked, before it is resumed.
+
+        A field that its first stage needs is given to events that lack it. Anything else may be set only while no event
+        is done: half of a run's events would be of another run. Raises ``ConfigurationError`` for that, for what can't
+        be set at all, and for a run that has ended.
+        """
         if max_cost_usd is None and not sets:
             return run
-        check_sets(run.stages, sets)
+        if run.state not in RESUMABLE:
+            raise ConfigurationError(f"the run {run.name} is {run.state}; begin another one")
+        await self._check_asked(run.stages, sets, max_cost_usd)
+        first = run.stages[0]
+        fills = {path: value for name, value in sets.items() if (path := needed_path(first, name)) is not None}
+        others = {name: value for name, value in sets.items() if needed_path(first, name) is None}
+        if others and any(place.next > place.first for place in (await self.runs.progress(run.run)).of_step(0)):
+            raise ConfigurationError(
+                f"--set {', '.join(others)}: events of the run {run.name} are done without it; begin another run"
+            )
         config = replace(
             run.config,
             max_cost_usd=run.config.max_cost_usd if max_cost_usd is None else max_cost_usd,
-            sets={**run.config.sets, **sets},
+            sets={**run.config.sets, **others},
+            fills={**run.config.fills, **fills},
         )
         await self.runs.configure(run.run, config)
         return replace(run, config=config)
+
+    async def _check_asked(
+        self, stages: tuple[str, ...], sets: Mapping[str, str], max_cost_usd: Decimal | None
+    ) -> None:
+        check_sets(stages, sets)
+        if "complete" in stages:
+            check_keys(self.settings)
+        elif max_cost_usd is not None:
+            raise ConfigurationError(f"--max-cost: {', '.join(stages)} makes no calls, so there is nothing to limit")
+        check_embeddings(self.settings, stages)
+        check_model(self.settings, sets.get("model"))
+        await check_prompt(PgPrompts(self.database), changes_for(stages[0], sets))
 
     async def cancel(self, run: Run) -> bool:
         """Cancel a run; False where it had ended. Whoever leads it notices at its next note."""
@@ -170,10 +199,20 @@ class Desk:
     async def delete(self, run: Run) -> list[str]:
         """Remove the run's topics, groups and rows; the names of what was removed from the broker.
 
-        Calls that it paid for stay in the journal and the ledger. Raises ``ConfigurationError`` while it is led.
+        Calls that it paid for stay in the journal and the ledger. Waits for whoever led a cancelled run to come to
+        rest, so that nothing is written to topics that are gone. Raises ``ConfigurationError`` while it is led.
         """
-        if run.state == "running" and run.lease_s > 0:
-            raise ConfigurationError(f"the run {run.name} is running; headrace replay cancel {run.name} first")
+        deadline = asyncio.get_running_loop().time() + REST_S
+        led: Run | None = run
+        while led is not None and led.lease_s > 0:
+            if led.state == "running":
+                raise ConfigurationError(f"the run {run.name} is running; headrace replay cancel {run.name} first")
+            if asyncio.get_running_loop().time() > deadline:
+                raise ConfigurationError(
+                    f"the run {run.name} is cancelled, and {led.owner} still finishes what it began; try again later"
+                )
+            await asyncio.sleep(LOOK_S)
+            led = await self.runs.get(run.run)
         removed = await asyncio.to_thread(remove_topics, self.settings, run.lane)
         await self.runs.delete(run)
         return removed

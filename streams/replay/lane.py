@@ -11,13 +11,11 @@ from streams import login
 from streams.outputs import kinds_of
 from streams.reading import Place as TopicPlace
 from streams.reading import Stretch, TopicReader
+from streams.replay.gone import noted
 from streams.replay.run import Place, Run
 from streams.settings import Settings
 from streams.stages import STAGES
 from streams.topics import KINDS, TIMEOUT_S, admin_client, apply, compare, topic_name
-
-# Of a partition, so many events before the first that is not done are looked at for their ids.
-LOOKED_BACK = 10_000
 
 
 def lane_of(run: str) -> str:
@@ -75,30 +73,28 @@ def ends_of(reader: TopicReader, topics: Sequence[str], step: int) -> tuple[Plac
     )
 
 
-def already_written(reader: TopicReader, settings: Settings, run: Run, places: Sequence[Place]) -> frozenset[str]:
+def already_written(
+    reader: TopicReader, settings: Settings, run: Run, places: Sequence[Place], *, earlier: Iterable[Place] = ()
+) -> frozenset[str]:
     """Ids of events that a step wrote to the lane after it last noted how far it was.
 
-    What was written before that belongs to events that are done. Memory: a batch's ids. Blocks on the broker.
+    What was written before that belongs to events that are done. ``places`` are those of the step, ``earlier`` those of
+    the steps before it, which ended before this one wrote anything. Memory: the ids of what is not noted. Blocks on the
+    broker.
     """
-    topics = [topic_name(settings.prefix, run.lane, kind) for kind in output_kinds(run.stages)]
-    bounds = reader.ends(reader.places(list(reader.existing(topics))))
-    floors: dict[TopicPlace, int] = {}
+    left = [place for place in places if place.left]
+    if not left:
+        return frozenset()
+    kinds = output_kinds((run.stages[left[0].step],))
+    topics = [topic_name(settings.prefix, run.lane, kind) for kind in kinds]
+    bounds, before = reader.ends(reader.places(list(reader.existing(topics)))), noted(earlier)
+    unread: dict[TopicPlace, Stretch] = {}
     for (topic, number), stretch in bounds.items():
-        noted = (place.written.get(topic, {}).get(number, 0) for place in places)
-        floors[topic, number] = max(stretch.start, min(noted, default=0))
-    unread = {place: Stretch(floor, bounds[place].end) for place, floor in floors.items()}
+        floor = min(place.written.get(topic, {}).get(number, 0) for place in left)
+        start = max(stretch.start, floor, before.get((topic, number), 0))
+        if start < stretch.end:
+            unread[topic, number] = Stretch(start, stretch.end)
     return frozenset(_ids(reader, unread))
-
-
-def lately_read(reader: TopicReader, places: Sequence[Place]) -> list[str]:
-    """Ids of the last events that are done, so that a redelivery of one is known. Blocks on the broker."""
-    bounds = reader.ends([(place.topic, place.partition) for place in places])
-    behind = {}
-    for place in places:
-        key = (place.topic, place.partition)
-        start = max(place.first, place.next - LOOKED_BACK, bounds[key].start)
-        behind[key] = Stretch(start, place.next)
-    return _ids(reader, behind)
 
 
 def _ids(reader: TopicReader, stretches: dict[TopicPlace, Stretch]) -> list[str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from decimal import Decimal
 
-from schemas.errors import HeadraceError
+from schemas.errors import DependencyDownError
+
+# Live traffic that can't be asked about for so long ends the run in order.
+PATIENCE_S = 60.0
 
 
 class Purse:
@@ -52,24 +54,38 @@ class Pace:
 
 
 class Yielding:
-    """Lets live traffic go first: while requests wait before the live stage, no call of a replay is begun."""
+    """Lets live traffic go first: while requests wait before the live stage, no event of a replay is begun."""
 
-    def __init__(self, waiting: Callable[[], int], *, least: int, interval_s: float = 1.0) -> None:
+    def __init__(
+        self, waiting: Callable[[], int], *, least: int, interval_s: float = 1.0, patience_s: float = PATIENCE_S
+    ) -> None:
         """``waiting`` blocks on the broker; ``least`` are in hand of the live stage without waiting."""
-        self._waiting, self._least, self._interval_s = waiting, least, interval_s
+        self._waiting, self._least = waiting, least
+        self._interval_s, self._patience_s = interval_s, patience_s
+        # Nothing is begun before the first answer.
         self._free = asyncio.Event()
-        self._free.set()
 
     async def run(self) -> None:
-        """Look again and again. What can't be asked holds nobody up."""
+        """Look again and again.
+
+        While the broker is away nothing is begun; raises ``DependencyDownError`` once that lasts, and at once what no
+        waiting mends.
+        """
+        loop = asyncio.get_running_loop()
+        heard = loop.time()
         while True:
-            events = 0
-            with suppress(HeadraceError):
-                events = await asyncio.to_thread(self._waiting)
-            if events > self._least:
-                self._free.clear()
-            else:
+            try:
+                free = await asyncio.to_thread(self._waiting) <= self._least
+                heard = loop.time()
+            except DependencyDownError:
+                free = False
+                if loop.time() - heard > self._patience_s:
+                    self._free.clear()
+                    raise
+            if free:
                 self._free.set()
+            else:
+                self._free.clear()
             await asyncio.sleep(self._interval_s)
 
     @property

@@ -7,7 +7,7 @@ this moment: what is published later is not replayed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from schemas.errors import ConfigurationError
 from streams.moments import moment
@@ -18,7 +18,7 @@ from streams.replay.selection import Offsets
 from streams.replay.where import nearest
 from streams.settings import Settings
 from streams.stages import STAGES
-from streams.topics import input_topics
+from streams.topics import KINDS, input_topics
 
 # In the order in which events pass them; ``account`` reads the costs of those before it.
 CHAIN = ("enrich", "complete", "filter", "evaluate", "account")
@@ -29,6 +29,8 @@ _NOT_REPLAYED: Mapping[str, str] = {
 }
 # A clock a little ahead of the broker's is no future.
 SLACK = timedelta(seconds=60)
+# ``retention.ms`` of what is kept for ever.
+FOREVER_MS = -1
 
 
 def stages_of(stage: str, through: str | None) -> tuple[str, ...]:
@@ -121,11 +123,32 @@ class Planner:
         gone = [place for place, start in starts.items() if start == bounds[place].start > 0]
         if not gone:
             return
+        for topic, partition in gone:
+            self._check_emptied(since, topic, bounds[topic, partition], partition)
         oldest = min((time for place in gone if (time := self._time_of(place, bounds[place].start))), default=None)
         if oldest is not None and oldest > since:
             raise ConfigurationError(
                 f"--since {_said(since)} is before what retention has left of {gone[0][0]}, which begins at "
                 f"{_said(oldest)}; begin there"
+            )
+
+    def _check_emptied(self, since: datetime, topic: str, left: Stretch, partition: int) -> None:
+        """Refuse a range in which a partition may have had events that retention removed, with all others of it."""
+        kept_ms = min(
+            (
+                self._settings.retention.resolved().topic_ms(kind)
+                for kind in KINDS
+                if topic in input_topics(self._settings, self._lane, kind)
+            ),
+            default=FOREVER_MS,
+        )
+        if left.start < left.end or kept_ms == FOREVER_MS:
+            return
+        begin = datetime.now(UTC) - timedelta(milliseconds=kept_ms)
+        if since < begin:
+            raise ConfigurationError(
+                f"--since {_said(since)} is before what retention has left of {topic}: partition {partition} is empty, "
+                f"and what is older than {_said(begin)} is removed; begin there"
             )
 
     def _time_of(self, place: TopicPlace, offset: int) -> datetime | None:

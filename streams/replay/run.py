@@ -35,6 +35,8 @@ class RunConfig:
     sample: float = 1.0
     salt: str = "headrace"
     sets: Mapping[str, str] = field(default_factory=dict)
+    # What events are given that lack it, by the field's path.
+    fills: Mapping[str, str] = field(default_factory=dict)
     workers: int | None = None
     rate: float | None = None
     max_cost_usd: Decimal | None = None
@@ -52,6 +54,7 @@ class RunConfig:
             "sample": self.sample,
             "salt": self.salt,
             "sets": dict(self.sets),
+            "fills": dict(self.fills),
             "workers": self.workers,
             "rate": self.rate,
             "max_cost_usd": None if self.max_cost_usd is None else f"{self.max_cost_usd:f}",
@@ -71,6 +74,7 @@ class RunConfig:
             sample=values.get("sample", 1.0),
             salt=values.get("salt", "headrace"),
             sets=dict(values.get("sets") or {}),
+            fills=dict(values.get("fills") or {}),
             workers=values.get("workers"),
             rate=values.get("rate"),
             max_cost_usd=None if cost is None else Decimal(cost),

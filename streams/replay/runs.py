@@ -13,9 +13,10 @@ from psycopg.types.json import Jsonb
 
 from processors.postgres import Connection, Database
 from schemas.errors import ConfigurationError, FencedError
-from streams.replay.run import Place, Progress, Run, RunConfig, State
+from streams.replay.run import RESUMABLE, Place, Progress, Run, RunConfig, State
 
 LEASE_S = 10.0
+_NOT_CHANGED = "the run {} has ended, or is in another process's hands; its changes have to wait for it"
 
 
 class Runs(Protocol):
@@ -46,7 +47,14 @@ class Runs(Protocol):
         ...
 
     async def renew(self, run: str, epoch: int) -> None:
-        """Keep the run in hand for another ``LEASE_S`` seconds."""
+        """Keep the run in hand for another ``LEASE_S`` seconds, also while a cancelled one is brought to rest.
+
+        Raises ``FencedError`` for that one too.
+        """
+        ...
+
+    async def release(self, run: str, epoch: int) -> None:
+        """Give a cancelled run out of hand: nothing is written under this epoch any more."""
         ...
 
     async def begin_step(self, run: str, epoch: int, places: Sequence[Place]) -> None:
@@ -62,11 +70,17 @@ class Runs(Protocol):
         ...
 
     async def configure(self, run: str, config: RunConfig) -> None:
-        """Change what is asked for of a run that nobody has in hand."""
+        """Change what is asked for of a run that nobody has in hand.
+
+        Raises ``ConfigurationError`` for one that somebody has, or that has ended.
+        """
         ...
 
     async def cancel(self, run: str) -> bool:
-        """Cancel a run that has not ended, whoever has it in hand. False for one that has."""
+        """Cancel a run that has not ended, whoever has it in hand. False for one that has.
+
+        Whoever has it in hand keeps it until nothing more of it is on its way.
+        """
         ...
 
     async def delete(self, run: Run) -> None:
@@ -118,7 +132,11 @@ class PostgresRuns:
         return int(rows[0][0]) if rows else None
 
     async def renew(self, run: str, epoch: int) -> None:
-        _held(await self._database.execute(_RENEW, {"run": run, "epoch": epoch, "lease_s": LEASE_S}), run)
+        rows = await self._database.execute(_RENEW, {"run": run, "epoch": epoch, "lease_s": LEASE_S})
+        _held([row for row in rows if row[0] == "running"], run)
+
+    async def release(self, run: str, epoch: int) -> None:
+        await self._database.execute(_RELEASE, {"run": run, "epoch": epoch})
 
     async def begin_step(self, run: str, epoch: int, places: Sequence[Place]) -> None:
         async def work(connection: Connection) -> None:
@@ -139,7 +157,7 @@ class PostgresRuns:
     async def configure(self, run: str, config: RunConfig) -> None:
         parameters = {"run": run, "config": Jsonb(config.as_json())}
         if not await self._database.execute(_CONFIGURE, parameters):
-            raise ConfigurationError(f"the run {run} is in another process's hands; its changes have to wait for it")
+            raise ConfigurationError(_NOT_CHANGED.format(run))
 
     async def cancel(self, run: str) -> bool:
         return bool(await self._database.execute(_CANCEL, {"run": run}))
@@ -244,7 +262,11 @@ _TAKE = """
 """
 _RENEW = """
     UPDATE replay_runs SET lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)
-    WHERE run = %(run)s AND epoch = %(epoch)s AND state = 'running' RETURNING true
+    WHERE run = %(run)s AND epoch = %(epoch)s AND state IN ('running', 'cancelled') RETURNING state
+"""
+_RELEASE = """
+    UPDATE replay_runs SET lease_until = '-infinity', owner = ''
+    WHERE run = %(run)s AND epoch = %(epoch)s AND state = 'cancelled'
 """
 _LOCK = "SELECT FROM replay_runs WHERE run = %(run)s AND epoch = %(epoch)s AND state = 'running' FOR SHARE"
 _SAVE = f"""
@@ -265,11 +287,12 @@ _END = """
 """
 _CONFIGURE = """
     UPDATE replay_runs SET config = %(config)s, updated_at = clock_timestamp()
-    WHERE run = %(run)s AND lease_until <= clock_timestamp() RETURNING true
+    WHERE run = %(run)s AND state IN ('planned', 'running', 'stopped', 'failed') AND lease_until <= clock_timestamp()
+    RETURNING true
 """
 _CANCEL = """
-    UPDATE replay_runs SET state = 'cancelled', reason = 'cancelled by an operator', owner = '',
-        lease_until = '-infinity', updated_at = clock_timestamp(), ended_at = clock_timestamp()
+    UPDATE replay_runs SET state = 'cancelled', reason = 'cancelled by an operator',
+        updated_at = clock_timestamp(), ended_at = clock_timestamp()
     WHERE run = %(run)s AND state IN ('planned', 'running', 'stopped', 'failed') RETURNING true
 """
 # Of a lane that nobody else writes to. Calls and what they cost stay: they were paid, and another run may reuse them.
@@ -277,6 +300,11 @@ _OF_LANE = (
     "DELETE FROM evaluations WHERE lane = %(lane)s",
     "DELETE FROM feedback WHERE lane = %(lane)s",
     "DELETE FROM finals WHERE lane = %(lane)s",
+    # What is told is in the books; the rest is still to be told.
+    """
+    DELETE FROM spends WHERE lane = %(lane)s AND told_at IS NOT NULL
+      AND opened_at >= (SELECT created_at FROM replay_runs WHERE run = %(run)s)
+    """,
 )
 
 
@@ -327,14 +355,22 @@ class FakeRuns:
         self.runs[run] = replace(self.runs[run], state=state, reason=reason, owner="", lease_s=0.0)
 
     async def configure(self, run: str, config: RunConfig) -> None:
-        self.runs[run] = replace(self.runs[run], config=config)
+        found = self.runs[run]
+        if found.lease_s or found.state not in RESUMABLE:
+            raise ConfigurationError(_NOT_CHANGED.format(run))
+        self.runs[run] = replace(found, config=config)
 
     async def cancel(self, run: str) -> bool:
         found = self.runs[run]
         if found.state in ("done", "cancelled"):
             return False
-        self.runs[run] = replace(found, state="cancelled", lease_s=0.0)
+        self.runs[run] = replace(found, state="cancelled")
         return True
+
+    async def release(self, run: str, epoch: int) -> None:
+        found = self.runs[run]
+        if found.epoch == epoch and found.state == "cancelled":
+            self.runs[run] = replace(found, owner="", lease_s=0.0)
 
     async def delete(self, run: Run) -> None:
         del self.runs[run.run]

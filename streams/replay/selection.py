@@ -7,6 +7,7 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,16 @@ _OFFSETS = re.compile(r"(\S+)\s+(\d{1,9})\s+(\d{1,18})(?:-(\d{1,18}))?")
 class Selection:
     """What a run takes. Asks the database for a batch's statuses and scores where the expression needs them."""
 
-    def __init__(self, config: RunConfig, database: Database | None, *, source_lane: str) -> None:
-        """Raises ``ConfigurationError`` for an expression that can't be read."""
+    def __init__(self, config: RunConfig, database: Database | None, *, source_lane: str, run: str = "") -> None:
+        """``run``: whose own revisions change nothing of what it takes, so that it can be resumed.
+
+        Raises ``ConfigurationError`` for an expression that can't be read.
+        """
         self._ids = frozenset(config.ids)
         self._share, self._salt = int(config.sample * _SPACE), config.salt
         self._offsets = Offsets(config.offsets)
         self._where: Where | None = parse(config.where) if config.where else None
-        self._database, self._lane = database, source_lane
+        self._database, self._lane, self._run = database, source_lane, run
 
     def key(self, key: bytes | None) -> bool:
         """Whether an event with this key may be taken at all; costs no decoding."""
@@ -76,6 +80,7 @@ class Selection:
             return {}, {}
         parameters = {
             "lane": self._lane,
+            "run": self._run,
             "tenants": [incoming.meta.tenant for _, incoming in batch],
             "ids": [incoming.meta.request_id for _, incoming in batch],
         }
@@ -85,26 +90,63 @@ class Selection:
             ask(_SCORES, parameters) if "score" in needs else _nothing(),
         )
         by_request: dict[tuple[str, str], dict[str, float]] = {}
-        for tenant, request_id, found in scores:
+        for tenant, request_id, found, own in scores:
+            if own:
+                continue
             named = by_request.setdefault((tenant, request_id), {})
             named.update({one["name"]: one["value"] for one in found if one.get("value") is not None})
-        return {(tenant, request_id): status for tenant, request_id, status in statuses}, dict(by_request)
+        before = {(tenant, request_id): status for tenant, request_id, status, own in statuses if not own}
+        return before, dict(by_request)
+
+
+def within(theirs: RunConfig, ours: RunConfig) -> RunConfig:
+    """What of another run's selection is ours, too. Raises ``ConfigurationError`` where both can't be kept."""
+    if ours.offsets:
+        raise ConfigurationError("--offsets don't go with --run, which says what is read; take --where or --ids")
+    ids = theirs.ids or ours.ids
+    if theirs.ids and ours.ids:
+        wanted = frozenset(ours.ids)
+        ids = tuple(one for one in theirs.ids if one in wanted)
+        if not ids:
+            raise ConfigurationError("--ids: the run of --run took none of these requests")
+    drawn = [one for one in (theirs, ours) if one.sample < 1]
+    if len({one.salt for one in drawn}) > 1:
+        raise ConfigurationError(
+            f"--sample is drawn by another --salt than the sample of --run ({theirs.salt}): take the same"
+        )
+    both = [one.where for one in (theirs, ours) if one.where]
+    where = both[0] if len(both) == 1 else " and ".join(f"({one})" for one in both)
+    if where:
+        parse(where)
+    salt = drawn[0].salt if drawn else ours.salt
+    sample = min(theirs.sample, ours.sample)
+    return replace(ours, ids=ids, offsets=theirs.offsets, where=where, sample=sample, salt=salt)
 
 
 async def _nothing() -> list[tuple[Any, ...]]:
     return []
 
 
+# ``own``: the run's own revision of the answer, and what came after it. What the run takes was decided before these.
 _ASKED = """
     JOIN unnest(%(tenants)s::text[], %(ids)s::text[]) AS asked (tenant, request_id)
       USING (tenant, request_id)
-    WHERE lane = %(lane)s
+    LEFT JOIN (
+        SELECT tenant, lane, request_id, revision AS own FROM replay_answers
+        WHERE run = %(run)s AND outcome = 'revised'
+    ) AS done USING (tenant, lane, request_id)
 """
 _STATUS = f"""
-    SELECT DISTINCT ON (tenant, request_id) tenant, request_id, status FROM finals {_ASKED}
-    ORDER BY tenant, request_id, revision DESC
+    SELECT tenant, request_id, status, coalesce(revision >= own, false) FROM finals {_ASKED}
+    WHERE lane = %(lane)s ORDER BY tenant, request_id, revision
 """
-_SCORES = f"SELECT tenant, request_id, scores FROM evaluations {_ASKED} AND scores IS NOT NULL ORDER BY done_at"
+_SCORES = f"""
+    SELECT tenant, request_id, scores, coalesce(revision >= own, false) FROM evaluations {_ASKED}
+    LEFT JOIN (
+        SELECT tenant, lane, request_id, event_id AS answer_event_id, revision FROM finals
+    ) AS scored USING (tenant, lane, request_id, answer_event_id)
+    WHERE lane = %(lane)s AND scores IS NOT NULL ORDER BY done_at
+"""
 
 
 # Topic, partition, first and last offset.

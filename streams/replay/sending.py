@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from schemas.errors import ConfigurationError, DependencyDownError, OversizedError
+from schemas.errors import ConfigurationError, DependencyDownError
 from streams import login, security
 from streams.producer import Outgoing
 from streams.settings import Settings
@@ -18,6 +18,7 @@ _MISSING = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaEr
 _FORBIDDEN = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE)
 FLUSH_S = 1.0
+AGAIN = "delete the run and begin again"
 
 
 class Sender(Protocol):
@@ -30,8 +31,8 @@ class Sender(Protocol):
     async def settle(self) -> Mapping[str, Mapping[int, int]]:
         """Wait until all that was handed over is acknowledged; how far each topic's partitions were written so far.
 
-        Raises ``DependencyDownError`` when the broker is away, with some perhaps written, ``ConfigurationError`` for
-        a topic that is missing or forbidden and ``OversizedError`` for a record over its topic's limit.
+        Raises ``DependencyDownError`` when the broker is away, with some perhaps written, and ``ConfigurationError``
+        for a topic that is missing or forbidden, or takes smaller records than it is declared to.
         """
         ...
 
@@ -58,6 +59,7 @@ class BulkSender:
         self._producer = Producer(security.librdkafka(settings.kafka, own))
         self._written: dict[str, dict[int, int]] = {}
         self._error: KafkaError | None = None
+        self._gone = ""
 
     def send(self, outgoing: Iterable[Outgoing]) -> None:
         produce = self._producer.produce
@@ -80,6 +82,8 @@ class BulkSender:
         if self._error is not None:
             error, self._error = self._error, None
             raise self._translated(error)
+        if self._gone:
+            raise ConfigurationError(f"{self._gone} was deleted while the run wrote to it; {AGAIN}")
         return {topic: dict(ends) for topic, ends in self._written.items()}
 
     def _delivered(self, error: KafkaError | None, message: Any) -> None:
@@ -87,15 +91,21 @@ class BulkSender:
             self._error = self._error or error
             return
         ends = self._written.setdefault(message.topic(), {})
+        # Offsets only grow: a topic that begins anew was deleted, with what this process had written.
+        self._gone = self._gone or (message.topic() if message.offset() < ends.get(message.partition(), 0) else "")
         ends[message.partition()] = max(ends.get(message.partition(), 0), message.offset() + 1)
 
     def _translated(self, error: KafkaError) -> Exception:
         if error.code() in _MISSING:
-            return ConfigurationError(f"a topic of the run's lane is gone ({error.str()}); resume makes it again")
+            return ConfigurationError(f"a topic of the run's lane is gone ({error.str()}); {AGAIN}")
         if error.code() in _FORBIDDEN:
             return ConfigurationError(f"the broker does not let this principal write ({error.str()})")
         if error.code() in _TOO_LARGE:
-            return OversizedError(f"an output is over its topic's limit ({error.str()})")
+            # What a topic of ours can't take as it is declared was parted or ended before.
+            return ConfigurationError(
+                f"a topic takes smaller records than it is declared to ({error.str()}): bring its max.message.bytes in "
+                "line (headrace topics apply), then resume"
+            )
         return DependencyDownError("kafka", error.str())
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -85,15 +86,19 @@ class Shares:
             channels.append(ours)
         if self._stopping:
             self.stop()
+        # Threads of their own: in the loop's pool, many processes would leave none for the work here.
+        listening = ThreadPoolExecutor(len(channels) or 1, thread_name_prefix="replay share")
         looking = asyncio.ensure_future(self._look(run, number))
         try:
             here = self._here(run, epoch, number, known)
-            ended = await asyncio.gather(here, *(self._outcome(channel) for channel in channels))
+            ended = await asyncio.gather(here, *(self._outcome(channel, listening) for channel in channels))
         finally:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
             for process in self._processes:
                 await asyncio.to_thread(process.join)
+            # Each pipe ended with its process.
+            listening.shutdown(wait=False)
         self._observe(number, (await self._runs.progress(run.run)).of_step(number))
         raised = [one for one in ended if isinstance(one, HeadraceError)]
         if raised:
@@ -109,9 +114,9 @@ class Shares:
                 return error
             raise
 
-    async def _outcome(self, channel: Connection) -> Ended | HeadraceError | None:
+    async def _outcome(self, channel: Connection, listening: Executor) -> Ended | HeadraceError | None:
         try:
-            found: tuple[str, str] = await asyncio.to_thread(channel.recv)
+            found: tuple[str, str] = await asyncio.get_running_loop().run_in_executor(listening, channel.recv)
         except EOFError:
             self.stop()
             return DependencyDownError("a process of the run", "it died; resume goes on")

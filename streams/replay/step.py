@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
 from typing import Any, cast
@@ -38,12 +37,14 @@ from streams.headers import event_headers
 from streams.outputs import LARGEST_BYTES, OVERHEAD_BYTES, key_of, topic_kind
 from streams.producer import Outgoing
 from streams.reading import Entry
-from streams.replay.backfill import Backfill
+from streams.replay.backfill import Backfill, is_over
+from streams.replay.corrections import Corrections, Feedback
 from streams.replay.events import Events
 from streams.replay.remembered import Remembered
 from streams.replay.run import BURIED, DUPLICATE, PUBLISHED, REFUSED, SKIPPED, Place, Run
 from streams.replay.selection import Selection
 from streams.replay.sending import Sender
+from streams.replay.tally import Tally, after, further
 from streams.runner import MAX_FAILURES, VERSION
 from streams.stages import Stage
 from streams.topics import MAX_DEAD_LETTER_BYTES, topic_name
@@ -54,19 +55,10 @@ BREATH = 64
 PAUSE_S, PATIENCE = 1.0, 60
 
 
-@dataclass(slots=True)
-class Tally:
-    """What a batch came to in one partition."""
-
-    next: int
-    counts: Counter[str] = field(default_factory=Counter)
-    cost_usd: Decimal = Decimal(0)
-    avoided_usd: Decimal = Decimal(0)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPorts:
-    """What a step works with. ``known`` are ids of outputs that are in the lane already.
+    """What a step works with. ``known`` are ids of outputs that are in the lane already; ``feedback`` how far the lane
+    has stored what its consumers said, where answers are to be replaced.
 
     ``prepare`` is given the events of a batch that are taken, ``begin`` each of them before it is begun: False ends the
     run in order; ``done`` each with what it cost.
@@ -84,6 +76,7 @@ class StepPorts:
     selection: Selection | None = None
     claims: Claims | None = None
     backfill: Backfill | None = None
+    feedback: Feedback | None = None
     known: frozenset[str] = frozenset()
     concurrency: int = 1
     prepare: Callable[[Sequence[Incoming[Any]]], Awaitable[list[Incoming[Any]]]] | None = None
@@ -142,12 +135,15 @@ class Step:
         """
         items = await self._chosen(entries)
         await self._processed([item for item in items if item.taken])
+        if self._ports.feedback is not None and any(item.done and item.done.outputs for item in items):
+            await self._patiently(Corrections(self._ports.feedback).stored)
         tallies: dict[tuple[str, int], Tally] = {}
         for item in items:
             entry = item.entry
             if item.done is None:
                 # The run is to stop: this event and what follows it was not begun.
                 break
+            self._ports.sender.send(await self._sendable(item))
             tally = tallies.setdefault((entry.topic, entry.partition), Tally(entry.offset))
             tally.next = entry.offset + 1
             tally.counts[item.done.outcome] += 1
@@ -155,11 +151,15 @@ class Step:
                 spent, avoided = _amounts(output)
                 tally.cost_usd += spent
                 tally.avoided_usd += avoided
-            self._ports.sender.send(await self._outgoing(item))
         if not tallies:
             return []
         written = await self._ports.sender.settle()
-        return [_after(places[place], tally, written) for place, tally in tallies.items()]
+        moved = [after(places[place], tally, written) for place, tally in tallies.items()]
+        if not self._ports.known:
+            # Nothing of the others is in the lane that is not noted: a resume need not look that far back.
+            still = [one for key, one in places.items() if key not in tallies and one.left]
+            moved += [replace(one, written=further(one.written, written)) for one in still]
+        return moved
 
     async def _chosen(self, entries: Sequence[Entry]) -> list[_Item]:
         """Every entry, with what is settled about it before its stage sees it."""
@@ -317,6 +317,18 @@ class Step:
             without_value(letter) if len(letter.value or b"") > MAX_DEAD_LETTER_BYTES - 2 * OVERHEAD_BYTES else letter
         )
 
+    async def _sendable(self, item: _Item) -> list[Outgoing]:
+        """As ``_outgoing``; an event whose outputs no topic takes ends as a worker would end it."""
+        try:
+            return await self._outgoing(item)
+        except (OversizedError, PoisonError) as error:
+            assert item.done is not None and item.incoming is not None
+            costs = tuple(one for one in item.done.outputs if isinstance(_record(one), Cost))
+            item.done = self._given_up(item.entry, item.incoming, error)
+            # What was spent stays spent.
+            item.done.outputs = (*costs, *item.done.outputs)
+        return await self._outgoing(item)
+
     async def _outgoing(self, item: _Item) -> list[Outgoing]:
         """The records to send for an event; none that is in the lane already."""
         ports, done, entry = self._ports, item.done, item.entry
@@ -327,12 +339,16 @@ class Step:
         timings = (*item.incoming.timings, Timing(stage=ports.stage.name, service_ms=done.service_ms))
         cause = [(name, value) for name, value in entry.headers if value is not None]
         for output in done.outputs:
-            record: Record = output.record if isinstance(output, Recorded) else output
+            record = _record(output)
             lane = ports.run.lane
             if isinstance(record, Answer):
                 record = replace(record, timings=timings)
                 if ports.backfill is not None:
-                    revised = await self._patiently(partial(ports.backfill.revise, record))
+                    accepted_at = item.incoming.meta.accepted_at or entry.time
+                    late = is_over(accepted_at, item.incoming.record.request.ttl_ms, ports.now())
+                    # Before it is final.
+                    self._parts(record, ports.codec.encode(record))
+                    revised = await self._patiently(partial(ports.backfill.revise, record, over=late))
                     if revised is None:
                         continue
                     record, lane = revised, ports.run.source_lane
@@ -352,33 +368,27 @@ class Step:
 
     async def _parted(self, record: Record, value: bytes) -> tuple[Record, bytes, list[str]]:
         """The output as its topic takes it, once the texts that it can't hold are stored."""
+        record, value, bodies = self._parts(record, value)
         claims = self._ports.claims
-        if len(value) <= LARGEST_BYTES or claims is None:
-            return record, value, []
-        record, value, bodies = claims.parted(record, value, LARGEST_BYTES)
-        meta: Meta = record.meta  # type: ignore[attr-defined]
-        await self._patiently(lambda: claims.store(meta.tenant, bodies))
+        if bodies and claims is not None:
+            meta: Meta = record.meta  # type: ignore[attr-defined]
+            await self._patiently(lambda: claims.store(meta.tenant, bodies))
         return record, value, list(bodies)
+
+    def _parts(self, record: Record, value: bytes) -> tuple[Record, bytes, Mapping[str, bytes]]:
+        claims = self._ports.claims
+        if len(value) <= LARGEST_BYTES:
+            return record, value, {}
+        if claims is None:
+            raise OversizedError(f"{type(record).__name__} is {len(value)} bytes; a topic takes {LARGEST_BYTES}")
+        return claims.parted(record, value, LARGEST_BYTES)
+
+
+def _record(output: Output) -> Record:
+    return output.record if isinstance(output, Recorded) else output
 
 
 def _amounts(output: Output) -> tuple[Decimal, Decimal]:
     """What an output says was spent and avoided."""
-    record = output.record if isinstance(output, Recorded) else output
+    record = _record(output)
     return (record.amount_usd, record.avoided_cost_usd) if isinstance(record, Cost) else (Decimal(0), Decimal(0))
-
-
-def _after(place: Place, tally: Tally, written: Mapping[str, Mapping[int, int]]) -> Place:
-    ends = {topic: dict(known) for topic, known in place.written.items()}
-    for topic, now in written.items():
-        known = ends.setdefault(topic, {})
-        known.update({number: max(offset, known.get(number, 0)) for number, offset in now.items()})
-    counts = Counter(place.counts)
-    counts.update(tally.counts)
-    return replace(
-        place,
-        next=max(place.next, tally.next),
-        counts=dict(counts),
-        cost_usd=place.cost_usd + tally.cost_usd,
-        avoided_usd=place.avoided_usd + tally.avoided_usd,
-        written=ends,
-    )

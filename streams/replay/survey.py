@@ -13,6 +13,7 @@ from processors.postgres import Database
 from schemas.codec import Codec
 from schemas.errors import PoisonError
 from streams.claims import Claims
+from streams.replay.backfill import prospects
 from streams.replay.calls import Calls, calls_of
 from streams.replay.changes import changes_for
 from streams.replay.events import Events
@@ -26,7 +27,7 @@ from streams.stages import STAGES, Effect
 
 @dataclass(slots=True)
 class Surveyed:
-    """What a run would do. ``calls`` are those to be made, by model.
+    """What a run would do. ``calls`` are those to be made, by model; ``answers`` what becomes of the source lane's.
 
     Amounts in US dollars: what they cost with one attempt each that generates as many tokens as it may, and the most
     that they can cost with every attempt of their routes.
@@ -41,6 +42,7 @@ class Surveyed:
     most_usd: defaultdict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
     reused: int = 0
     refused: int = 0
+    answers: Counter[str] = field(default_factory=Counter)
 
 
 async def survey(
@@ -56,8 +58,8 @@ async def survey(
     the selection needs it. Raises ``ConfigurationError`` for a field that the events lack.
     """
     stage = STAGES[run.stages[0]]
-    selection = Selection(run.config, database, source_lane=run.source_lane)
-    changes = changes_for(stage.name, run.config.sets)
+    selection = Selection(run.config, database, source_lane=run.source_lane, run=run.run)
+    changes = changes_for(stage.name, run.config.sets, fills=run.config.fills)
     claims = Claims(PostgresBodies(database), codec, most_bytes=settings.bodies.max_bytes)
     events = Events(run, stage, changes, codec, claims, first=True)
     found, seen, clock = Surveyed(), Remembered(), DatabaseClock()
@@ -76,6 +78,8 @@ async def survey(
         ours = [events.ours(incoming) for incoming in taken]
         found.taken += len(taken)
         found.tenants.update(incoming.meta.tenant for incoming in taken)
+        if run.target == "live" and not run.copies_books:
+            found.answers += await prospects(database, codec, run.source_lane, taken, clock.now())
         if calls is not None:
             await calls.prepare(ours)
             _count(found, calls)

@@ -268,7 +268,8 @@ def _typed(one: _Field, text: str) -> Any:
             raise ConfigurationError(f"--where: {one.name} is a number, and {text!r} is none") from None
         if not number.is_finite():
             raise ConfigurationError(f"--where: {one.name} is a number, and {text!r} is none")
-        return number
+        # As the event has it: 0.7 as a float is not 0.7 as a decimal.
+        return float(number) if one.name.startswith("score.") else number
     if one.kind == "time":
         try:
             moment = datetime.fromisoformat(text)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from processors.bodies import PostgresBodies
@@ -17,6 +18,7 @@ from processors.failpoints import Unarmed
 from processors.postgres import Database
 from schemas.codec import Codec
 from streams.claims import Claims
+from streams.dead_letters import safe_message
 from streams.metrics import Metrics
 from streams.overview.backlog import BacklogReader
 from streams.ports import Ports
@@ -27,7 +29,8 @@ from streams.replay.calls import Calls, Limits, calls_of
 from streams.replay.changes import changes_for
 from streams.replay.control import read_control
 from streams.replay.events import Events
-from streams.replay.lane import lately_read
+from streams.replay.gone import check_ends, check_sources
+from streams.replay.lately import behind, remember
 from streams.replay.limits import Pace, Purse, Yielding
 from streams.replay.ports import as_of, replay_settings
 from streams.replay.run import Place, Run, State
@@ -40,6 +43,8 @@ from streams.stages import STAGES, Effect, Stage
 
 # Entries of a batch, and bytes: memory is the same for large events and small.
 BATCH, BATCH_BYTES = 2_000, 16_000_000
+# What a stage shares with live traffic, by the live stage whose requests wait for it: calls, and embeddings.
+SHARES: Mapping[str, str] = {"complete": "complete", "enrich": "enrich", "evaluate": "enrich"}
 # Batches that are read ahead.
 AHEAD = 2
 # Events at a time by stage; each of what is not named here waits for nothing.
@@ -80,6 +85,7 @@ class Work:
         self._clock, self._observe = clock, observe or unobserved
         self._step: Step | None = None
         self._stopping = False
+        self._unknown = ""
 
     def stop(self) -> None:
         """Begin nothing any more; what is begun is finished and noted."""
@@ -109,20 +115,25 @@ class Work:
         reader: TopicReader,
         stack: AsyncExitStack,
     ) -> Ended | None:
+        await asyncio.to_thread(check_sources, reader, places)
         stage = STAGES[run.stages[number]]
-        selection = Selection(run.config, self._database, source_lane=run.source_lane) if number == 0 else None
+        selection = (
+            Selection(run.config, self._database, source_lane=run.source_lane, run=run.run) if number == 0 else None
+        )
         concurrency = CONCURRENCY.get(stage.name, 1)
         if run.config.workers and stage.effect is Effect.PAYS:
             concurrency = run.config.workers
-        step = self._step = await self._built(run, stage, number, selection, known, concurrency, reader, stack)
+        step, events = await self._built(run, stage, number, selection, known, concurrency, reader, stack)
+        self._step = step
         if self._stopping:
             step.stop()
-        if epoch > 1:
-            for event_id in await asyncio.to_thread(lately_read, reader, places):
-                step.seen.add(event_id)
         now = {(place.topic, place.partition): place for place in places}
         most = concurrency * CALLS_A_BATCH if stage.effect is Effect.PAYS else BATCH
         wanted = None if selection is None else selection.key
+        if epoch > 1:
+            before = await asyncio.to_thread(behind, reader, places)
+            async for batch in batches(self._settings, before, BATCH, wanted):
+                await remember(batch, step.seen, events, run.config, selection)
         async for batch in batches(self._settings, places, most, wanted):
             after = await step.batch(batch, now)
             if after:
@@ -132,7 +143,9 @@ class Work:
             if step.exhausted:
                 return Ended("stopped", "--max-cost is reached; resume with a higher one goes on")
             if step.stopping:
-                return Ended("stopped", "interrupted; headrace replay resume goes on")
+                return Ended("stopped", self._unknown or "interrupted; headrace replay resume goes on")
+        # Events that a deleted topic took along were never handed out.
+        await asyncio.to_thread(check_ends, reader, now.values())
         finished = [replace(place, next=max(place.next, place.end)) for place in now.values()]
         await self._runs.save(run.run, epoch, finished)
         self._observe(number, finished)
@@ -148,8 +161,8 @@ class Work:
         concurrency: int,
         reader: TopicReader,
         stack: AsyncExitStack,
-    ) -> Step:
-        changes = changes_for(stage.name, run.config.sets, first=number == 0)
+    ) -> tuple[Step, Events]:
+        changes = changes_for(stage.name, run.config.sets, first=number == 0, fills=run.config.fills)
         settings = replay_settings(self._settings, changes)
         control = await asyncio.to_thread(read_control, reader, settings, self._codec, run.source_lane)
         claims = Claims(PostgresBodies(self._database), self._codec, most_bytes=settings.bodies.max_bytes)
@@ -165,15 +178,20 @@ class Work:
             )
         )
         spent = (await self._runs.progress(run.run)).cost_usd
-        limits = await self._limits(run, calls, spent, stack)
+        limits = await self._limits(run, stage, calls, spent, stack)
         publishes = run.target == "live" and not run.copies_books
-        return Step(
+        feedback = None
+        if publishes:
+            said = stack.enter_context(BacklogReader(self._settings, run.source_lane))
+            feedback = partial(said.reached, "evaluate", "feedback")
+        events = Events(run, stage, changes, self._codec, claims, first=number == 0)
+        step = Step(
             StepPorts(
                 run=run,
                 stage=stage,
                 prefix=settings.prefix,
                 tenants=frozenset(settings.tenant_topics),
-                events=Events(run, stage, changes, self._codec, claims, first=number == 0),
+                events=events,
                 processor=as_of(processor),
                 codec=self._codec,
                 sender=BulkSender(settings),
@@ -181,14 +199,16 @@ class Work:
                 selection=selection,
                 claims=claims,
                 backfill=PostgresBackfill(self._database, self._codec, run) if publishes else None,
+                feedback=feedback,
                 known=known,
                 concurrency=concurrency,
                 prepare=None if calls is None else calls.prepare,
                 # What needs no limit is not held up for each event.
-                begin=limits.begin if calls is not None or run.config.rate else None,
+                begin=limits.begin if stage.name in SHARES or run.config.rate else None,
                 done=limits.done,
             )
         )
+        return step, events
 
     def _worker_ports(self, run: Run, settings: Settings, control: ControlView, stack: AsyncExitStack) -> Ports:
         """The adapters of a worker in the run's lane; in the source lane for what puts the books right."""
@@ -197,19 +217,31 @@ class Work:
         clock, codec = self._clock, self._codec
         return Ports(settings, lane, self._database, codec, clock, control, Metrics(), Unarmed(), stack, producer)
 
-    async def _limits(self, run: Run, calls: Calls | None, spent: Decimal, stack: AsyncExitStack) -> Limits:
-        yielding = None
-        if calls is not None:
+    async def _limits(
+        self, run: Run, stage: Stage, calls: Calls | None, spent: Decimal, stack: AsyncExitStack
+    ) -> Limits:
+        yielding, shared = None, SHARES.get(stage.name)
+        if shared is not None:
             backlog = stack.enter_context(BacklogReader(self._settings, run.source_lane))
 
             def waiting() -> int:
-                return sum(one.events for one in backlog.read() if one.stage == "complete")
+                found = [one for one in backlog.read() if one.stage == shared]
+                # Budgets and limits of calls are taken from live workers that are down, too; embeddings have none.
+                return sum(one.events for one in found if one.members or shared == "complete")
 
             # What the live workers have in hand is not committed yet, and waits for nothing.
             yielding = Yielding(waiting, least=self._settings.call_concurrency)
             watching = asyncio.ensure_future(yielding.run())
+            watching.add_done_callback(self._unwatched)
             stack.push_async_callback(_cancelled, watching)
         return Limits(Pace(run.config.rate), Purse(run.config.max_cost_usd, spent), yielding, calls)
+
+    def _unwatched(self, watching: asyncio.Task[None]) -> None:
+        """Begin nothing where nobody can say whether live requests wait."""
+        error = None if watching.cancelled() else watching.exception()
+        if error is not None and self._step is not None:
+            self._unknown = f"it can't be seen whether live requests wait, which go first: {safe_message(error)}"
+            self._step.stop()
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
@@ -230,7 +262,7 @@ async def batches(
     def read() -> None:
         stretches = {(place.topic, place.partition): Stretch(place.next, place.end) for place in places if place.left}
         try:
-            with TopicReader(settings) as reader:
+            with TopicReader(settings, strict=True) as reader:
                 batch: list[Entry] = []
                 size = 0
                 for entry in reader.read(stretches, wanted):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from schemas.record import Record
@@ -18,6 +19,10 @@ from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
 KINDS = ("requests", "admitted", "enrichments.normal", "completions", "answers", "costs", "dead-letters", "control")
+_FINAL = """
+    INSERT INTO finals (tenant, lane, request_id, revision, event_id, status, answer)
+    VALUES (%(tenant)s, %(lane)s, %(request_id)s, 0, %(event_id)s, 'answered', %(value)s)
+"""
 SOON = ("--grace-s", "0", "--since", "1h")
 
 
@@ -28,6 +33,11 @@ def commands(stack: TestStack, lane: str, tmp_path: Path) -> Commands:
 
 def publish(commands: Commands, *flows: dict[str, Record]) -> None:
     publisher = Publisher(commands.settings, commands.codec, lane=commands.lane)
+    with psycopg.connect(commands.settings.postgres.dsn.get_secret_value(), autocommit=True) as connection:
+        for flow in flows:
+            given = flow.get("answers")
+            if isinstance(given, Answer):
+                connection.execute(_FINAL, {**asdict(given.meta), "value": commands.codec.encode(given)})
     for flow in flows:
         for kind, record in flow.items():
             publisher.publish(kind, record, record.meta.request_id)  # type: ignore[attr-defined]
@@ -52,21 +62,33 @@ def test_a_lane_is_verified_and_each_planted_fault_is_listed(commands: Commands)
     # None of what was spent is in the ledger.
     found, summary = verify(commands, code=1)
     assert summary["findings"] == {"costs": 3} and "event_not_booked" in found[0]["detail"]
-    lost, changed, caused = (flow(commands, name) for name in ("lost", "changed", "caused"))
+    lost, changed, caused, kept = (flow(commands, name) for name in ("lost", "changed", "caused", "kept"))
+    forged = kept["answers"]
+    assert isinstance(forged, Answer)
     del lost["answers"], caused["admitted"]
     given = changed["answers"]
     assert isinstance(given, Answer)
     changed["answers"] = replace(given, text=Text(inline="forged"))
-    publish(commands, lost, changed, caused)
+    publish(commands, lost, changed, caused, kept)
+    # An answer that nobody decided, and one that is final and on no topic.
+    publisher = Publisher(commands.settings, commands.codec, lane=commands.lane)
+    publisher.publish("answers", replace(forged, revision=1, supersedes=forged.meta.event_id), "kept")
+    assert publisher.flush() == []
+    with psycopg.connect(commands.settings.postgres.dsn.get_secret_value(), autocommit=True) as connection:
+        unpublished = {**asdict(forged.meta), "request_id": "unpublished", "value": commands.codec.encode(forged)}
+        connection.execute(_FINAL, unpublished)
     found, summary = verify(commands, "--no-costs", code=1)
     assert {(one["kind"], one["request_id"]) for one in found} == {
         ("no_answer", "lost"),
         ("filter_differs", "changed"),
         ("cause_missing", "caused"),
+        ("copies_differ", "kept"),
+        ("answer_not_final", "kept"),
+        ("final_unpublished", "unpublished"),
     }
     ran = commands.run("audit", "verify", "--lane", commands.lane, *SOON, "--no-costs")
     assert ran.code == 1 and "no_answer (1): a request has no final answer" in ran.out
-    assert "3 things are off" in ran.err
+    assert "6 things are off" in ran.err
 
 
 def test_a_stretch_without_time_and_a_lane_without_topics_are_refused(commands: Commands) -> None:

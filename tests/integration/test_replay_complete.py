@@ -24,6 +24,9 @@ from processors.postgres import Database
 from processors.prompts import PgPrompts
 from schemas.records import Admitted, Answer, Completion, Feedback, Meta, Passage, Retrieval, Text
 from streams.deployed import routes
+from streams.reading import Entry
+from streams.replay.run import RunConfig
+from streams.replay.selection import Selection
 from streams.settings import load_settings
 from tests.provider.process import ProviderProcess
 from tests.support.commands import Commands, Ran
@@ -212,7 +215,10 @@ def test_a_backfill_replaces_answers_but_not_those_that_were_corrected(place: Pl
     asyncio.run(_answered(place, (corrected, plain), corrected))
     options = ("--stage", "complete", "--through", "filter", "--since", "1h", "--into", "live")
     asked = place.replay(*options)
-    assert (asked.code, f"{EVENTS} answers" in asked.err) == (2, True)
+    assert asked.code == 2
+    assert f"1 answers in the lane {place.lane} get a new revision" in asked.err
+    assert f"{EVENTS - 2} requests without one" in asked.err
+    assert "left alone: 1 that consumers corrected" in asked.err
     ran = place.replay(*options, "--yes", "--name", f"{place.lane}-fill")
     assert ran.code == 0, ran.err
     view = ran.objects[0]
@@ -230,6 +236,10 @@ def test_a_backfill_replaces_answers_but_not_those_that_were_corrected(place: Pl
             (place.lane, [corrected, plain]),
         ).fetchall()
     assert kept == [(0,), (1,)]
+    # Its own revisions change nothing of what it takes when it is resumed.
+    assert asyncio.run(_taken(place, view["run"])) == {corrected, plain}
+    answered = {one.meta.request_id for one in answers.values() if one.status == "answered"}
+    assert asyncio.run(_taken(place, "another")) == {corrected, *answered}
 
 
 def test_a_run_from_enrich_to_the_answer_takes_the_prompt_along(place: Place) -> None:
@@ -243,12 +253,32 @@ def test_a_run_from_enrich_to_the_answer_takes_the_prompt_along(place: Place) ->
         events.append(Admitted(meta=replace(one.meta, stage="admit"), request=request, admission=one.admission))
     record(source.settings, source.codec, lane, events)
     options = ("--through", "filter", "--since", "1h", "--lane", lane, "--set", f"prompt={place.prompt}@1", "--json")
+    unlimited = place.commands.run("replay", "--stage", "enrich", *options)
+    assert (unlimited.code, "--max-cost" in unlimited.err) == (2, True)
+    options = (*options, "--max-cost", "1000")
     ran = place.commands.run("replay", "--stage", "enrich", *options)
     assert ran.code == 0, ran.err
     view = ran.objects[0]
     assert [step["counts"].get("published") for step in view["steps"]] == [3, 3, 3, 3]
     answers: list[Answer] = place.read(view["lane"], "answers", Answer)
     assert {(one.status, one.prompt_version) for one in answers} == {("answered", f"{place.prompt}@1")}
+
+
+async def _taken(place: Place, run: str) -> set[str]:
+    """The answered ones, as a run sees them."""
+    database = await Database.open(place.stack.postgres_dsn)
+    config, now = RunConfig(where="status = answered or score.none > 2"), datetime.now(UTC)
+    selection = Selection(config, database, source_lane=place.lane, run=run)
+    batch = [
+        (
+            Entry(topic="t", partition=0, offset=number, time=now, key=b"", value=b"", headers=()),
+            Incoming(record=one, meta=one.meta, raw=b"", appended_at=now),
+        )
+        for number, one in enumerate(place.events)
+    ]
+    takes = await selection.takes(batch)
+    await database.close()
+    return {incoming.meta.request_id for (_, incoming), yes in zip(batch, takes, strict=True) if yes}
 
 
 async def _answered(place: Place, request_ids: tuple[str, ...], corrected: str) -> None:

@@ -88,3 +88,10 @@ async def test_progress_is_noted_by_whoever_has_the_run_and_nobody_else(runs: Ru
         await runs.save(run.run, second, [far])
     assert await runs.take(run.run, owner="third") is None
     assert not await runs.cancel(run.run)
+    with pytest.raises(FencedError):
+        await runs.renew(run.run, second)
+    for released, held in ((epoch, True), (second, False)):
+        await runs.release(run.run, released)
+        found = await runs.get(run.run)
+        assert found is not None
+        assert (found.lease_s > 0) is held, "its leader still finishes what it has begun"

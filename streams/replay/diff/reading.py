@@ -64,9 +64,9 @@ class Gathering:
     async def _wanted(self, run: Run, places: tuple[Place, ...]) -> None:
         """Note every request that the run took, by reading its range as the run did."""
         stage = STAGES[run.stages[0]]
-        selection = Selection(run.config, self._database, source_lane=run.source_lane)
+        selection = Selection(run.config, self._database, source_lane=run.source_lane, run=run.run)
         claims = Claims(PostgresBodies(self._database), self._codec, most_bytes=self._settings.bodies.max_bytes)
-        changes = changes_for(stage.name, run.config.sets)
+        changes = changes_for(stage.name, run.config.sets, fills=run.config.fills)
         events = Events(run, stage, changes, self._codec, claims, first=True)
         done = await asyncio.to_thread(self._left, [replace(one, next=one.first, end=one.next) for one in places])
         async for batch in batches(self._settings, done, BATCH, selection.key):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from processors.bodies import FakeBodies
-from processors.claimcheck import ref_of
+from processors.claimcheck import ref_of, whole
 from processors.event import Incoming, Output, Recorded
 from processors.text import inline
 from schemas.errors import OversizedError, RefusedError
@@ -99,6 +99,13 @@ async def test_a_reference_to_what_is_not_stored_reaches_the_stage_as_such() -> 
     assert seen == [asked.query]
     with pytest.raises(RefusedError, match="no such text is stored"):
         inline(seen[0], "query")
+
+
+async def test_a_text_that_was_altered_where_it_is_stored_does_not_come_back() -> None:
+    ref = ref_of(b"as it was stored")
+    once = replace(request(), query=Text(ref=ref))
+    assert whole(once, {ref: b"something else"}).query == Text(ref=ref)
+    assert whole(once, {ref: b"as it was stored"}).query == Text(inline="as it was stored")
 
 
 async def test_a_record_that_would_be_too_large_with_its_texts_keeps_its_references() -> None:

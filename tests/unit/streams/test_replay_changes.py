@@ -48,3 +48,12 @@ def test_a_field_that_an_old_event_lacks_is_named_and_can_be_supplied() -> None:
     assert lacking("complete", old) == "admission.route"
     assert lacking("complete", changes_for("complete", {"admission.route": "default"}).apply(old)) is None
     assert lacking("filter", completion(1, "live")) is None
+
+
+def test_what_is_supplied_goes_to_events_that_lack_it_alone() -> None:
+    has = changes_for("complete", {"admission.route": "fast"}).apply(enrichment("r1"))
+    old = changes_for("complete", {"admission.route": ""}).apply(enrichment("r1"))
+    supplied = changes_for("complete", {}, fills={"admission.route": "default"})
+    assert supplied.apply(has).admission.route == "fast"
+    assert supplied.apply(old).admission.route == "default"
+    assert changes_for("filter", {}, first=False, fills={"admission.route": "default"}).edits == ()

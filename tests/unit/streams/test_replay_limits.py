@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from decimal import Decimal
+from typing import Any
 
-from schemas.errors import DependencyDownError
+import pytest
+
+from schemas.errors import ConfigurationError, DependencyDownError
 from schemas.records import Control, Meta
+from streams.replay.calls import Limits
 from streams.replay.control import RecordedControl, at_moment
 from streams.replay.limits import Pace, Purse, Yielding
 from tests.support.polling import until
@@ -39,7 +43,7 @@ async def test_events_begin_at_most_so_often() -> None:
     assert loop.time() - began >= 0.099
 
 
-async def test_calls_wait_while_live_requests_do_and_go_on_where_nobody_can_say() -> None:
+async def test_calls_wait_while_live_requests_do_and_while_nobody_can_say() -> None:
     waiting = 100
 
     def ask() -> int:
@@ -47,7 +51,8 @@ async def test_calls_wait_while_live_requests_do_and_go_on_where_nobody_can_say(
             raise DependencyDownError("kafka", "told to be down")
         return waiting
 
-    yielding = Yielding(ask, least=10, interval_s=0.01)
+    yielding = Yielding(ask, least=10, interval_s=0.01, patience_s=0.2)
+    assert not yielding.free, "nobody has said so"
     watching = asyncio.ensure_future(yielding.run())
     await until(lambda: not yielding.free, "it waits")
     held = asyncio.ensure_future(yielding.wait())
@@ -55,10 +60,30 @@ async def test_calls_wait_while_live_requests_do_and_go_on_where_nobody_can_say(
     assert not held.done()
     waiting = 10
     await asyncio.wait_for(held, 20)
-    waiting = 100
-    await until(lambda: not yielding.free, "it waits again")
     waiting = -1
-    await asyncio.wait_for(yielding.wait(), 20)
+    await until(lambda: not yielding.free, "it waits again")
+    await until(watching.done, "it gives up")
+    assert isinstance(watching.exception(), DependencyDownError)
+    assert not yielding.free
+
+
+async def test_what_no_waiting_mends_is_said_at_once() -> None:
+    def ask() -> int:
+        raise ConfigurationError("not allowed")
+
+    with pytest.raises(ConfigurationError):
+        await asyncio.wait_for(Yielding(ask, least=10).run(), 20)
+
+
+async def test_stages_without_calls_give_way_too() -> None:
+    yielding = Yielding(lambda: 0, least=10, interval_s=0.01)
+    limits = Limits(Pace(None), Purse(None, Decimal(0)), yielding, None)
+    incoming: Any = None
+    began = asyncio.ensure_future(limits.begin(incoming))
+    await asyncio.sleep(0.05)
+    assert not began.done()
+    watching = asyncio.ensure_future(yielding.run())
+    assert await asyncio.wait_for(began, 20)
     watching.cancel()
 
 

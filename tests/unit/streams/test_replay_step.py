@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from processors.filter.policy import FilterPolicy
 from processors.filter.processor import Filter
 from schemas.codec import Codec
 from schemas.errors import DependencyDownError, PoisonError, RefusedError
-from schemas.records import Answer, Completion
+from schemas.records import Answer, Completion, Text
+from streams.outputs import LARGEST_BYTES
 from streams.reading import Entry
 from streams.replay.backfill import FakeBackfill
 from streams.replay.changes import changes_for
@@ -52,7 +54,13 @@ def entry(offset: int, record: Completion | None = None, **changes: Any) -> Entr
 
 
 class Scene:
-    def __init__(self, process: Process | None = None, run: Run | None = None, **ports: Any) -> None:
+    def __init__(
+        self,
+        process: Process | None = None,
+        run: Run | None = None,
+        now: Callable[[], datetime] = lambda: NOW,
+        **ports: Any,
+    ) -> None:
         self.sender, run = FakeSender(), run or run_of()
         changes = changes_for("filter", run.config.sets)
         self.step = Step(
@@ -65,7 +73,7 @@ class Scene:
                 processor=process or Filter(policy=FilterPolicy(), clock=FakeClock(NOW)),
                 codec=CODEC,
                 sender=self.sender,
-                now=lambda: NOW,
+                now=now,
                 selection=Selection(run.config, None, source_lane="live"),
                 **ports,
             )
@@ -188,7 +196,7 @@ async def test_a_backfill_publishes_revisions_and_leaves_corrected_answers_alone
     backfill = FakeBackfill()
     backfill.final["acme", "live-r0"] = Answer(meta=completion(0, "live").meta, status="failed")
     backfill.corrected.add("live-r1")
-    scene = Scene(run=run_of(target="live"), backfill=backfill)
+    scene = Scene(run=run_of(target="live"), backfill=backfill, now=lambda: datetime.now(UTC))
     await scene.batch(entry(0), entry(1), entry(2))
     assert [one.topic for one in scene.sender.sent] == ["live.answers", "live.answers.acme"] * 2
     found = {answer.meta.request_id: answer for answer in scene.answers()}
@@ -196,6 +204,76 @@ async def test_a_backfill_publishes_revisions_and_leaves_corrected_answers_alone
     assert (found["live-r0"].revision, found["live-r2"].revision) == (1, 0)
     assert found["live-r0"].supersedes == completion(0, "live").meta.event_id
     assert (found["live-r0"].meta.lane, found["live-r0"].meta.run) == ("live", "r1")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "published"),
+    [
+        ("answered", "rejected", False),
+        ("answered", "failed", False),
+        ("answered", "expired", False),
+        # A guard decided that it is not to be read any more.
+        ("answered", "blocked", True),
+        ("failed", "rejected", True),
+        ("blocked", "failed", True),
+    ],
+)
+async def test_a_backfill_takes_no_answer_away_but_by_a_guard(before: str, now: str, published: bool) -> None:
+    async def refuse(incoming: Incoming[Any]) -> Sequence[Output]:
+        raise RefusedError("prompt_variable_missing", "variable x is missing", status=now)
+
+    backfill = FakeBackfill()
+    backfill.final["acme", "live-r0"] = Answer(meta=completion(0, "live").meta, status=before)
+    scene = Scene(refuse, run=run_of(target="live"), backfill=backfill)
+    await scene.batch(entry(0))
+    assert [answer.status for answer in scene.answers()] == ([now] if published else [])
+    assert list(backfill.left.values()) == ([] if published else ["not_answered"])
+    assert backfill.final["acme", "live-r0"].status == (now if published else before)
+
+
+@pytest.mark.parametrize(("minutes", "published"), [(14, False), (15, True)])
+async def test_a_backfill_leaves_what_its_lane_may_still_be_answering(minutes: int, published: bool) -> None:
+    record = completion(0, "live")
+    assert record.request.ttl_ms == 5 * 60_000
+    waiting = replace(record, meta=replace(record.meta, accepted_at=NOW))
+    backfill = FakeBackfill()
+    later = NOW + timedelta(minutes=minutes)
+    scene = Scene(run=run_of(target="live"), backfill=backfill, now=lambda: later)
+    await scene.batch(entry(0, waiting))
+    assert len(scene.answers()) == published
+    assert list(backfill.left.values()) == ([] if published else ["in_flight"])
+
+
+async def test_a_backfill_waits_for_the_corrections_that_were_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.replay.step.PAUSE_S", 0)
+    backfill, looks = FakeBackfill(), list[int]()
+    backfill.final["acme", "live-r0"] = Answer(meta=completion(0, "live").meta, status="failed")
+    place = ("live.feedback", 0)
+
+    def feedback() -> dict[tuple[str, int], tuple[int, int]]:
+        # More comes in all the time; what the stage stores of the first nine decides.
+        looks.append(5 + 2 * len(looks))
+        if looks[-1] >= 9:
+            backfill.corrected.add("live-r0")
+        return {place: (looks[-1], 9 + 10 * len(looks) - 10)}
+
+    scene = Scene(run=run_of(target="live"), backfill=backfill, feedback=feedback)
+    await scene.batch(entry(0))
+    assert (looks, scene.answers(), list(backfill.left.values())) == ([5, 7, 9], [], ["corrected"])
+
+
+async def test_a_backfill_replaces_nothing_while_corrections_are_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.replay.step.PAUSE_S", 0)
+    backfill = FakeBackfill()
+    backfill.final["acme", "live-r0"] = Answer(meta=completion(0, "live").meta, status="failed")
+    behind = {("live.feedback", 0): (5, 9)}
+    scene = Scene(run=run_of(target="live"), backfill=backfill, feedback=lambda: behind)
+    with pytest.raises(DependencyDownError, match="4 events of feedback"):
+        await scene.batch(entry(0))
+    assert (scene.sender.sent, backfill.given, scene.place.next) == ([], {}, 0)
+    # What publishes nothing has no need to wait.
+    await scene.batch(entry(1, value=b"garbage"))
+    assert scene.place.counts == {"dead_letter": 1}
 
 
 async def test_a_field_that_is_set_is_seen_in_the_answer() -> None:
@@ -215,3 +293,20 @@ async def test_an_attempt_that_fails_by_chance_is_made_again() -> None:
     scene = Scene(sometimes)
     await scene.batch(entry(0))
     assert scene.place.counts == {"published": 1}
+
+
+async def test_an_output_that_no_topic_takes_ends_its_event_and_not_the_run() -> None:
+    async def long(incoming: Incoming[Any]) -> Sequence[Output]:
+        text = "x" * (LARGEST_BYTES if incoming.meta.request_id == "live-r0" else 1)
+        return [Answer(meta=incoming.child("filter", "1"), status="answered", text=Text(inline=text))]
+
+    for backfill in (None, FakeBackfill()):
+        # Of a backfill, requests that their lane had its time to answer.
+        scene = Scene(long, backfill=backfill, now=lambda: datetime.now(UTC))
+        await scene.batch(entry(0), entry(1))
+        assert scene.place.counts == {"dead_letter": 1, "published": 1}
+        assert scene.place.next == 2
+        assert [answer.status for answer in scene.answers()] == ["failed", "answered"]
+        assert [one.topic for one in scene.sender.sent if one.topic.endswith("dead-letters")] == [
+            "replay-r1.dead-letters"
+        ]

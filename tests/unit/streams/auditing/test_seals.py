@@ -16,7 +16,10 @@ from streams.auditing.findings import Finding
 from streams.auditing.merkle import leaf_hash, path_to, root_by, root_of
 from streams.auditing.proof import holds, prove
 from streams.auditing.sealed import Exported, Partition, SealCheck, SealCounts
+from streams.auditing.sealing import Open
 from streams.auditing.seals import NOTHING, MemorySeals, Seal, Tombstone, leaf_of, seal_hash, sealed, tombstone_hash
+from streams.auditing.verify import Scope
+from streams.cli.audit_verify import seal_notes
 from streams.reading import Entry, Place, Stretch
 
 START = datetime(2026, 5, 1, tzinfo=UTC)
@@ -182,8 +185,9 @@ def test_a_table_of_seals_that_was_altered_is_found() -> None:
     # What it says beside root and leaves, and the root of records that have gone.
     later = replace(SEALS[1], sealed_at=NOW - timedelta(minutes=1))
     assert kinds(checked([SEALS[0], later, SEALS[2]], ENTRIES)[0]) == [("seal_broken", "3")]
-    bare = replace(SEALS[0], leaves=None, root=bytes(32))
-    assert kinds(checked([bare, *SEALS[1:]], ENTRIES)[0]) == [("seal_broken", "0")]
+    bare, late = replace(SEALS[0], leaves=None, root=bytes(32)), NOW + timedelta(days=DAYS)
+    found = checked([bare, *SEALS[1:]], ENTRIES[3:], log=Stretch(3, 9), now=late)[0]
+    assert kinds(found) == [("seal_broken", "0")]
     # Made to fit the altered records, leaves and root too: the seal after it names another.
     forged = replace(SEALS[1], leaves=b"".join(leaf_of(entry(offset, b"forged")) for offset in (3, 4)))
     forged = replace(forged, root=root_of(list(forged.hashes().values())))
@@ -227,6 +231,59 @@ def test_what_went_before_it_was_sealed_and_a_topic_that_was_made_again_are_told
     assert {kind for kind, _ in kinds(checked(SEALS, ENTRIES, topic_id="t2")[0])} == {"log_restarted"}
     assert checked(SEALS, ENTRIES, topic_id="t2", now=NOW + timedelta(days=DAYS))[0] == []
     assert ("log_restarted", "6") in kinds(checked(SEALS, ENTRIES[:6])[0])
+
+
+def test_a_time_of_sealing_that_was_moved_to_the_future_hides_nothing() -> None:
+    altered = [*ENTRIES[:1], entry(1, b"forged"), *ENTRIES[2:]]
+    future = replace(SEALS[0], sealed_at=NOW + timedelta(days=9_999))
+    found = checked([future, *SEALS[1:]], altered)[0]
+    assert kinds(found) == [("seal_broken", "0"), ("record_altered", "1")]
+    # The last of the chain, made to fit.
+    last = replace(SEALS[2], sealed_at=NOW + timedelta(days=9_999))
+    last = replace(last, seal=seal_hash(last))
+    altered = [*ENTRIES[:6], entry(6, b"forged"), *ENTRIES[7:]]
+    assert kinds(checked([*SEALS[:2], last], altered)[0]) == [("record_altered", "6")]
+
+
+def test_leaves_that_were_taken_from_the_table_hide_nothing() -> None:
+    bare = [replace(SEALS[0], leaves=None, offsets=None), *SEALS[1:]]
+    taken = ("seal_broken", "0")
+    assert kinds(checked(bare, ENTRIES)[0]) == [taken]
+    altered = [*ENTRIES[:1], entry(1, b"forged"), *ENTRIES[2:]]
+    assert kinds(checked(bare, altered)[0]) == [taken, ("record_altered", "0")]
+    assert kinds(checked(bare, ENTRIES[1:])[0]) == [taken, ("record_missing", "0")]
+    # Young ones, cut off at the beginning of the log; old ones that are still there.
+    assert kinds(checked(bare, ENTRIES[3:], log=Stretch(3, 9))[0]) == [taken, ("record_missing", "0")]
+    assert kinds(checked(bare, altered, now=NOW + timedelta(days=DAYS))[0]) == [taken, ("record_altered", "0")]
+    # A record that was erased is known by its tombstone.
+    assert kinds(checked(bare, [ENTRIES[0], *ENTRIES[2:]], stones=stones(1))[0]) == [taken]
+
+
+def test_records_that_went_behind_the_last_seal_and_before_the_first_are_told() -> None:
+    left = [entry(offset) for offset in range(12, 15)]
+    late = NOW + timedelta(days=DAYS)
+    found, counts = checked(SEALS, left, log=Stretch(12, 15), now=late)
+    assert [(one.kind, one.place, one.detail) for one in found] == [
+        ("gone_unsealed", "live.answers-0@9", "3 records at most; no seal since seal 2")
+    ]
+    assert (counts.unsealed, counts.sealed_at, counts.gone_before) == (3, NOW, 0)
+    begun = chained([7, 8], start=7)
+    found, counts = checked(begun, [*ENTRIES[7:], entry(9)], log=Stretch(7, 10))
+    assert (found, counts.gone_before, counts.unsealed) == ([], 7, 1)
+    said = list(seal_notes(Scope(lane="live", since=START, until=None, grace_s=0), counts))[1:]
+    assert "2026-05-01T02:00:00.000Z; 1 offsets behind" in said[0]
+    assert said[1].startswith("7 offsets had gone before sealing began")
+
+
+def test_what_was_read_waits_on_behind_a_seal_that_was_stored_without_its_leaves() -> None:
+    first = SEALS[0]
+    waiting = Open(first, "t1", 3)
+    waiting.take(entry(3))
+    stored = replace(first, leaves=None, offsets=None)
+    assert waiting.waits(stored, "t1", 3)
+    assert not waiting.waits(replace(SEALS[1], leaves=None), "t1", 5)
+    assert not waiting.waits(stored, "t2", 0)
+    assert not waiting.waits(None, "t1", 0)
 
 
 def tombstone(number: int, previous: bytes, of: Entry) -> Tombstone:
