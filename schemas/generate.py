@@ -18,7 +18,7 @@ RECORDS = HERE / "records"
 PRIMITIVES = {"string": "str", "boolean": "bool", "int": "int", "long": "int", "double": "float", "bytes": "bytes"}
 HEADER = '"""Generated from `schemas/avro/{source}` by `python -m schemas.generate`; do not edit."""\n'
 
-# Records that several events share: what a request asks for, and what came of it.
+# Records that several events share: what a request asks for, and what came of it. What one event has alone is with it.
 SHARED_HOMES = ("asked", "done")
 
 Schema = dict[str, Any]
@@ -117,12 +117,16 @@ def render() -> dict[str, str]:
     """Every generated module's source by file name."""
     events = load_schemas()
     asked = nested_records(events["Request"], {})
-    shared: dict[str, Schema] = {}
-    for schema in events.values():
-        nested_records(schema, shared)
-    homes = {name: "asked" if name in asked else "done" for name in shared} | {name: snake(name) for name in events}
+    nested: dict[str, Schema] = {}
+    users: dict[str, list[str]] = {}
+    for event, schema in events.items():
+        for name, found in nested_records(schema, {}).items():
+            nested.setdefault(name, found)
+            users.setdefault(name, []).append(event)
+    homes = {name: "asked" if name in asked else _home(users[name]) for name in nested}
+    homes |= {name: snake(name) for name in events}
     groups: dict[str, list[Schema]] = {home: [] for home in homes.values()}
-    for name, schema in (shared | events).items():
+    for name, schema in (nested | events).items():
         groups[homes[name]].append(schema)
     modules = {f"{home}.py": _module(home, schemas, homes) for home, schemas in groups.items()}
     lines = ['"""The Python types of every record, one module an event; generated from the schemas."""\n']
@@ -130,6 +134,11 @@ def render() -> dict[str, str]:
         lines.append(f"from schemas.records.{home} import {', '.join(schema['name'] for schema in schemas)}")
     lines += ["", f"EVENTS = ({', '.join(events)})", f"__all__ = {['EVENTS', *homes]!r}", ""]
     return modules | {"__init__.py": "\n".join(lines)}
+
+
+def _home(users: list[str]) -> str:
+    """The module of a record that an event has: the event's own, where no other one has it."""
+    return snake(users[0]) if len(users) == 1 else "done"
 
 
 def _module(home: str, schemas: list[Schema], homes: dict[str, str]) -> str:

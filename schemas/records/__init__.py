@@ -2,39 +2,28 @@
 
 from schemas.records.admitted import Admitted
 from schemas.records.alert import Alert
-from schemas.records.answer import Answer
+from schemas.records.answer import Answer, Citation, Timing
 from schemas.records.asked import ContentPart, Message, Meta, PromptRef, ResponseFormat, Retrieval, Sampling, Text
 from schemas.records.chunk import Chunk
-from schemas.records.completion import Completion
-from schemas.records.control import Control
-from schemas.records.cost import Cost
-from schemas.records.dead_letter import DeadLetter
-from schemas.records.delta import Delta
-from schemas.records.document import Document
-from schemas.records.done import (
-    Admission,
-    Attempt,
+from schemas.records.completion import (
     Cascade,
     CascadeStep,
-    Citation,
+    Completion,
     Complexity,
-    Failure,
     FanOut,
     FanOutSample,
-    Grounding,
-    Header,
     Hedge,
-    Passage,
-    Score,
-    Span,
     Structured,
     StructuredStep,
-    Timing,
-    Usage,
-    Verdict,
 )
+from schemas.records.control import Control
+from schemas.records.cost import Cost
+from schemas.records.dead_letter import DeadLetter, Header
+from schemas.records.delta import Delta
+from schemas.records.document import Document
+from schemas.records.done import Admission, Attempt, Failure, Grounding, Passage, Span, Usage, Verdict
 from schemas.records.enrichment import Enrichment
-from schemas.records.evaluation import Evaluation
+from schemas.records.evaluation import Evaluation, Score
 from schemas.records.feedback import Feedback
 from schemas.records.request import Request
 

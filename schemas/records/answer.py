@@ -10,7 +10,49 @@ from typing import ClassVar
 
 from schemas.record import Record
 from schemas.records.asked import Message, Meta, Text
-from schemas.records.done import Attempt, Citation, Failure, Passage, Timing, Usage, Verdict
+from schemas.records.done import Attempt, Failure, Passage, Usage, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Citation(Record):
+    """A place in the answer that names a passage."""
+
+    AVRO_NAME: ClassVar[str] = "headrace.Citation"
+
+    # Passage's number in the prompt
+    number: int = 0
+    # Passage cited
+    passage_id: str
+    # Document of the passage
+    document_id: str
+    # Namespace of the document
+    namespace: str = ""
+    # Document's title
+    title: str = ""
+    # Where the document came from
+    uri: str = ""
+    # sha256 of the passage's text, as hex
+    digest: str = ""
+    # Cosine similarity of the passage to the query, -1 to 1
+    score: float = 0.0
+    # First character of the mark in the answer; null when the answer has no mark for it
+    start_char: int | None = None
+    # One past the mark's last character
+    end_char: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing(Record):
+    """Where the time of a request went."""
+
+    AVRO_NAME: ClassVar[str] = "headrace.Timing"
+
+    # Stage
+    stage: str
+    # From the event's append to the start of its processing, in milliseconds
+    waited_ms: float = 0.0
+    # Processing in the stage, in milliseconds
+    service_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

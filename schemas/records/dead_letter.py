@@ -8,7 +8,18 @@ from typing import ClassVar
 
 from schemas.record import Record
 from schemas.records.asked import Meta
-from schemas.records.done import Header
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header(Record):
+    """A Kafka header; a key may come several times."""
+
+    AVRO_NAME: ClassVar[str] = "headrace.Header"
+
+    # Header's key
+    key: str
+    # Header's value, as it was
+    value: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import ClassVar
 
 from schemas.record import Record
-from schemas.records.asked import Meta
-from schemas.records.done import Score
+from schemas.records.asked import Meta, Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score(Record):
+    """One score of an answer."""
+
+    AVRO_NAME: ClassVar[str] = "headrace.Score"
+
+    # What was scored, e.g. groundedness
+    name: str
+    # Scorer's name
+    scorer: str
+    # Scorer's version
+    scorer_version: str
+    # Score, 0 to 1; null when it could not be scored
+    value: float | None = None
+    # Why, or why not
+    explanation: Text | None = None
+    # Code of the error, when it could not be scored
+    failure_code: str | None = None
+    # Model that judged; empty for a scorer without one
+    model: str = ""
+    # Cost of the scoring call (US dollars)
+    cost_usd: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
