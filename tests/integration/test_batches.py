@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -50,20 +49,6 @@ CASES = (
     # Its reply is booked when it comes.
     Case("after_batch_withdrawal", cancelled=True),
 )
-
-
-@pytest.fixture(scope="module")
-def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProviderProcess]:
-    started = ProviderProcess(tmp_path_factory.mktemp("provider") / "calls.jsonl")
-    yield started
-    started.stop()
-
-
-@pytest.fixture
-async def database(stack: TestStack) -> AsyncIterator[Database]:
-    opened = await Database.open(stack.postgres_dsn)
-    yield opened
-    await opened.close()
 
 
 class Lives:

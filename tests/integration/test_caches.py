@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -36,13 +36,6 @@ from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
 POLICY = CachePolicy(exact=True, semantic=True, single_flight=True, similarity=0.8)
-
-
-@pytest.fixture(scope="module")
-def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProviderProcess]:
-    started = ProviderProcess(tmp_path_factory.mktemp("provider") / "calls.jsonl")
-    yield started
-    started.stop()
 
 
 class Workers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
 
@@ -19,13 +19,6 @@ from tests.support.complete_worker import run
 from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
-
-
-@pytest.fixture(scope="module")
-def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProviderProcess]:
-    started = ProviderProcess(tmp_path_factory.mktemp("provider") / "calls.jsonl")
-    yield started
-    started.stop()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,13 +18,6 @@ from tests.support.complete_worker import run
 from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
-
-
-@pytest.fixture(scope="module")
-def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProviderProcess]:
-    started = ProviderProcess(tmp_path_factory.mktemp("provider") / "calls.jsonl")
-    yield started
-    started.stop()
 
 
 class Scene:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -61,13 +60,6 @@ DONE = Settled(
 )
 FAILED = Settled(state="failed", cost_usd=Decimal(0), error_class="transient-provider", error_code="http_500")
 GIVEN_UP = CallFailure(kind="failed", code="http_500", error_class="transient-provider", message="m", retryable=True)
-
-
-@pytest.fixture
-async def database(stack: TestStack) -> AsyncIterator[Database]:
-    opened = await Database.open(stack.postgres_dsn)
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -24,7 +24,6 @@ from streams.spending import Late
 from streams.stages import STAGES
 from tests.support.enrichments import enrichment, incoming
 from tests.support.running import Bench
-from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
 
@@ -43,13 +42,6 @@ TARGET = Target(
 DONE = Settled(
     state="done", cost_usd=Decimal("0.25"), usage=Usage(prompt_tokens=9, completion_tokens=3), response_id="resp-1"
 )
-
-
-@pytest.fixture
-async def database(stack: TestStack) -> AsyncIterator[Database]:
-    opened = await Database.open(stack.postgres_dsn)
-    yield opened
-    await opened.close()
 
 
 async def book_late(database: Database, lane: str) -> tuple[Any, CallKey, Done]:

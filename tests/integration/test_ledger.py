@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
 
@@ -20,13 +19,6 @@ from tests.support.costs import correction, cost, entry
 from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
-
-
-@pytest.fixture
-async def database(stack: TestStack) -> AsyncIterator[Database]:
-    opened = await Database.open(stack.postgres_dsn)
-    yield opened
-    await opened.close()
 
 
 def rows(stack: TestStack, lane: str) -> dict[str, dict[str, Any]]:

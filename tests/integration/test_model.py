@@ -7,7 +7,7 @@ import resource
 import socket
 import time
 import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,6 @@ PATIENT: dict[str, float] = {
     "total_timeout_s": 60.0,
 }
 PROMPT = "canary-prompt"
-
-
-@pytest.fixture(scope="module")
-def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProviderProcess]:
-    started = ProviderProcess(tmp_path_factory.mktemp("provider") / "calls.jsonl")
-    yield started
-    started.stop()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -17,26 +16,13 @@ from processors.model import ModelClients, ModelReply
 from processors.prices.tokens import counted
 from schemas.errors import OutcomeUnknownError, PermanentProviderError, ProviderError, TransientProviderError
 from schemas.records import Completion, Cost, Sampling
-from tests.provider.here import Here, serving
+from tests.provider.here import Here
 from tests.support.completing import PRICE, Bench, event
 from tests.support.polling import until
 
 APIS: tuple[Api, ...] = ("azure", "responses", "anthropic")
 PATIENT: dict[str, Any] = {"first_token_timeout_s": 30.0, "between_chunks_timeout_s": 30.0, "total_timeout_s": 60.0}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
-
-
-@pytest.fixture
-async def here() -> AsyncIterator[Here]:
-    async with serving() as started:
-        yield started
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[ModelClients]:
-    opened = ModelClients(max_body_bytes=1_000_000)
-    yield opened
-    await opened.close()
 
 
 def deployment(here: Here, api: Api, **changes: Any) -> Deployment:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -22,13 +21,6 @@ pytestmark = pytest.mark.stack
 START = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL = "hashing"
 GENERATOR = np.random.default_rng(7)
-
-
-@pytest.fixture
-async def database(stack: TestStack) -> AsyncIterator[Database]:
-    opened = await Database.open(stack.postgres_dsn)
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture(params=["postgres", "fake"])

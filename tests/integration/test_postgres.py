@@ -20,13 +20,6 @@ pytestmark = pytest.mark.stack
 
 
 @pytest.fixture
-async def database(stack: TestStack) -> AsyncIterator[Database]:
-    opened = await Database.open(stack.postgres_dsn)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
 def proxy(stack: TestStack) -> Iterator[TcpProxy]:
     given = conninfo_to_dict(stack.postgres_dsn)
     with TcpProxy("127.0.0.1", int(str(given["port"]))) as started:

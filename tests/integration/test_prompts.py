@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
 from processors.postgres import Database
 from processors.prompts import SHIPPED, FakePrompts, PgPrompts, PromptStore, digest_of, parse_reference
 from schemas.errors import ConfigurationError
-from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
-
-
-@pytest.fixture
-async def database(stack: TestStack) -> AsyncIterator[Database]:
-    opened = await Database.open(stack.postgres_dsn)
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture(params=["postgres", "fake"])

@@ -18,7 +18,7 @@ from processors.journal import AttemptRow
 from processors.model import ModelClients
 from schemas.errors import NotYetError
 from schemas.records import Answer, Completion, Cost
-from tests.provider.here import Here, serving
+from tests.provider.here import Here
 from tests.provider.outcomes import CALLED, CASES, DOCUMENT, WAITS, Case, documented, table
 from tests.support.completing import CODEC, PRICE, Bench, event
 from tests.support.polling import until
@@ -42,12 +42,6 @@ WORDED = (
 OTHERS: tuple[Api, ...] = ("azure", "responses", "anthropic")
 EVERYWHERE = [(case, api) for case in CASES if case.fault in WORDED for api in OTHERS]
 BOTH = [(case, "openai") for case in CASES] + EVERYWHERE
-
-
-@pytest.fixture
-async def here() -> AsyncIterator[Here]:
-    async with serving() as started:
-        yield started
 
 
 @pytest.fixture

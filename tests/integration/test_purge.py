@@ -21,13 +21,6 @@ pytestmark = pytest.mark.stack
 DEFAULTS = Retention.of({}, {}, 7.0)
 
 
-@pytest.fixture
-async def database(stack: TestStack) -> AsyncIterator[Database]:
-    database = await Database.open(stack.postgres_dsn)
-    yield database
-    await database.close()
-
-
 async def finals(database: Database, lane: str, *ages_days: float) -> None:
     for number, days in enumerate(ages_days):
         await database.execute(

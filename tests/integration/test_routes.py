@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,13 +19,6 @@ from schemas.errors import NotYetError
 from schemas.records import Completion
 from tests.provider.process import ProviderProcess
 from tests.support.completing import PRICE, Bench, event
-
-
-@pytest.fixture(scope="module")
-def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProviderProcess]:
-    started = ProviderProcess(tmp_path_factory.mktemp("routes") / "calls.jsonl")
-    yield started
-    started.stop()
 
 
 class Routed(Bench):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,19 +14,11 @@ from processors.cache.postgres import NEAREST, PostgresCacheStore
 from processors.embeddings import Vector
 from processors.journal import CallKey
 from processors.postgres import Database
-from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
 
 DIMENSION = 384
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-async def database(stack: TestStack) -> AsyncIterator[Database]:
-    opened = await Database.open(stack.postgres_dsn)
-    yield opened
-    await opened.close()
 
 
 def digest(text: str) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import psycopg
@@ -17,13 +16,6 @@ from processors.spending.postgres import PostgresSpends
 from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
-
-
-@pytest.fixture
-async def database(stack: TestStack) -> AsyncIterator[Database]:
-    opened = await Database.open(stack.postgres_dsn)
-    yield opened
-    await opened.close()
 
 
 def opening(spender: str, lane: str, *, asked: bytes = b"d", due_s: float = 600.0) -> Opening:

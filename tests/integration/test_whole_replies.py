@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -11,22 +10,9 @@ from pydantic import SecretStr
 from processors.complete.routes import Api, Deployment
 from processors.model import Heard, ModelClients, ModelReply
 from schemas.errors import OutcomeUnknownError, PermanentProviderError, ProviderError, TransientProviderError
-from tests.provider.here import Here, serving
+from tests.provider.here import Here
 
 APIS: tuple[Api, ...] = ("openai", "azure", "responses", "anthropic")
-
-
-@pytest.fixture
-async def here() -> AsyncIterator[Here]:
-    async with serving() as served:
-        yield served
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[ModelClients]:
-    opened = ModelClients(max_body_bytes=1_000_000)
-    yield opened
-    await opened.close()
 
 
 async def ask(
