@@ -1,7 +1,7 @@
 """Records to and from Avro frames in the Confluent wire format, with a cache of schemas that is warm at start.
 
-``encode`` and ``decode`` do no I/O and never wait: they run on the event loop, in the middle of a stage. The only
-call that asks the registry is ``fetch``, which the stage runner makes after an ``UnknownSchemaError``.
+``encode`` and ``decode`` do no I/O and never wait: they run on the event loop, in the middle of a stage. Only ``fetch``
+asks the registry: the stage runner calls it after an ``UnknownSchemaError``, and ``decode_fetching`` does by itself.
 """
 
 from __future__ import annotations
@@ -104,6 +104,14 @@ class Codec:
         if writer.name != expected.AVRO_NAME:
             raise WrongRecordError(f"expected {expected.AVRO_NAME}, got {writer.name} (schema id {writer.schema_id})")
         return self._read(writer, data, expected)
+
+    async def decode_fetching(self, data: bytes, expected: type[RecordT]) -> RecordT:
+        """As ``decode``, with a schema that is not held asked of the registry. Blocks and raises as ``fetch`` then."""
+        try:
+            return self.decode(data, expected)
+        except UnknownSchemaError as unknown:
+            await self.fetch(unknown.schema_id)
+            return self.decode(data, expected)
 
     def decode_any(self, data: bytes) -> Record:
         """The record in a frame, whichever of ours it is. Raises as ``decode`` does."""

@@ -15,7 +15,7 @@ from processors.postgres import Database
 from processors.spending.port import Spends, Untold
 from processors.spending.postgres import PostgresSpends
 from schemas.codec import Codec
-from schemas.errors import DependencyDownError, PoisonError, UnknownSchemaError
+from schemas.errors import DependencyDownError, PoisonError
 from schemas.records import Cost
 from streams.dead_letters import safe_message
 from streams.gate import Released
@@ -58,13 +58,8 @@ class Embeddings:
 
     async def _decoded(self, one: Untold) -> Cost | None:
         """The event; ``None`` for one that nobody can read, which its row then stands for."""
-        codec = self._services.codec
         try:
-            try:
-                return codec.decode(one.event, Cost)
-            except UnknownSchemaError as unknown:
-                await codec.fetch(unknown.schema_id)
-                return codec.decode(one.event, Cost)
+            return await self._services.codec.decode_fetching(one.event, Cost)
         except PoisonError as error:
             log.error("the cost of an embedding can't be published", reason=safe_message(error))
             return None

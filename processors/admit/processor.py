@@ -20,7 +20,7 @@ from processors.event import Incoming, Output
 from processors.finality import Finality
 from processors.idempotency import Claimant, Idempotency, Reservation
 from processors.ruling import UNASKED, Ruling
-from schemas.errors import PoisonError, RefusedError, UnknownSchemaError
+from schemas.errors import PoisonError, RefusedError
 from schemas.ids import request_event_id
 from schemas.record import Record, RecordT
 from schemas.records import Admitted, Answer, Request
@@ -37,9 +37,7 @@ log = structlog.get_logger(__name__)
 class AnswerDecoder(Protocol):
     """What admission needs of the codec, to copy an answer that was stored."""
 
-    def decode(self, data: bytes, expected: type[RecordT]) -> RecordT: ...
-
-    async def fetch(self, schema_id: int) -> None: ...
+    async def decode_fetching(self, data: bytes, expected: type[RecordT]) -> RecordT: ...
 
 
 class Admit:
@@ -181,13 +179,7 @@ class Admit:
 
     async def _final(self, claimant: Claimant, request_id: str) -> Answer | None:
         stored = await self._finality.get(claimant.tenant, claimant.lane, request_id)
-        if stored is None:
-            return None
-        try:
-            return self._codec.decode(stored.value, Answer)
-        except UnknownSchemaError as unknown:
-            await self._codec.fetch(unknown.schema_id)
-            return self._codec.decode(stored.value, Answer)
+        return None if stored is None else await self._codec.decode_fetching(stored.value, Answer)
 
     def _refusal(self, incoming: Incoming[Request] | Incoming[Admitted], refusal: RefusedError) -> Answer:
         lane = self._policy.lane

@@ -7,8 +7,8 @@ from dataclasses import replace
 from decimal import Decimal
 
 from processors.complete import STAGE, VERSION
-from processors.complete.records import attempt_of, labels_of
-from processors.complete.reuse import SERVED_BY, served_again
+from processors.complete.records import as_decided, attempt_of
+from processors.complete.reuse import SERVED_BY, cost_of_served, served_again
 from processors.event import Incoming
 from processors.journal.entry import AttemptRow, CallKey, Done
 from schemas.ids import derive_id
@@ -55,7 +55,7 @@ def hit_again(
     """The events of a further run of a request whose first run was answered from a cache: that answer is used again."""
     completion = replace(
         cached_completion(incoming, original, (), served_by=SERVED_BY, input_hash=original.input_hash),
-        meta=replace(incoming.child(STAGE, original.meta.stage_version), control_offset=original.meta.control_offset),
+        meta=as_decided(incoming, original.meta),
         avoided_cost_usd=original.avoided_cost_usd,
     )
     return [cost_of_hit(incoming, key, earlier, completion), completion]
@@ -63,25 +63,4 @@ def hit_again(
 
 def cost_of_hit(incoming: Incoming[Enrichment], key: CallKey, done: Done, completion: Completion) -> Cost:
     """The cost event of the call that was not made: amount 0, and what it would have cost."""
-    attempt_id = derive_id(key.call_id, "cache")
-    meta = replace(
-        incoming.child(STAGE, completion.meta.stage_version),
-        event_id=attempt_id,
-        control_offset=completion.meta.control_offset,
-    )
-    return Cost(
-        meta=meta,
-        attempt_id=attempt_id,
-        purpose=key.purpose,
-        route=incoming.record.admission.route,
-        deployment=completion.deployment,
-        provider=completion.provider,
-        model=completion.model,
-        state="done",
-        amount_usd=Decimal(0),
-        avoided_cost_usd=completion.avoided_cost_usd,
-        served_by=completion.served_by,
-        source_event_id=completion.source_event_id,
-        **labels_of(incoming),
-        incurred_at=done.ended_at,
-    )
+    return cost_of_served(incoming, key, completion, attempt_id=derive_id(key.call_id, "cache"), at=done.ended_at)

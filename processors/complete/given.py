@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from processors.cache.serving import CACHES, cost_of_hit, hit_again
 from processors.complete.deltas import closing_delta, failed_delta
 from processors.complete.records import costs_of, failed_answer
-from processors.complete.reuse import cost_of_reuse, cost_of_sample, fan_out_again, reused_completion
+from processors.complete.reuse import call_again, cost_of_sample, fan_out_again
 from processors.complete.samples import Sample, attempts_of
 from processors.complete.tasks import Tasks
 from processors.event import Incoming, Output, Recorded
@@ -57,7 +57,7 @@ class Given:
             return hit_again(incoming, key, earlier, original)
         if not earlier.attempts:
             return fan_out_again(incoming, key, earlier, original)
-        return [cost_of_reuse(incoming, key, earlier), reused_completion(incoming, earlier, original)]
+        return call_again(incoming, key, earlier, original)
 
 
 def _costs_of_sample(incoming: Incoming[Enrichment], claim: Done | Ended, sample: Sample) -> list[Cost]:

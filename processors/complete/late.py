@@ -8,7 +8,6 @@ from processors.complete.records import correction_of
 from processors.event import Incoming
 from processors.journal.late import LateOutcome
 from schemas.codec import Codec
-from schemas.errors import UnknownSchemaError
 from schemas.records import Cost, Enrichment
 
 
@@ -18,11 +17,7 @@ async def correction(late: LateOutcome, codec: Codec) -> Cost:
     Blocks on the registry where the input's schema is not known yet. Raises ``DependencyDownError``, and
     ``PoisonError`` for an input that nobody can read.
     """
-    try:
-        record = codec.decode(late.input, Enrichment)
-    except UnknownSchemaError as unknown:
-        await codec.fetch(unknown.schema_id)
-        record = codec.decode(late.input, Enrichment)
+    record = await codec.decode_fetching(late.input, Enrichment)
     meta = replace(record.meta, run=late.key.run)
     accepted_at = meta.accepted_at
     assert accepted_at is not None

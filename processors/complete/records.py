@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from decimal import Decimal
-from typing import TypedDict
 
 from processors.answers import final_answer
 from processors.complete import STAGE, VERSION
 from processors.event import Incoming
-from processors.journal import AttemptRow, CallFailure, CallKey, Ended, Settled
+from processors.journal import AttemptRow, CallFailure, CallKey, Ended, Settled, Target
 from processors.journal.protocol import as_booked
 from processors.model.port import ModelReply
 from processors.prices.version import version_of
+from processors.spending.payer import Labels, labels
 from schemas.ids import derive_id
-from schemas.records import Answer, Attempt, Completion, Cost, Enrichment, Failure, Text, Usage
+from schemas.records import Answer, Attempt, Completion, Cost, Enrichment, Failure, Meta, Text, Usage
 
 # Why a cost event corrects an attempt: its outcome came in late.
 LATE = "late"
@@ -140,37 +140,21 @@ def _attempt(row: AttemptRow, outcome: AttemptRow | Settled) -> Attempt:
     )
 
 
-class Labels(TypedDict):
-    """What a cost event says of who asked, and for what."""
-
-    prompt_version: str
-    team: str
-    user: str
-    session: str
-    feature: str
-    tier: str
-    arm: str
-
-
 def labels_of(incoming: Incoming[Enrichment]) -> Labels:
     """The labels of a request's cost events."""
-    request, admission = incoming.record.request, incoming.record.admission
-    return Labels(
-        prompt_version=incoming.record.grounding.prompt_version,
-        team=request.team,
-        user=request.user,
-        session=request.session,
-        feature=request.feature,
-        tier=admission.tier,
-        arm=admission.arm,
-    )
+    record = incoming.record
+    return labels(record.request, record.admission, prompt_version=record.grounding.prompt_version)
+
+
+def as_decided(incoming: Incoming[Enrichment], by: Meta | Target) -> Meta:
+    """The meta of an event of a call that was made before: what was decided then, whatever this delivery knows."""
+    return replace(incoming.child(STAGE, by.stage_version), control_offset=by.control_offset)
 
 
 def _cost(incoming: Incoming[Enrichment], key: CallKey, row: AttemptRow, *, event_id: str) -> Cost:
     target = row.target
-    meta = replace(incoming.child(STAGE, target.stage_version), event_id=event_id, control_offset=target.control_offset)
     return Cost(
-        meta=meta,
+        meta=replace(as_decided(incoming, target), event_id=event_id),
         attempt_id=row.attempt_id,
         purpose=key.purpose,
         ordinal=row.ordinal,

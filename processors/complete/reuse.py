@@ -9,10 +9,9 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
-from processors.complete import STAGE
-from processors.complete.records import labels_of
+from processors.complete.records import as_decided, labels_of
 from processors.event import Incoming
-from processors.journal import CallKey, Done
+from processors.journal import CallKey, Done, Target
 from processors.prices.version import version_of
 from schemas.records import Completion, Cost, Enrichment, Meta, Usage
 
@@ -40,10 +39,18 @@ def served_again(incoming: Incoming[Enrichment], original: Completion, *, meta: 
     )
 
 
-def reused_completion(incoming: Incoming[Enrichment], earlier: Done, original: Completion) -> Completion:
+def reused_completion(incoming: Incoming[Enrichment], original: Completion, decided: Meta | Target) -> Completion:
     """The recorded completion as one of this run; what an earlier reuse avoided is avoided again."""
-    served = served_again(incoming, original, meta=_meta(incoming, earlier), served_by=SERVED_BY)
+    served = served_again(incoming, original, meta=as_decided(incoming, decided), served_by=SERVED_BY)
     return replace(served, avoided_cost_usd=original.cost_usd or original.avoided_cost_usd)
+
+
+def call_again(
+    incoming: Incoming[Enrichment], key: CallKey, earlier: Done, original: Completion
+) -> list[Cost | Completion]:
+    """The events of a further run of a request that a call of its own answered: its result is used again."""
+    completion = reused_completion(incoming, original, earlier.attempts[-1].target)
+    return [cost_of_reuse(incoming, key, earlier), completion]
 
 
 def cost_of_reuse(incoming: Incoming[Enrichment], key: CallKey, earlier: Done) -> Cost:
@@ -51,7 +58,7 @@ def cost_of_reuse(incoming: Incoming[Enrichment], key: CallKey, earlier: Done) -
     last = earlier.attempts[-1]
     attempt_id = key.attempt_id(0)
     return Cost(
-        meta=replace(_meta(incoming, earlier), event_id=attempt_id),
+        meta=replace(as_decided(incoming, last.target), event_id=attempt_id),
         attempt_id=attempt_id,
         purpose=key.purpose,
         route=last.target.route,
@@ -75,41 +82,41 @@ def fan_out_again(
     incoming: Incoming[Enrichment], key: CallKey, earlier: Done, original: Completion
 ) -> list[Cost | Completion]:
     """The events of a further run of a request that was fanned out: what was made of its samples is used again."""
-    meta = replace(incoming.child(STAGE, original.meta.stage_version), control_offset=original.meta.control_offset)
-    completion = served_again(incoming, original, meta=meta, served_by=SERVED_BY)
-    completion = replace(completion, avoided_cost_usd=original.cost_usd or original.avoided_cost_usd)
-    return [cost_of_sample(incoming, key, completion, at=earlier.ended_at), completion]
+    completion = reused_completion(incoming, original, original.meta)
+    cost = cost_of_served(incoming, key, completion, attempt_id=key.attempt_id(0), at=earlier.ended_at)
+    return [cost, completion]
 
 
 def cost_of_sample(
     incoming: Incoming[Enrichment], key: CallKey, completion: Completion, *, at: datetime | None
 ) -> Cost:
-    """The cost event of a call that was not made, as another run's result is used: amount 0, and what that cost."""
-    attempt_id = key.attempt_id(0)
-    meta = replace(
-        incoming.child(STAGE, completion.meta.stage_version),
-        event_id=attempt_id,
-        control_offset=completion.meta.control_offset,
-    )
-    return Cost(
-        meta=meta,
-        attempt_id=attempt_id,
-        purpose=key.purpose,
-        route=incoming.record.admission.route,
-        deployment=completion.deployment,
-        provider=completion.provider,
-        model=completion.model,
-        state="done",
-        amount_usd=Decimal(0),
+    """The cost event of a sample whose call was not made, as another run's ``completion`` is used for it."""
+    served = replace(
+        completion,
         avoided_cost_usd=completion.cost_usd or completion.avoided_cost_usd,
         served_by=SERVED_BY,
         source_event_id=completion.source_event_id or completion.meta.event_id,
+    )
+    return cost_of_served(incoming, key, served, attempt_id=key.attempt_id(0), at=at)
+
+
+def cost_of_served(
+    incoming: Incoming[Enrichment], key: CallKey, served: Completion, *, attempt_id: str, at: datetime | None
+) -> Cost:
+    """The cost event of a call that was not made, as another's result was served: amount 0, and what that avoided."""
+    return Cost(
+        meta=replace(as_decided(incoming, served.meta), event_id=attempt_id),
+        attempt_id=attempt_id,
+        purpose=key.purpose,
+        route=incoming.record.admission.route,
+        deployment=served.deployment,
+        provider=served.provider,
+        model=served.model,
+        state="done",
+        amount_usd=Decimal(0),
+        avoided_cost_usd=served.avoided_cost_usd,
+        served_by=served.served_by,
+        source_event_id=served.source_event_id,
         **labels_of(incoming),
         incurred_at=at,
     )
-
-
-def _meta(incoming: Incoming[Enrichment], earlier: Done) -> Meta:
-    """What was decided is what was decided at the call, whatever this delivery knows."""
-    target = earlier.attempts[-1].target
-    return replace(incoming.child(STAGE, target.stage_version), control_offset=target.control_offset)

@@ -17,9 +17,7 @@ from processors.evaluate.store import EvaluationStore, Received, Stored, Subject
 from processors.event import Incoming, Output, Recorded
 from processors.spending.payer import Payer
 from schemas.codec import Codec
-from schemas.errors import UnknownSchemaError
 from schemas.ids import event_id
-from schemas.record import RecordT
 from schemas.records import Answer, Cost, Evaluation, Feedback, Meta, Score
 
 STAGE = "evaluate"
@@ -77,7 +75,7 @@ class Evaluate:
         meta = incoming.child(STAGE, VERSION)
         outputs: list[Output] = []
         for value in await self._store.waiting(_subject(meta, answer)):
-            feedback = await self._decode(value, Feedback)
+            feedback = await self._codec.decode_fetching(value, Feedback)
             if feedback.answer_event_id in (None, answer.meta.event_id):
                 outputs.append(await self._join(feedback, answer, value, incoming.control_offset))
         # What was not answered has no text to score, so none is expected.
@@ -127,7 +125,7 @@ class Evaluate:
             if fresh:
                 self._observer.on_feedback("waiting")
             return []
-        answer = await self._decode(value, Answer)
+        answer = await self._codec.decode_fetching(value, Answer)
         return [await self._join(feedback, answer, incoming.raw, incoming.control_offset)]
 
     async def _join(self, feedback: Feedback, answer: Answer, raw: bytes, control_offset: int) -> Output:
@@ -147,7 +145,7 @@ class Evaluate:
             self._observer.on_feedback("joined")
         published = evaluation
         if stored.value is not None and stored.value != value:
-            published = await self._decode(stored.value, Evaluation)
+            published = await self._codec.decode_fetching(stored.value, Evaluation)
         await self._store.joined(_received(feedback, raw), published.answer_event_id)
         return Recorded(published, stored.value or value)
 
@@ -155,18 +153,10 @@ class Evaluate:
         outputs: list[Output] = []
         if stored.cost is not None:
             # Of an evaluation from before embeddings were booked call by call.
-            outputs.append(Recorded(await self._decode(stored.cost, Cost), stored.cost))
+            outputs.append(Recorded(await self._codec.decode_fetching(stored.cost, Cost), stored.cost))
         if stored.value is not None:
-            outputs.append(Recorded(await self._decode(stored.value, Evaluation), stored.value))
+            outputs.append(Recorded(await self._codec.decode_fetching(stored.value, Evaluation), stored.value))
         return outputs
-
-    async def _decode(self, value: bytes, expected: type[RecordT]) -> RecordT:
-        """A stored event; the schema of an older version may have to be asked of the registry."""
-        try:
-            return self._codec.decode(value, expected)
-        except UnknownSchemaError as unknown:
-            await self._codec.fetch(unknown.schema_id)
-            return self._codec.decode(value, expected)
 
 
 class Unobserved:

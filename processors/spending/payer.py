@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 from schemas.ids import event_id
 from schemas.records import Admission, Meta, Request
 
 # Cost events of what a stage buys beside its output are numbered from here on: no other output has these numbers.
 FIRST_ORDINAL = 100_000
+
+
+class Labels(TypedDict):
+    """What a cost event says of who asked, and for what."""
+
+    prompt_version: str
+    team: str
+    user: str
+    session: str
+    feature: str
+    tier: str
+    arm: str
+
+
+def labels(request: Request, admission: Admission, *, prompt_version: str) -> Labels:
+    """The labels of a request's cost events."""
+    return Labels(
+        prompt_version=prompt_version,
+        team=request.team,
+        user=request.user,
+        session=request.session,
+        feature=request.feature,
+        tier=admission.tier,
+        arm=admission.arm,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +92,5 @@ def payer_of(
         stage=stage,
         version=version,
         route=admission.route,
-        prompt_version=prompt_version,
-        team=request.team,
-        user=request.user,
-        session=request.session,
-        feature=request.feature,
-        tier=admission.tier,
-        arm=admission.arm,
+        **labels(request, admission, prompt_version=prompt_version),
     )

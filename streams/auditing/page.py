@@ -7,23 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from streams.page_file import write_whole
+from streams.page_file import environment, write_whole
 
 
 def page(audit: Mapping[str, Any]) -> str:
     """The page of an audit's JSON object. What producers, users and models wrote is text, never markup."""
-    environment = Environment(
-        loader=PackageLoader("streams.auditing", "pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["pretty"] = _pretty
-    environment.filters["kind_of_line"] = _kind_of_line
-    return environment.get_template("request.html.j2").render(audit=audit, final_answer=_final_answer(audit))
+    pages = environment("streams.auditing")
+    pages.filters |= {"pretty": _pretty, "kind_of_line": _kind_of_line}
+    return pages.get_template("request.html.j2").render(audit=audit, final_answer=_final_answer(audit))
 
 
 def write_page(audit: Mapping[str, Any], path: Path) -> None:

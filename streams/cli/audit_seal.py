@@ -23,6 +23,7 @@ from streams.auditing.seals_pg import PostgresSeals
 from streams.cli.audit_verify import progress
 from streams.cli.author import author as made_by
 from streams.cli.output import console, print_json, say
+from streams.page_file import whole_file
 from streams.reading import Entry, Place, Stretch, TopicReader
 from streams.settings import Settings, load_settings
 from streams.topics import topic_name
@@ -111,13 +112,8 @@ def export(
                 sys.stdout.buffer.write(line)
             sys.stdout.flush()
             return
-        beside = to.with_name(f".{to.name}.part")
-        try:
-            with beside.open("wb") as file:
-                file.writelines(lines)
-            beside.replace(to)
-        except OSError as error:
-            raise ConfigurationError(f"--to: {to} can't be written: {error.strerror}") from None
+        with whole_file(to, "--to") as file:
+            file.writelines(lines)
 
 
 def _exported(seals: PostgresSeals, prefix: str, since: datetime | None) -> Iterator[bytes]:

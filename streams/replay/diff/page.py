@@ -6,29 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from streams.page_file import write_whole
+from streams.page_file import environment, write_whole
 from streams.replay.diff.plots import Axis, bars, latency_lines, score_axis
 
 
 def page(report: Mapping[str, Any]) -> str:
     """The page of a report's JSON object. What producers, users and models wrote is text, never markup."""
-    environment = Environment(
-        loader=PackageLoader("streams.replay.diff", "pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"figure": figure, "p": said_p, "share": said_share}
-    environment.globals |= {
+    pages = environment("streams.replay.diff")
+    pages.filters |= {"figure": figure, "p": said_p, "share": said_share}
+    pages.globals |= {
         "axis": Axis,
         "bars": bars,
         "score_axis": score_axis,
         "latency_lines": latency_lines,
     }
-    return environment.get_template("report.html.j2").render(report=report)
+    return pages.get_template("report.html.j2").render(report=report)
 
 
 def write_page(report: Mapping[str, Any], path: Path) -> None:
