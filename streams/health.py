@@ -13,6 +13,7 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from processors.clock import Clock
+from schemas.errors import ConfigurationError
 from streams.gate import Gate
 from streams.load import load_of
 from streams.metrics import Metrics
@@ -103,14 +104,24 @@ class Health:
             self._metrics.oldest_unacked.labels(*labels).set(load.age_s(self._clock.now()) or 0.0)
 
     async def serve(self, host: str, port: int) -> tuple[web.AppRunner, int]:
-        """Start serving; returns the runner to clean up and the port that was bound."""
+        """Start serving; returns the runner to clean up and the port that was bound.
+
+        Raises ``ConfigurationError`` where it can't listen there.
+        """
         app = web.Application()
         app.router.add_get("/livez", self._page(self.not_alive))
         app.router.add_get("/readyz", self._page(self.not_ready))
         app.router.add_get("/metrics", self._render_metrics)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, host, port).start()
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise ConfigurationError(
+                f"worker.http_port: can't listen on {host}:{port} ({error.strerror}); end what listens there, name "
+                "another port, or 0 for any that is free"
+            ) from None
         return runner, int(runner.addresses[0][1])
 
     def _page(self, reasons: Callable[[], dict[str, str]]) -> Callable[[web.Request], Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,12 +15,11 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from infra.embedded.ports import free_port
-
 ROOT = Path(__file__).parents[2]
 READY_S = 60.0
 POLL_S = 0.05
 LOG_LINES = 30
+SAYS_PORT = re.compile(rb'"http_port": (\d+)')
 
 
 class WorkerFailedError(Exception):
@@ -40,13 +40,15 @@ class WorkerProcess:
         self._module, self._lane, self._folder = module, lane, folder
         self._env = {**_inherited(), **env, "PYTHONPATH": str(root)}
         self._cpu = cpu
+        # The system chooses the port of each life; the log says which.
         self._port = 0
+        self._life_at = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, **changes: str) -> None:
         """Start a life. ``changes`` are environment variables for this life alone. Returns before it is ready."""
         assert self._process is None or self._process.poll() is not None
-        self._port = free_port()
+        self._port = 0
         argv = [sys.executable, "-m", self._module, "worker", *self.stages]
         argv += ["--slot", self.slot, "--lane", self._lane, "--folder", str(self._folder)]
         argv += ["--cpu", str(self._cpu)] if self._cpu is not None else []
@@ -55,10 +57,11 @@ class WorkerProcess:
         with self.log.open("ab") as log:
             log.write(f"--- life {self.lives}\n".encode())
             log.flush()
+            self._life_at = log.tell()
             self._process = subprocess.Popen(
                 argv,
                 cwd=self._folder,
-                env={**self._env, "HEADRACE_WORKER__HTTP_PORT": str(self._port), **changes},
+                env={**self._env, "HEADRACE_WORKER__HTTP_PORT": "0", **changes},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -72,7 +75,10 @@ class WorkerProcess:
 
     @property
     def port(self) -> int:
-        """Where this life serves its pages."""
+        """Where this life serves its pages; 0 while it has not said so."""
+        if not self._port:
+            said = SAYS_PORT.search(self.log.read_bytes(), self._life_at)
+            self._port = int(said[1]) if said else 0
         return self._port
 
     @property
@@ -83,7 +89,7 @@ class WorkerProcess:
     def is_ready(self) -> bool:
         """Whether ``/readyz`` says so now."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/readyz", timeout=2) as reply:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=2) as reply:
                 return bool(reply.status == 200)
         except (urllib.error.URLError, OSError):
             return False
@@ -131,7 +137,7 @@ class WorkerProcess:
     def metrics(self) -> dict[str, float]:
         """The counters and gauges by name, summed over their labels; empty when it does not answer."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=2) as reply:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=2) as reply:
                 text = reply.read().decode()
         except (urllib.error.URLError, OSError):
             return {}
