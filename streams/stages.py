@@ -102,12 +102,16 @@ class Stage:
         return {source.kind: source.share for source in self.inputs}
 
 
+# Events in process together share their round trips to Postgres and the broker: what each of them waits for grows with
+# the load, and a stage with too few at a time falls behind while the machine is idle.
+SHARING = 64
+
 _DECLARED = (
     Stage(
         name="admit",
         inputs=(Input("requests", Request),),
         outputs=(Admitted, Answer),
-        concurrency=16,
+        concurrency=SHARING,
         timeout_s=30.0,
         effect=Effect.READS,
         dependencies=("postgres",),
@@ -119,7 +123,7 @@ _DECLARED = (
         inputs=(Input("admitted", Admitted),),
         # Costs of embeddings are published from their book.
         outputs=(Enrichment, Answer, Cost),
-        concurrency=16,
+        concurrency=SHARING,
         timeout_s=60.0,
         effect=Effect.READS,
         dependencies=("postgres", "embeddings"),
@@ -145,7 +149,7 @@ _DECLARED = (
         name="filter",
         inputs=(Input("completions", Completion),),
         outputs=(Answer, Chunk),
-        concurrency=16,
+        concurrency=SHARING,
         timeout_s=30.0,
         effect=Effect.READS,
         dependencies=("postgres",),
@@ -155,7 +159,7 @@ _DECLARED = (
         name="evaluate",
         inputs=(Input("answers", Answer), Input("feedback", Feedback)),
         outputs=(Cost, Evaluation),
-        concurrency=4,
+        concurrency=32,
         timeout_s=120.0,
         effect=Effect.READS,
         # Only sampled answers need the embedding endpoint: those alone wait while it is away.
@@ -169,8 +173,7 @@ _DECLARED = (
         name="account",
         inputs=(Input("costs", Cost),),
         outputs=(),
-        # Events in process together share a transaction.
-        concurrency=64,
+        concurrency=SHARING,
         timeout_s=30.0,
         effect=Effect.READS,
         dependencies=("postgres",),

@@ -8,6 +8,8 @@ from typing import Any, LiteralString
 
 import orjson
 
+from processors.alone import one_by_one
+from processors.batching import Together
 from processors.evaluate.store import Received, Stored, Subject, said_otherwise
 from processors.postgres import Database
 from schemas.errors import DependencyDownError
@@ -23,6 +25,8 @@ class PostgresEvaluations:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # Asked for every answer, where nearly none has any.
+        self._waiting = Together(one_by_one(self._waiting_for))
 
     async def expect(self, subject: Subject) -> Stored:
         fresh, value, cost = await self._row(_EXPECT, asdict(subject))
@@ -55,7 +59,20 @@ class PostgresEvaluations:
         await self._database.execute(_JOINED, {**asdict(received), "answer_event_id": answer_event_id})
 
     async def waiting(self, subject: Subject) -> list[bytes]:
-        return [bytes(row[0]) for row in await self._database.execute(_WAITING, asdict(subject))]
+        found = await self._waiting.ask(subject)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def _waiting_for(self, subjects: Sequence[Subject]) -> Sequence[list[bytes]]:
+        parameters = {
+            name: [getattr(subject, name) for subject in subjects]
+            for name in ("tenant", "lane", "request_id", "answer_event_id")
+        }
+        found: list[list[bytes]] = [[] for _ in subjects]
+        for place, value in await self._database.execute(_WAITING, parameters):
+            found[place - 1].append(bytes(value))
+        return found
 
     async def answer(self, tenant: str, lane: str, request_id: str, event_id: str | None) -> bytes | None:
         parameters = {"tenant": tenant, "lane": lane, "request_id": request_id, "event_id": event_id}
@@ -123,10 +140,12 @@ _JOINED = """
     WHERE tenant = %(tenant)s AND lane = %(lane)s AND event_id = %(event_id)s AND answer_event_id IS NULL
 """
 _WAITING = """
-    SELECT value FROM feedback
-    WHERE tenant = %(tenant)s AND lane = %(lane)s AND request_id = %(request_id)s
-      AND (answer_event_id IS NULL OR answer_event_id = %(answer_event_id)s)
-    ORDER BY received_at, event_id
+    SELECT place, value
+    FROM unnest(%(tenant)s::text[], %(lane)s::text[], %(request_id)s::text[], %(answer_event_id)s::text[])
+         WITH ORDINALITY AS asked (tenant, lane, request_id, answered, place)
+    JOIN feedback USING (tenant, lane, request_id)
+    WHERE answer_event_id IS NULL OR answer_event_id = answered
+    ORDER BY place, received_at, event_id
 """
 _ANSWER = """
     SELECT answer FROM finals
