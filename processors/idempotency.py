@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+from processors.alone import one_by_one
 from processors.batching import Together
 from processors.postgres import Database
 from processors.ruling import UNASKED, Ruling, Verdict
@@ -72,42 +73,56 @@ class Idempotency(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    claimant: Claimant
+    scope: Scope
+    key: str
+    ruling: Ruling
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        return self.claimant.tenant, self.claimant.lane, self.scope, self.key
+
+
 class PostgresIdempotency:
-    """Reservations in the table ``idempotency``. Rulings that come together are kept by one statement."""
+    """Reservations in the table ``idempotency``. Those that come together share a statement, as do rulings."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._reserving = Together(one_by_one(self._reserve))
         self._together = Together(self._rule)
 
     async def reserve(
         self, claimant: Claimant, key: str, *, scope: Scope = "key", ruling: Ruling = UNASKED
     ) -> Reservation:
-        parameters = {
-            "tenant": claimant.tenant,
-            "lane": claimant.lane,
-            "scope": scope,
-            "key": key,
-            "request_id": claimant.request_id,
-            "body_hash": claimant.body_hash,
-            "control_offset": claimant.control_offset,
-            "accepted_at": claimant.accepted_at,
-            **_ruling_parameters(ruling),
-        }
         # No row comes back when another's insert committed after this statement's snapshot: the next one sees it.
         for _ in range(3):
-            rows = await self._database.execute(_RESERVE, parameters)
-            if rows:
-                new, request_id, body_hash, control_offset, accepted_at, *kept = rows[0]
-                return Reservation(
-                    outcome=_outcome(claimant, request_id, body_hash),
-                    new=new,
-                    request_id=request_id,
-                    body_hash=body_hash,
-                    control_offset=control_offset,
-                    accepted_at=accepted_at.astimezone(UTC),
-                    ruling=_ruling(*kept),
-                )
+            found = await self._reserving.ask(_Asked(claimant, scope, key, ruling))
+            if isinstance(found, Exception):
+                raise found
+            if found is not None:
+                return found
         raise DependencyDownError("postgres", "the idempotency row was removed while it was reserved")
+
+    async def _reserve(self, asked: Sequence[_Asked]) -> Sequence[Reservation | None]:
+        # Of several that ask for one key the first may get it; the others are told who holds it.
+        first: dict[tuple[str, ...], int] = {}
+        for number, one in enumerate(asked):
+            first.setdefault(one.place, number)
+        chosen = [asked[number] for number in first.values()]
+        parameters = {name: [getattr(one.claimant, name) for one in chosen] for name in _CLAIMANT}
+        parameters |= {"scope": [one.scope for one in chosen], "key": [one.key for one in chosen]}
+        parameters |= {"ruling": [one.ruling.verdict for one in chosen], "ruled_by": [one.ruling.by for one in chosen]}
+        parameters |= {"ruled_until": [one.ruling.until for one in chosen]}
+        rows = await self._database.execute(_RESERVE, parameters)
+        held = {chosen[place - 1].place: row for place, *row in rows}
+        return [
+            _reservation(one.claimant, *held[one.place], first=first[one.place] == number)
+            if one.place in held
+            else None
+            for number, one in enumerate(asked)
+        ]
 
     async def rule(self, claimant: Claimant, ruling: Ruling, *, was: Ruling) -> Ruling:
         return await self._together.ask((claimant, ruling, was))
@@ -138,19 +153,31 @@ class PostgresIdempotency:
         return _ruling(*rows[0])
 
 
+_CLAIMANT = ("tenant", "lane", "request_id", "body_hash", "control_offset", "accepted_at")
+# Rows are written in the order of their keys, so that two workers never wait for each other in a circle.
 _RESERVE = """
-    WITH reserved AS (
+    WITH asked AS MATERIALIZED (
+        SELECT * FROM unnest(%(tenant)s::text[], %(lane)s::text[], %(scope)s::text[], %(key)s::text[],
+                             %(request_id)s::text[], %(body_hash)s::text[], %(control_offset)s::bigint[],
+                             %(accepted_at)s::timestamptz[], %(ruling)s::text[], %(ruled_by)s::text[],
+                             %(ruled_until)s::timestamptz[]) WITH ORDINALITY
+            AS asked (tenant, lane, scope, key, request_id, body_hash, control_offset, accepted_at, ruling, ruled_by,
+                      ruled_until, place)),
+    reserved AS (
         INSERT INTO idempotency (tenant, lane, scope, key, request_id, body_hash, control_offset, accepted_at,
                                  ruling, ruled_by, ruled_until)
-        VALUES (%(tenant)s, %(lane)s, %(scope)s, %(key)s, %(request_id)s, %(body_hash)s, %(control_offset)s,
-                %(accepted_at)s, %(ruling)s, %(ruled_by)s, %(ruled_until)s)
+        SELECT tenant, lane, scope, key, request_id, body_hash, control_offset, accepted_at, ruling, ruled_by,
+               ruled_until
+        FROM asked ORDER BY tenant, lane, scope, key
         ON CONFLICT DO NOTHING
-        RETURNING request_id, body_hash, control_offset, accepted_at, ruling, ruled_by, ruled_until)
-    SELECT true, request_id, body_hash, control_offset, accepted_at, ruling, ruled_by, ruled_until FROM reserved
+        RETURNING *)
+    SELECT place, true, r.request_id, r.body_hash, r.control_offset, r.accepted_at, r.ruling, r.ruled_by,
+           r.ruled_until
+    FROM asked JOIN reserved AS r USING (tenant, lane, scope, key)
     UNION ALL
-    SELECT false, request_id, body_hash, control_offset, accepted_at, ruling, ruled_by, ruled_until FROM idempotency
-    WHERE tenant = %(tenant)s AND lane = %(lane)s AND scope = %(scope)s AND key = %(key)s
-    LIMIT 1
+    SELECT place, false, i.request_id, i.body_hash, i.control_offset, i.accepted_at, i.ruling, i.ruled_by,
+           i.ruled_until
+    FROM asked JOIN idempotency AS i USING (tenant, lane, scope, key)
 """
 # Rows are locked in the order of their keys, so that two workers never wait for each other in a circle.
 _RULE = """
@@ -182,8 +209,19 @@ def _ruling(verdict: Verdict, by: str, until: datetime | None) -> Ruling:
     return Ruling(verdict=verdict, by=by, until=None if until is None else until.astimezone(UTC))
 
 
-def _ruling_parameters(ruling: Ruling) -> dict[str, object]:
-    return {"ruling": ruling.verdict, "ruled_by": ruling.by, "ruled_until": ruling.until}
+def _reservation(
+    claimant: Claimant, new: bool, request_id: str, body_hash: str, control_offset: int, accepted_at: datetime,
+    *ruling: Any, first: bool,
+) -> Reservation:  # fmt: skip
+    return Reservation(
+        outcome=_outcome(claimant, request_id, body_hash),
+        new=new and first,
+        request_id=request_id,
+        body_hash=body_hash,
+        control_offset=control_offset,
+        accepted_at=accepted_at.astimezone(UTC),
+        ruling=_ruling(*ruling),
+    )
 
 
 class FakeIdempotency:

@@ -73,10 +73,32 @@ async def test_tenants_lanes_scopes_and_keys_are_apart(idempotency: Idempotency,
     assert (await idempotency.reserve(second, "k2")).outcome == "mine"
 
 
-async def test_one_of_many_that_race_gets_the_key(idempotency: Idempotency, lane: str) -> None:
+async def test_one_of_many_that_race_gets_the_key(idempotency: Idempotency, database: Database, lane: str) -> None:
+    postgres = isinstance(idempotency, PostgresIdempotency)
+    workers = [PostgresIdempotency(database) for _ in range(4)] if postgres else [idempotency]
     for round_number in range(25):
-        claims = [idempotency.reserve(claimant(lane, f"r{n}"), f"k{round_number}") for n in range(16)]
+        key = f"k{round_number}"
+        claims = [workers[n % len(workers)].reserve(claimant(lane, f"r{n}"), key) for n in range(16)]
         reservations = await asyncio.gather(*claims)
         assert len({r.request_id for r in reservations}) == 1
         assert [r.outcome for r in reservations].count("mine") == 1
         assert [r.new for r in reservations].count(True) == 1
+
+
+async def test_of_many_that_ask_at_once_each_is_told_of_its_own_key(idempotency: Idempotency, lane: str) -> None:
+    await idempotency.reserve(claimant(lane, "before", "h3", at=3), "k3")
+    asked = [(n, claimant(lane, f"r{n}", f"h{n}", at=n)) for n in reversed(range(8))]
+    # The first that is asked goes alone; the others wait for it, and then go together.
+    found = await asyncio.gather(*(idempotency.reserve(one, f"k{n}") for n, one in asked))
+    for (n, one), reservation in zip(asked, found, strict=True):
+        held = (reservation.request_id, reservation.body_hash, reservation.accepted_at, reservation.new)
+        assert held == (("before", "h3", START + timedelta(seconds=3), False) if n == 3 else (
+            one.request_id, one.body_hash, one.accepted_at, True
+        ))  # fmt: skip
+
+
+async def test_two_deliveries_at_once_make_one_reservation(idempotency: Idempotency, lane: str) -> None:
+    found = await asyncio.gather(*(idempotency.reserve(claimant(lane, at=n), "k") for n in range(3)))
+    assert {reservation.outcome for reservation in found} == {"mine"}
+    assert [reservation.new for reservation in found].count(True) == 1
+    assert len({reservation.accepted_at for reservation in found}) == 1
