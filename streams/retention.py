@@ -151,6 +151,8 @@ KEPT_FOREVER = {
     "replay_runs": "headrace replay delete removes a run, with its topics",
     "replay_places": "as replay_runs",
     "replay_answers": "as replay_runs",
+    "mirror_days": "as replay_runs; one row a mirror and day",
+    "mirror_calls": "as replay_runs; an event's row goes once its outputs are noted",
     "prompts": "small, and every answer names a version of one",
     "schema_migrations": "what this database has been through",
 }

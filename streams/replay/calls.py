@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -14,7 +14,7 @@ from processors.clock import Clock
 from processors.complete.complexity import route_of_class
 from processors.complete.payload import build_payload, payload_hash, token_limit
 from processors.complete.processor import Complete
-from processors.complete.routes import Route
+from processors.complete.routes import Deployment, Route
 from processors.complete.target import narrowed
 from processors.complete.worst import worst_case
 from processors.control import ControlView
@@ -24,9 +24,17 @@ from processors.journal import CallKey, Done, PostgresJournal
 from processors.model import ModelClients
 from processors.postgres import Database
 from processors.prompts import PgPrompts, PromptStore
+from processors.routing.spare import Spare
 from schemas.codec import Codec
-from schemas.errors import ConfigurationError, HeadraceError, PermanentProviderError
+from schemas.errors import (
+    ConfigurationError,
+    DependencyDownError,
+    HeadraceError,
+    NotYetError,
+    PermanentProviderError,
+)
 from schemas.records import Enrichment, Usage
+from streams.capacity.spare import Leftover
 from streams.deployed import check_keys, routes
 from streams.ports import enrich_policies
 from streams.replay.changes import Changes
@@ -38,6 +46,8 @@ from streams.stages import STAGES
 
 # Of earlier runs, so many lanes are looked through for calls to reuse.
 MOST_LANES = 50
+# Between two tries for a place.
+PAUSE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,7 @@ class Prepared:
     """What is known of a call before it is made. ``reused``: the lane that has it; amounts in US dollars.
 
     ``error`` ends the event without a call. ``likely`` is for a single attempt with as many tokens as it may generate.
+    ``deployments`` are those of its route, which it may go to at first.
     """
 
     model: str = ""
@@ -53,6 +64,12 @@ class Prepared:
     most: Decimal = Decimal(0)
     reused: str | None = None
     error: HeadraceError | None = None
+    deployments: tuple[str, ...] = ()
+
+    @property
+    def needs_place(self) -> bool:
+        """Whether a provider is asked."""
+        return bool(self.deployments) and self.reused is None and self.error is None
 
 
 class Calls:
@@ -121,6 +138,7 @@ class Calls:
             input_hash=payload_hash(build_payload(record, deployment), deployment),
             likely=deployment.price.amount(tokens, now),
             most=worst_case(record, chosen, at=now),
+            deployments=tuple(one.name for one in chosen.own.deployments),
         )
 
     async def _find_reusable(self, batch: Sequence[Incoming[Any]]) -> None:
@@ -143,10 +161,23 @@ class Calls:
             self.prepared[event_id] = replace(self.prepared[event_id], reused=lane)
             self.reused[by_event[event_id]] = lane
 
+    @property
+    def deployments(self) -> Collection[Deployment]:
+        """All that a call may come to."""
+        return {one.name: one for route in self.routes.values() for one in route.deployments}.values()
+
     def processor(
-        self, control: ControlView, stack: AsyncExitStack, *, scorer: ReplyScorer | None = None
+        self,
+        control: ControlView,
+        stack: AsyncExitStack,
+        *,
+        scorer: ReplyScorer | None = None,
+        spare: Spare | None = None,
     ) -> Callable[[Incoming[Any]], Awaitable[Any]]:
-        """The complete stage, without what is for live traffic: streams, caches, budgets and times to live."""
+        """The complete stage, without what is for live traffic: streams, caches, budgets and times to live.
+
+        ``spare`` is what live leaves of the deployments; an event that waits for it too long is begun once more.
+        """
         client = ModelClients()
         stack.push_async_callback(client.close)
         journal = RunJournal(self._database, self, lease_s=self._settings.worker.lease_s)
@@ -160,6 +191,7 @@ class Calls:
             owner=f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}",
             timeout_s=STAGES["complete"].limit_s(self._settings),
             scorer=scorer,
+            spare=spare,
         )
         processor.start()
         stack.push_async_callback(processor.stop)
@@ -168,7 +200,13 @@ class Calls:
             known = self.prepared.get(incoming.meta.event_id)
             if known is not None and known.error is not None:
                 raise known.error
-            return await processor(incoming)
+            try:
+                return await processor(incoming)
+            except DependencyDownError as error:
+                if not error.dependency.startswith("deployment "):
+                    raise
+                # Live has every place: that is waited for, for as long as it takes, and nothing is away.
+                raise NotYetError(PAUSE_S, error.dependency) from error
 
         return process
 
@@ -186,24 +224,51 @@ class RunJournal(PostgresJournal):
 
 
 class Limits:
-    """What holds back the events of a step."""
+    """What holds back the events of a step. ``left`` is what live leaves of the deployments."""
 
-    def __init__(self, pace: Pace, purse: Purse, yielding: Yielding | None, calls: Calls | None) -> None:
-        self._pace, self._purse, self._yielding, self._calls = pace, purse, yielding, calls
+    def __init__(
+        self,
+        pace: Pace,
+        purse: Purse,
+        yielding: Yielding | None,
+        calls: Calls | None,
+        left: Leftover | None = None,
+    ) -> None:
+        self._pace, self._purse, self._yielding, self._calls, self._left = pace, purse, yielding, calls, left
+        # Events that were given room there.
+        self._placed: set[str] = set()
 
     async def begin(self, incoming: Incoming[Any]) -> bool:
-        """Wait until the event may begin. False: the run may spend no more."""
+        """Wait until the event may begin. False: the run may spend no more. Raises ``PassedOverError``."""
+        most = Decimal(0)
+        if self._calls is not None:
+            known = self._calls.prepared[incoming.meta.event_id]
+            most = Decimal(0) if known.reused else known.most
+            self._purse.look(most)
         await self._pace.wait()
         if self._yielding is not None:
             await self._yielding.wait()
         if self._calls is None:
             return True
-        known = self._calls.prepared[incoming.meta.event_id]
-        return await self._purse.open(incoming.meta.event_id, Decimal(0) if known.reused else known.most)
+        event_id = incoming.meta.event_id
+        known = self._calls.prepared[event_id]
+        needs = self._left is not None and known.needs_place
+        if self._left is not None and needs:
+            await self._left.room(known.deployments)
+        if not await self._purse.open(event_id, most):
+            return False
+        if self._left is not None and needs:
+            self._left.prepare()
+            self._placed.add(event_id)
+        return True
 
     def done(self, incoming: Incoming[Any], cost: Decimal) -> None:
         """Note what the event cost."""
-        self._purse.settle(incoming.meta.event_id, cost)
+        event_id = incoming.meta.event_id
+        self._purse.settle(event_id, cost)
+        if self._left is not None and event_id in self._placed:
+            self._placed.discard(event_id)
+            self._left.done()
 
 
 def calls_of(run: Run, settings: Settings, changes: Changes, database: Database, codec: Codec, clock: Clock) -> Calls:

@@ -30,10 +30,13 @@ class RecordedControl:
         self._offsets: dict[str, list[int]] = {}
         self._versions: dict[str, list[str | None]] = {}
         self._fixed: dict[str, str] = {}
+        # The offset of the latest record.
+        self.last = -1
         self._none = ControlState()
 
     def apply(self, record: Control, offset: int) -> None:
         """Take in a control record; records come in the order of their offsets."""
+        self.last = offset
         if record.kind == "prompt":
             self._offsets.setdefault(record.name, []).append(offset)
             self._versions.setdefault(record.name, []).append(None if record.removed else record.version)
@@ -85,12 +88,23 @@ def at_moment(offset: int) -> Iterator[None]:
 
 def read_control(reader: TopicReader, settings: Settings, codec: Codec, lane: str) -> RecordedControl:
     """The whole history of a lane's control topic. Blocks on the broker; it is small. None of it: nothing was live."""
-    control, topic = RecordedControl(), topic_name(settings.prefix, lane, "control")
-    if topic in reader.existing([topic]):
-        for entry in as_recorded(reader.read(reader.ends(reader.places([topic])))):
-            try:
-                control.apply(codec.decode(entry.value or b"", Control), entry.offset)
-            except PoisonError:
-                # Workers passed over it, too.
-                continue
+    control = RecordedControl()
+    follow_control(control, reader, settings, codec, lane)
     return control
+
+
+def follow_control(
+    control: RecordedControl, reader: TopicReader, settings: Settings, codec: Codec, lane: str
+) -> None:
+    """Take in what is new in a lane's control topic. Blocks on the broker, which is read from the beginning."""
+    topic = topic_name(settings.prefix, lane, "control")
+    if topic not in reader.existing([topic]):
+        return
+    for entry in as_recorded(reader.read(reader.ends(reader.places([topic])))):
+        if entry.offset <= control.last:
+            continue
+        try:
+            control.apply(codec.decode(entry.value or b"", Control), entry.offset)
+        except PoisonError:
+            # Workers passed over it, too.
+            continue

@@ -12,6 +12,10 @@ from schemas.errors import DependencyDownError
 PATIENCE_S = 60.0
 
 
+class PassedOverError(Exception):
+    """The event is not to be done: there is no room for it in what may be spent today."""
+
+
 class Purse:
     """What a run may spend: nothing is begun whose worst case would pass the limit while others are open."""
 
@@ -19,6 +23,9 @@ class Purse:
         self._limit, self.spent = limit, spent
         self._open: dict[str, Decimal] = {}
         self._settled = asyncio.Event()
+
+    def look(self, most: Decimal) -> None:
+        """Before anything is waited for: raise ``PassedOverError`` where it is known that the event is not begun."""
 
     async def open(self, event_id: str, most: Decimal) -> bool:
         """Hold what a call can cost at the most; waits for others to settle. False: the limit is reached."""

@@ -16,6 +16,8 @@ RESUMABLE: tuple[State, ...] = ("planned", "running", "stopped", "failed")
 # Of an event, what came of it.
 PUBLISHED, REFUSED, BURIED = "published", "refused", "dead_letter"
 SKIPPED, DUPLICATE = "not_selected", "duplicate"
+# Of a mirror: its day's budget has no room for the event; retention removed it before it was read.
+OVER_BUDGET, GONE = "over_budget", "gone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,9 @@ class RunConfig:
     max_cost_usd: Decimal | None = None
     # The run whose selection was taken over.
     of_run: str = ""
+    # Has no end: it takes what comes, and may spend so much each day (UTC, by the database's clock).
+    mirror: bool = False
+    max_cost_per_day_usd: Decimal | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -59,12 +64,14 @@ class RunConfig:
             "rate": self.rate,
             "max_cost_usd": None if self.max_cost_usd is None else f"{self.max_cost_usd:f}",
             "of_run": self.of_run,
+            "mirror": self.mirror,
+            "max_cost_per_day_usd": None if self.max_cost_per_day_usd is None else f"{self.max_cost_per_day_usd:f}",
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RunConfig:
         """What ``as_json`` gave."""
-        cost = values.get("max_cost_usd")
+        cost, daily = values.get("max_cost_usd"), values.get("max_cost_per_day_usd")
         return cls(
             since=_time(values.get("since")),
             until=_time(values.get("until")),
@@ -79,6 +86,8 @@ class RunConfig:
             rate=values.get("rate"),
             max_cost_usd=None if cost is None else Decimal(cost),
             of_run=values.get("of_run") or "",
+            mirror=values.get("mirror", False),
+            max_cost_per_day_usd=None if daily is None else Decimal(daily),
         )
 
 

@@ -272,7 +272,8 @@ _LOCK = "SELECT FROM replay_runs WHERE run = %(run)s AND epoch = %(epoch)s AND s
 _SAVE = f"""
     WITH held AS MATERIALIZED (
         SELECT run FROM replay_runs WHERE run = %(run)s AND epoch = %(epoch)s AND state = 'running' FOR SHARE)
-    UPDATE replay_places SET next_offset = place.next_offset, counts = place.counts, cost_usd = place.cost_usd,
+    UPDATE replay_places SET end_offset = greatest(replay_places.end_offset, place.end_offset),
+        next_offset = place.next_offset, counts = place.counts, cost_usd = place.cost_usd,
         avoided_usd = place.avoided_usd, written = place.written
     FROM held, jsonb_to_recordset(%(places)s::jsonb) {_RECORD}
     WHERE replay_places.run = held.run AND replay_places.step = place.step AND replay_places.topic = place.topic

@@ -40,11 +40,12 @@ from streams.reading import Entry
 from streams.replay.backfill import Backfill, is_over
 from streams.replay.corrections import Corrections, Feedback
 from streams.replay.events import Events
+from streams.replay.limits import PassedOverError
 from streams.replay.remembered import Remembered
-from streams.replay.run import BURIED, DUPLICATE, PUBLISHED, REFUSED, SKIPPED, Place, Run
+from streams.replay.run import BURIED, DUPLICATE, OVER_BUDGET, PUBLISHED, REFUSED, SKIPPED, Place, Run
 from streams.replay.selection import Selection
 from streams.replay.sending import Sender
-from streams.replay.tally import Tally, after, further
+from streams.replay.tally import Tally, after, amounts, further, record_of
 from streams.runner import MAX_FAILURES, VERSION
 from streams.stages import Stage
 from streams.topics import MAX_DEAD_LETTER_BYTES, topic_name
@@ -61,7 +62,7 @@ class StepPorts:
     has stored what its consumers said, where answers are to be replaced.
 
     ``prepare`` is given the events of a batch that are taken, ``begin`` each of them before it is begun: False ends the
-    run in order; ``done`` each with what it cost.
+    run in order, ``PassedOverError`` leaves the event out; ``done`` each with what it cost.
     """
 
     run: Run
@@ -92,7 +93,7 @@ class _Done:
     service_ms: float = 0.0
 
 
-_SKIPPED, _DUPLICATE = _Done((), SKIPPED), _Done((), DUPLICATE)
+_SKIPPED, _DUPLICATE, _OVER_BUDGET = _Done((), SKIPPED), _Done((), DUPLICATE), _Done((), OVER_BUDGET)
 
 
 @dataclass(slots=True)
@@ -127,6 +128,10 @@ class Step:
         """Stop in order."""
         self._stop.set()
 
+    def noted(self) -> None:
+        """All that was known to be in the lane already belongs to events that are noted by now."""
+        self._ports = replace(self._ports, known=frozenset())
+
     async def batch(self, entries: Sequence[Entry], places: Mapping[tuple[str, int], Place]) -> list[Place]:
         """Put a batch through; the places as they are once all of it is acknowledged.
 
@@ -148,7 +153,7 @@ class Step:
             tally.next = entry.offset + 1
             tally.counts[item.done.outcome] += 1
             for output in item.done.outputs:
-                spent, avoided = _amounts(output)
+                spent, avoided = amounts(output)
                 tally.cost_usd += spent
                 tally.avoided_usd += avoided
         if not tallies:
@@ -201,7 +206,7 @@ class Step:
                     await asyncio.sleep(0)
                 if not await self._may_begin(item):
                     break
-                item.done = await self._one(item)
+                item.done = item.done or await self._one(item)
             return
         slots = asyncio.Semaphore(self._ports.concurrency)
         tasks: list[asyncio.Task[None]] = []
@@ -219,7 +224,10 @@ class Step:
             await slots.acquire()
             if not await self._may_begin(item):
                 break
-            tasks.append(asyncio.ensure_future(held(item)))
+            if item.taken:
+                tasks.append(asyncio.ensure_future(held(item)))
+            else:
+                slots.release()
         # What was sent is finished even where another event failed, so that it is in the journal.
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, BaseException):
@@ -236,6 +244,8 @@ class Step:
             stop.cancel()
             if not asked.done():
                 asked.cancel()
+            elif isinstance(asked.exception(), PassedOverError):
+                item.done = _OVER_BUDGET
             elif not asked.result():
                 self.exhausted = True
                 self.stop()
@@ -246,7 +256,7 @@ class Step:
         started = time.perf_counter()
         done = await self._attempts(item.entry, item.incoming)
         if self._ports.done is not None:
-            self._ports.done(item.incoming, sum((_amounts(one)[0] for one in done.outputs), Decimal(0)))
+            self._ports.done(item.incoming, sum((amounts(one)[0] for one in done.outputs), Decimal(0)))
         done.service_ms = (time.perf_counter() - started) * 1000
         return done
 
@@ -323,7 +333,7 @@ class Step:
             return await self._outgoing(item)
         except (OversizedError, PoisonError) as error:
             assert item.done is not None and item.incoming is not None
-            costs = tuple(one for one in item.done.outputs if isinstance(_record(one), Cost))
+            costs = tuple(one for one in item.done.outputs if isinstance(record_of(one), Cost))
             item.done = self._given_up(item.entry, item.incoming, error)
             # What was spent stays spent.
             item.done.outputs = (*costs, *item.done.outputs)
@@ -339,7 +349,7 @@ class Step:
         timings = (*item.incoming.timings, Timing(stage=ports.stage.name, service_ms=done.service_ms))
         cause = [(name, value) for name, value in entry.headers if value is not None]
         for output in done.outputs:
-            record = _record(output)
+            record = record_of(output)
             lane = ports.run.lane
             if isinstance(record, Answer):
                 record = replace(record, timings=timings)
@@ -382,13 +392,3 @@ class Step:
         if claims is None:
             raise OversizedError(f"{type(record).__name__} is {len(value)} bytes; a topic takes {LARGEST_BYTES}")
         return claims.parted(record, value, LARGEST_BYTES)
-
-
-def _record(output: Output) -> Record:
-    return output.record if isinstance(output, Recorded) else output
-
-
-def _amounts(output: Output) -> tuple[Decimal, Decimal]:
-    """What an output says was spent and avoided."""
-    record = _record(output)
-    return (record.amount_usd, record.avoided_cost_usd) if isinstance(record, Cost) else (Decimal(0), Decimal(0))

@@ -6,6 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
+from processors.event import Output, Recorded
+from schemas.record import Record
+from schemas.records import Cost
 from streams.replay.run import Place, Written
 
 
@@ -40,3 +43,14 @@ def further(noted: Written, written: Written) -> Written:
         known = ends.setdefault(topic, {})
         known.update({number: max(offset, known.get(number, 0)) for number, offset in now.items()})
     return ends
+
+
+def record_of(output: Output) -> Record:
+    """What an output says, whether its bytes are made already or not."""
+    return output.record if isinstance(output, Recorded) else output
+
+
+def amounts(output: Output) -> tuple[Decimal, Decimal]:
+    """What an output says was spent and avoided."""
+    record = record_of(output)
+    return (record.amount_usd, record.avoided_cost_usd) if isinstance(record, Cost) else (Decimal(0), Decimal(0))

@@ -27,7 +27,7 @@ from streams.reading import Entry, Stretch, TopicReader
 from streams.replay.backfill import PostgresBackfill
 from streams.replay.calls import Calls, Limits, calls_of
 from streams.replay.changes import changes_for
-from streams.replay.control import read_control
+from streams.replay.control import RecordedControl, read_control
 from streams.replay.events import Events
 from streams.replay.gone import check_ends, check_sources
 from streams.replay.lately import behind, remember
@@ -84,6 +84,7 @@ class Work:
         self._settings, self._database, self._runs, self._codec = settings, database, runs, codec
         self._clock, self._observe = clock, observe or unobserved
         self._step: Step | None = None
+        self._control = RecordedControl()
         self._stopping = False
         self._unknown = ""
 
@@ -165,9 +166,11 @@ class Work:
         changes = changes_for(stage.name, run.config.sets, first=number == 0, fills=run.config.fills)
         settings = replay_settings(self._settings, changes)
         control = await asyncio.to_thread(read_control, reader, settings, self._codec, run.source_lane)
+        self._control = control
         claims = Claims(PostgresBodies(self._database), self._codec, most_bytes=settings.bodies.max_bytes)
         pays = stage.effect is Effect.PAYS
         calls = calls_of(run, settings, changes, self._database, self._codec, self._clock) if pays else None
+        left = None if calls is None else Leftover(calls.deployments, lane=run.source_lane)
         processor = (
             stage.build(self._worker_ports(run, settings, control, stack))
             if calls is None
@@ -175,10 +178,11 @@ class Work:
                 control,
                 stack,
                 scorer=self._worker_ports(run, settings, control, stack).reply_scorer(calls.routes),
+                spare=left,
             )
         )
         spent = (await self._runs.progress(run.run)).cost_usd
-        limits = await self._limits(run, stage, calls, spent, stack)
+        limits = await self._limits(run, stage, calls, spent, stack, left)
         publishes = run.target == "live" and not run.copies_books
         feedback = None
         if publishes:
@@ -234,7 +238,10 @@ class Work:
             watching = asyncio.ensure_future(yielding.run())
             watching.add_done_callback(self._unwatched)
             stack.push_async_callback(_cancelled, watching)
-        return Limits(Pace(run.config.rate), Purse(run.config.max_cost_usd, spent), yielding, calls)
+        return Limits(Pace(run.config.rate), self._purse(run, spent), yielding, calls)
+
+    def _purse(self, run: Run, spent: Decimal) -> Purse:
+        return Purse(run.config.max_cost_usd, spent)
 
     def _unwatched(self, watching: asyncio.Task[None]) -> None:
         """Begin nothing where nobody can say whether live requests wait."""

@@ -1,0 +1,2 @@
+DROP TABLE mirror_calls;
+DROP TABLE mirror_days;
