@@ -59,6 +59,8 @@ from streams.batching import Batching
 from streams.budget_settings import budgets_of
 from streams.budgeting import Budgeting
 from streams.caching import build_caches
+from streams.capacity.store import PostgresUses
+from streams.capacity.telling import Figures, Telling
 from streams.deltas import ProducerDeltas
 from streams.deployed import PoolMetrics, embedding_terms, routes, say_embedding_price, say_prices
 from streams.metrics import Metrics
@@ -211,7 +213,21 @@ class Ports:
         )
         processor.start()
         self._stack.push_async_callback(processor.stop)
+        self._tell_use(processor, by_name, owner)
         return self._settling(processor, calls=True)
+
+    def _tell_use(self, processor: Complete, by_name: Mapping[str, Route], owner: str) -> None:
+        """Tell replays what the worker uses of its deployments, so that they take only the rest."""
+        deployments = {one.name: one for route in by_name.values() for one in route.deployments}
+        telling = Telling(
+            Figures(processor.pool.uses, deployments.values()),
+            PostgresUses(self._database),
+            holder=owner,
+            lane=self._lane,
+            failed=self._metrics.reports_failed.inc,
+        )
+        telling.start()
+        self._stack.push_async_callback(telling.stop)
 
     def reply_scorer(self, by_name: Mapping[str, Route]) -> EmbeddingScorer | None:
         """What scores replies, where some route decides by it."""

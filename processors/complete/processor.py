@@ -54,6 +54,7 @@ from processors.model.port import ModelClient
 from processors.routing import Pool, Seat, Unavailable
 from processors.routing.causes import UNUSED
 from processors.routing.observer import PoolObserver
+from processors.routing.spare import Spare
 from schemas.codec import Codec
 from schemas.errors import (
     FencedError,
@@ -105,6 +106,7 @@ class Complete:
         reconciler: Reconciler | None = None,
         batches: Handing | None = None,
         scorer: ReplyScorer | None = None,
+        spare: Spare | None = None,
     ) -> None:
         """Raises ``ConfigurationError`` when T is shorter than a lease and a call."""
         deployments = {one.name: one for route in routes.values() for one in route.deployments}
@@ -120,8 +122,8 @@ class Complete:
         self._unwritten, failpoints = Unwritten(journal), failpoints or Unarmed()
         self.keeper = LeaseKeeper(journal, owner=owner, then=self._unwritten.book_all)
         # Routes that share a deployment share what is known of it, and its limits.
-        self._pool = Pool(deployments.values(), observer=pool_observer, random_=self._random)
-        self._places = Places(self._pool, clock)
+        self.pool = Pool(deployments.values(), observer=pool_observer, random_=self._random, spare=spare)
+        self._places = Places(self.pool, clock)
         self._caller = Caller(
             journal,
             client,
@@ -267,7 +269,7 @@ class Complete:
         if self._batches is None:
             return None
         route = self._tasks.route(incoming.record)
-        adopted = await self._batches.take(incoming, key, route, cancellation, pool=self._pool, owner=self.keeper.owner)
+        adopted = await self._batches.take(incoming, key, route, cancellation, pool=self.pool, owner=self.keeper.owner)
         if adopted is None:
             return None
         affordable, own = await purse.holds_all(incoming.record, route), adopted.cancellation
@@ -392,4 +394,4 @@ class Complete:
             yield found
         finally:
             if isinstance(found, Seat):
-                self._pool.leave(found, UNUSED)
+                self.pool.leave(found, UNUSED)

@@ -11,7 +11,7 @@ import asyncio
 import math
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -21,7 +21,9 @@ from processors.routing.causes import NEUTRAL, Ended
 from processors.routing.keys import Key
 from processors.routing.member import Member
 from processors.routing.observer import NullPoolObserver, PoolObserver
+from processors.routing.spare import Everything, Spare
 from processors.routing.strategy import choose
+from processors.routing.use import Use
 
 # Timers may be early by a little.
 _SOON_S = 0.001
@@ -76,7 +78,10 @@ class _Waiter:
 
 
 class Pool:
-    """All deployments of one worker. Of one event loop; nothing but ``take`` blocks."""
+    """All deployments of one worker. Of one event loop; nothing but ``take`` blocks.
+
+    With ``spare`` it takes only what others leave: what is lacking is waited for like any place that is taken.
+    """
 
     def __init__(
         self,
@@ -85,12 +90,23 @@ class Pool:
         observer: PoolObserver | None = None,
         random_: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
+        spare: Spare | None = None,
     ) -> None:
-        self.observer = observer or NullPoolObserver()
-        self._members = {one.name: Member(one, self.observer) for one in deployments}
+        self.observer, spare = observer or NullPoolObserver(), spare or Everything()
+        self._members = {one.name: Member(one, self.observer, spare) for one in deployments}
         self._random = random_ or random.Random()
         self._clock = clock
         self._waiting: deque[_Waiter] = deque()
+        spare.watch(self._grant)
+
+    def uses(self) -> dict[str, Use]:
+        """How each deployment is used; ``most`` is since the last time that this was asked."""
+        waiting: Counter[str] = Counter()
+        for waiter in self._waiting:
+            if not waiter.future.done() or waiter.future.result() is None:
+                waiting.update(one.name for one in waiter.ask.group.deployments)
+        now = self._clock()
+        return {name: member.use(waiting[name], now) for name, member in self._members.items()}
 
     def member(self, name: str) -> Member:
         """What is known of a deployment."""
@@ -168,7 +184,8 @@ class Pool:
     def _place(self, ask: Ask) -> Seat | None:
         now = self._clock()
         members = [self._members[one.name] for one in ask.group.deployments]
-        ready = [one for one in members if not one.full and one.wait_s(ask.tokens, now) <= 0]
+        open_ = (one for one in members if not one.full and one.fits(ask.tokens))
+        ready = [one for one in open_ if one.wait_s(ask.tokens, now) <= 0]
         ready = [one for one in ready if one.name not in ask.avoid] or ready
         if not ready:
             return None

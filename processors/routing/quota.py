@@ -13,6 +13,8 @@ class Quota:
     def __init__(self, *, requests_per_minute: int | None = None, tokens_per_minute: int | None = None) -> None:
         self._requests = None if requests_per_minute is None else _Bucket(requests_per_minute)
         self._tokens = None if tokens_per_minute is None else _Bucket(tokens_per_minute)
+        # Since the process began, whatever is limited.
+        self.requests = self.tokens = 0
 
     def wait_s(self, tokens: int, now: float) -> float:
         """How long until a request of so many tokens fits; 0: now."""
@@ -22,6 +24,8 @@ class Quota:
 
     def take(self, tokens: int, now: float) -> None:
         """Count a request."""
+        self.requests += 1
+        self.tokens += tokens
         if self._requests:
             self._requests.take(1, now)
         if self._tokens:
@@ -30,11 +34,13 @@ class Quota:
     def give_back(self, tokens: int, now: float) -> None:
         """A request that was counted was not made."""
         self.settle(tokens, 0, now)
+        self.requests -= 1
         if self._requests:
             self._requests.take(-1, now)
 
     def settle(self, reserved: int, used: int, now: float) -> None:
         """A request that was counted with ``reserved`` tokens used ``used``."""
+        self.tokens += used - reserved
         if self._tokens:
             self._tokens.take(used - reserved, now)
 

@@ -17,6 +17,9 @@ from processors.control import ControlView
 from processors.failpoints import Unarmed
 from processors.postgres import Database
 from schemas.codec import Codec
+from streams.capacity.following import Following
+from streams.capacity.spare import Leftover
+from streams.capacity.store import PostgresUses
 from streams.claims import Claims
 from streams.dead_letters import safe_message
 from streams.metrics import Metrics
@@ -222,7 +225,13 @@ class Work:
         return Ports(settings, lane, self._database, codec, clock, control, Metrics(), Unarmed(), stack, producer)
 
     async def _limits(
-        self, run: Run, stage: Stage, calls: Calls | None, spent: Decimal, stack: AsyncExitStack
+        self,
+        run: Run,
+        stage: Stage,
+        calls: Calls | None,
+        spent: Decimal,
+        stack: AsyncExitStack,
+        left: Leftover | None,
     ) -> Limits:
         yielding, shared = None, SHARES.get(stage.name)
         if shared is not None:
@@ -230,15 +239,20 @@ class Work:
 
             def waiting() -> int:
                 found = [one for one in backlog.read() if one.stage == shared]
+                if left is not None:
+                    left.members = max((one.members for one in found), default=0)
                 # Budgets and limits of calls are taken from live workers that are down, too; embeddings have none.
                 return sum(one.events for one in found if one.members or shared == "complete")
 
             # What the live workers have in hand is not committed yet, and waits for nothing.
             yielding = Yielding(waiting, least=self._settings.call_concurrency)
-            watching = asyncio.ensure_future(yielding.run())
-            watching.add_done_callback(self._unwatched)
-            stack.push_async_callback(_cancelled, watching)
-        return Limits(Pace(run.config.rate), self._purse(run, spent), yielding, calls)
+            uses, says = PostgresUses(self._database), partial(_queued, yielding, shared)
+            following = Following(uses, holder=run.run, lane=run.lane, left=left, waits=says)
+            for looking in (yielding.run(), following.run()):
+                watching = asyncio.ensure_future(looking)
+                watching.add_done_callback(self._unwatched)
+                stack.push_async_callback(_cancelled, watching)
+        return Limits(Pace(run.config.rate), self._purse(run, spent), yielding, calls, left)
 
     def _purse(self, run: Run, spent: Decimal) -> Purse:
         return Purse(run.config.max_cost_usd, spent)
@@ -247,8 +261,13 @@ class Work:
         """Begin nothing where nobody can say whether live requests wait."""
         error = None if watching.cancelled() else watching.exception()
         if error is not None and self._step is not None:
-            self._unknown = f"it can't be seen whether live requests wait, which go first: {safe_message(error)}"
+            self._unknown = f"it can't be seen what live traffic needs, which goes first: {safe_message(error)}"
             self._step.stop()
+
+
+def _queued(yielding: Yielding, stage: str) -> str:
+    """What a run waits for, in words, where it is live events before a stage."""
+    return "" if yielding.free else f"live events wait before the stage {stage}"
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

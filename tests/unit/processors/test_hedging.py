@@ -233,7 +233,7 @@ async def test_a_second_that_is_due_is_not_sent_where_there_is_no_room_for_it(
 ) -> None:
     scene = Scene("a", hedge=replace(AT_ONCE, share=changes.get("share", 1.0)))
     worker = scene.worker()
-    pool = worker._pool
+    pool = worker.pool
     if "taken" in changes:
         for _ in range(4):
             pool.member("b").begin(0, 0.0)
@@ -295,7 +295,7 @@ async def test_a_second_whose_row_could_not_be_committed_is_not_sent_and_costs_n
     worker = scene.worker()
     running = asyncio.create_task(completed(worker(event())))
     await until(lambda: len(scene.journal.attempts.get(KEY.call_id, ())) == 2, "the scene to get there")
-    await until(lambda: worker._pool.member("b").in_flight == 0, "the second's seat to be left")
+    await until(lambda: worker.pool.member("b").in_flight == 0, "the second's seat to be left")
     scene.model.holds["a"].set()
     completion, costs = await running
     assert scene.went == ["a"] and completion.deployment == "a"
@@ -312,7 +312,7 @@ async def test_no_seat_is_kept_by_any_of_it() -> None:
     await until(lambda: len(scene.model.calls) == 4, "the scene to get there")
     scene.model.holds["a"].set()
     await running
-    assert [worker._pool.member(name).in_flight for name in "ab"] == [0, 0]
+    assert [worker.pool.member(name).in_flight for name in "ab"] == [0, 0]
 
 
 async def test_budgets_hold_what_a_hedged_call_costs_at_most() -> None:
