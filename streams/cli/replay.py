@@ -20,6 +20,7 @@ from streams.cli.replay_diff import diff, gate
 from streams.cli.replay_text import Bar, asked_text, ended_line, planned_text, run_line, run_text, run_view, survey_view
 from streams.replay.desk import Desk, Planned
 from streams.replay.plan import times
+from streams.replay.priority import step_aside
 from streams.replay.run import Run, RunConfig, Target
 from streams.replay.selection import read_ids, read_offsets
 from streams.replay.shares import GC_THRESHOLD
@@ -106,6 +107,7 @@ def replay(
         of_run=run or "",
     )
     settings = load_settings(folder=folder)
+    step_aside()
 
     async def work(desk: Desk) -> tuple[Run, Ended] | None:
         planned = await desk.plan(stage, config, through=through, name=name, target=target, lane=lane)
@@ -139,15 +141,16 @@ def list_runs(folder: Folder = None, json: Lines = False) -> None:
 
 @app.command()
 def show(run: Named, folder: Folder = None, json: Lines = False) -> None:
-    """Show one run: what was asked for, how far it is, what it came to and cost, and answers that were left alone."""
+    """Show one run: what was asked for, how far it is, what it waits for, its outcome, and answers left alone."""
 
     async def work(desk: Desk) -> None:
         found = await desk.find(run)
         progress, left = await desk.progress(found), await desk.left_alone(found)
+        waits_for = await desk.waits_for(found)
         if json:
-            print_json(run_view(found, progress, left))
+            print_json(run_view(found, progress, left, waits_for=waits_for))
         else:
-            sys.stdout.write(run_text(found, progress, left))
+            sys.stdout.write(run_text(found, progress, left, waits_for=waits_for))
 
     _with_desk(load_settings(folder=folder), work)
 
@@ -159,6 +162,7 @@ def resume(run: Named, sets: Sets = None, max_cost: MaxCost = None, folder: Fold
     A process that leads the run and died is waited for, a few seconds. Exit code 1: it did not come to its end.
     """
     settings = load_settings(folder=folder)
+    step_aside()
 
     async def work(desk: Desk) -> tuple[Run, Ended]:
         found = await desk.reconfigure(await desk.find(run), max_cost_usd=usd(max_cost), sets=parse_sets(sets))

@@ -61,8 +61,10 @@ class Bar:
         self._bar.update(self._task, completed=done, total=total, rate=f"{speed:,.0f} events/s" if speed else "")
 
 
-def run_view(run: Run, progress: RunProgress, left: Sequence[Left] = ()) -> dict[str, Any]:
-    """A run as JSON."""
+def run_view(
+    run: Run, progress: RunProgress, left: Sequence[Left] = (), *, waits_for: str = ""
+) -> dict[str, Any]:
+    """A run as JSON. ``waits_for``: what holds it back now, where live goes first."""
     steps = []
     for number, stage in enumerate(run.stages):
         places = progress.of_step(number)
@@ -93,6 +95,7 @@ def run_view(run: Run, progress: RunProgress, left: Sequence[Left] = ()) -> dict
         "into": run.target,
         "state": run.state,
         "reason": run.reason,
+        "waits_for": waits_for,
         "stages": list(run.stages),
         "config": run.config.as_json(),
         "code_version": run.code_version,
@@ -157,9 +160,10 @@ def run_line(run: Run, progress: RunProgress) -> str:
     return f"{run.name}  {run.state}  {stages} into {run.target}  {done:,} of {total:,}{cost}  {when}"
 
 
-def run_text(run: Run, progress: RunProgress, left: Sequence[Left]) -> str:
+def run_text(run: Run, progress: RunProgress, left: Sequence[Left], *, waits_for: str = "") -> str:
     """A run on a page."""
     lines = [f"{run.name} ({run.run}): {run.state}" + (f", {run.reason}" if run.reason else "")]
+    lines += [f"  waits for live: {waits_for}"] if waits_for else []
     lines.append(f"  lane {run.lane}, from {run.source_lane} into {run.target}, by version {run.code_version}")
     asked = {name: value for name, value in run.config.as_json().items() if value not in (None, "", [], {}, 1.0)}
     asked.pop("salt", None)

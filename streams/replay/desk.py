@@ -15,6 +15,7 @@ from processors.prompts import PgPrompts
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError
 from streams import security
+from streams.capacity.store import PostgresUses
 from streams.deployed import check_keys
 from streams.reading import TopicReader
 from streams.replay.backfill import Left, left_alone
@@ -33,6 +34,8 @@ from streams.settings import Settings
 
 # For a cancelled run to come to rest, and how often it is looked at.
 REST_S, LOOK_S = 60.0, 0.5
+# What a run said longer ago than this, it may not wait for any more.
+TOLD_S = 5.0
 # The last stage of a run that may publish into the source lane.
 _PUBLISHES: Mapping[str, str] = {"filter": "answers", "account": "the books"}
 
@@ -216,6 +219,11 @@ class Desk:
         removed = await asyncio.to_thread(remove_topics, self.settings, run.lane)
         await self.runs.delete(run)
         return removed
+
+    async def waits_for(self, run: Run) -> str:
+        """What a run that goes on waits for now, in words; empty where it waits for nothing of live's."""
+        told = await PostgresUses(self.database).of(run.run)
+        return told.said if told is not None and run.state == "running" and told.age_s < TOLD_S else ""
 
     async def left_alone(self, run: Run) -> list[Left]:
         """Answers that a backfill left alone."""

@@ -18,6 +18,7 @@ from processors.clock import DatabaseClock
 from processors.postgres import Database
 from schemas.errors import ConfigurationError, DependencyDownError, FencedError, HeadraceError
 from streams import security
+from streams.replay.priority import step_aside
 from streams.replay.run import Place, Run
 from streams.replay.runs import PostgresRuns, Runs
 from streams.replay.work import Ended, Observe, Work, unobserved
@@ -145,6 +146,7 @@ def _share(
     channel: Connection,
 ) -> None:
     """The life of a process: its part of the step, and a word of how it ended."""
+    step_aside()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 50)

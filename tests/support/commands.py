@@ -64,7 +64,9 @@ def run_headrace(*arguments: str, environment: Mapping[str, str], stdin: bytes |
     out, err = io.StringIO(), io.StringIO()
     source = io.TextIOWrapper(io.BytesIO(stdin or b""))
     changed = patch.multiple(sys, argv=["headrace", *arguments], stdin=source)
-    with patch.dict(os.environ, environment), changed, redirect_stdout(out), redirect_stderr(err):
+    # This process is the test's own, and could not take it back.
+    patient = patch("os.setpriority")
+    with patch.dict(os.environ, environment), changed, patient, redirect_stdout(out), redirect_stderr(err):
         try:
             main()
             code = 0
