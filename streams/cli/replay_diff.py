@@ -6,6 +6,7 @@ import asyncio
 import math
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from streams.replay.desk import Desk
 from streams.replay.diff.gate import ALL, MIN_PAIRS, Bounds, check, passed
 from streams.replay.diff.making import LIVE, Asked, make_report
 from streams.replay.diff.page import write_page
+from streams.replay.plan import times
 from streams.settings import load_settings
 
 Named = Annotated[str, typer.Argument(metavar="RUN", help="The run's id or name.")]
@@ -31,6 +33,9 @@ Decide = Annotated[
 Tolerance = Annotated[float, typer.Option(min=0.0, max=1.0, help="Scores that move by less went neither way.")]
 Shown = Annotated[int, typer.Option(min=0, max=1_000, help="Regressions and improvements to tell in full.")]
 Embed = Annotated[int, typer.Option(min=0, help="Pairs of changed texts to compare in meaning; 0 for none.")]
+Since = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Only requests accepted since then: 2026-05-01T10:00 (UTC), 7d ago.")
+]
 Folder = Annotated[Path | None, typer.Option(help="The embedded stack's folder.")]
 
 
@@ -42,6 +47,7 @@ def diff(
     tolerance: Tolerance = 0.05,
     show: Shown = 10,
     embed: Embed = 200,
+    since: Since = None,
     folder: Folder = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -53,7 +59,7 @@ def diff(
     Exit code 1: the run has no output that could be paired.
     """
     check_folder(html)
-    asked = Asked(decide=tuple(decide or ()), tolerance=tolerance, shown=show, embed=embed)
+    asked = Asked(decide=tuple(decide or ()), tolerance=tolerance, shown=show, embed=embed, since=_moment(since))
     found = _report(run, against, asked, folder)
     if html is not None:
         write_page(found, html)
@@ -85,6 +91,7 @@ def gate(
     html: Html = None,
     decide: Decide = None,
     tolerance: Tolerance = 0.05,
+    since: Since = None,
     folder: Folder = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -104,7 +111,7 @@ def gate(
     )
     if not bounds.any:
         raise ConfigurationError("name a bound: --min-score, --max-score-drop, --max-cost-increase, --max-regressions")
-    asked = Asked(decide=tuple(decide or ()), tolerance=tolerance, embed=0)
+    asked = Asked(decide=tuple(decide or ()), tolerance=tolerance, embed=0, since=_moment(since))
     found = _report(run, against, asked, folder)
     checks = check(found, bounds)
     if html is not None:
@@ -135,6 +142,10 @@ def _report(run: str, against: str, asked: Asked, folder: Path | None) -> dict[s
                 return await make_report(desk, found, other, asked, observe=observe)
 
     return asyncio.run(work())
+
+
+def _moment(since: str | None) -> datetime | None:
+    return times(since, None, now=datetime.now(UTC))[0]
 
 
 def _named(option: str, given: Sequence[str] | None) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from streams.replay.desk import Desk
@@ -21,12 +22,16 @@ LIVE = "live"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a report is to look at. ``embed``: at most so many pairs of texts by meaning; see ``compare``."""
+    """What a report is to look at. ``embed``: at most so many pairs of texts by meaning; see ``compare``.
+
+    ``since``: only requests that were accepted since then, by the broker's time.
+    """
 
     decide: tuple[str, ...] = ()
     tolerance: float = 0.05
     shown: int = 10
     embed: int = 200
+    since: datetime | None = None
 
 
 async def make_report(
@@ -45,7 +50,7 @@ async def make_report(
         gathering = Gathering(
             desk.settings, desk.database, desk.codec, pairs, observe=lambda done: tell("reading", done)
         )
-        gathered = await gathering.gather(run, places, what, against=against)
+        gathered = await gathering.gather(run, places, what, against=against, since=asked.since)
         await asyncio.to_thread(compare_all, pairs, asked.decide, asked.tolerance, tell)
         notes = list(gathered.notes)
         notes += [f"{count} records of {topic} can't be read" for topic, count in sorted(gathered.unreadable.items())]
@@ -87,6 +92,7 @@ def heading(run: Run, against: Run | None, what: What) -> dict[str, Any]:
             "source_lane": run.source_lane,
             "stages": list(run.stages),
             "state": run.state,
+            "mirror": run.config.mirror,
             "sets": dict(run.config.sets),
         },
         "against": other,

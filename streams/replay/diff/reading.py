@@ -6,22 +6,23 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from processors.bodies import PostgresBodies
 from processors.claimcheck import MARK
 from processors.postgres import Database
 from schemas.codec import Codec
-from schemas.errors import PoisonError
+from schemas.errors import ConfigurationError, PoisonError
 from schemas.record import Record
 from streams.claims import BlockingClaims, Claims
 from streams.reading import Entry, TopicReader
 from streams.replay.changes import changes_for
 from streams.replay.diff.books import booked
 from streams.replay.diff.lanes import What
-from streams.replay.diff.sides import Sides
+from streams.replay.diff.sides import Sides, in_time
 from streams.replay.diff.store import Pairs, Side
 from streams.replay.events import Events
-from streams.replay.run import Place, Run
+from streams.replay.run import GONE, OVER_BUDGET, Place, Run
 from streams.replay.selection import Selection
 from streams.replay.work import BATCH, batches
 from streams.settings import Settings
@@ -49,19 +50,35 @@ class Gathering:
         self._observe = observe
         self.found = Gathered()
 
-    async def gather(self, run: Run, places: tuple[Place, ...], what: What, *, against: Run | None = None) -> Gathered:
+    async def gather(
+        self,
+        run: Run,
+        places: tuple[Place, ...],
+        what: What,
+        *,
+        against: Run | None = None,
+        since: datetime | None = None,
+    ) -> Gathered:
         """Read what the run said, and what live or the run ``against`` said of the same requests.
 
-        Raises ``DependencyDownError``, and ``ConfigurationError`` where the run's topics are gone.
+        ``since``: only of requests that were accepted since then. Raises ``DependencyDownError``, and
+        ``ConfigurationError`` where the run's topics are gone.
         """
-        await self._wanted(run, places)
+        if what.kind == "books" and since is not None:
+            raise ConfigurationError("--since: the books of a run are compared as a whole")
+        passed = sum(place.counts.get(name, 0) for place in places for name in (OVER_BUDGET, GONE))
+        if passed:
+            self.found.notes.append(f"{passed} events were passed over by the mirror, and are not compared")
+        # A mirror is compared by what it made: what it passed over, and has not read yet, it says nothing about.
+        if not run.config.mirror:
+            await self._wanted(run, places, since)
         if what.kind == "books":
             await booked(self._database, self._pairs, run.source_lane if against is None else against.lane, run.lane)
             return self.found
-        await asyncio.to_thread(self._read, run, places, what, against)
+        await asyncio.to_thread(self._read, run, places, what, against, since)
         return self.found
 
-    async def _wanted(self, run: Run, places: tuple[Place, ...]) -> None:
+    async def _wanted(self, run: Run, places: tuple[Place, ...], since: datetime | None) -> None:
         """Note every request that the run took, by reading its range as the run did."""
         stage = STAGES[run.stages[0]]
         selection = Selection(run.config, self._database, source_lane=run.source_lane, run=run.run)
@@ -78,7 +95,7 @@ class Gathering:
                     # It has no partner on either side: the run buried it, and so did live.
                     self.found.unreadable[entry.topic] += 1
             for (_, incoming), taken in zip(decoded, await selection.takes(decoded), strict=True):
-                if taken:
+                if taken and in_time(incoming.meta, since):
                     self._pairs.want(incoming.meta.tenant, incoming.meta.request_id)
             self._count(*batch)
 
@@ -100,7 +117,9 @@ class Gathering:
         self.found.notes = list(dict.fromkeys(self.found.notes))
         return kept
 
-    def _read(self, run: Run, places: tuple[Place, ...], what: What, against: Run | None) -> None:
+    def _read(
+        self, run: Run, places: tuple[Place, ...], what: What, against: Run | None, asked_since: datetime | None
+    ) -> None:
         claims = BlockingClaims(self._settings, self._codec)
 
         def whole(record: Record, value: bytes) -> Record:
@@ -115,6 +134,7 @@ class Gathering:
                 whole=whole,
                 unreadable=self.found.unreadable,
                 count=self._count,
+                since=asked_since,
             )
             since = sides.begun(places)
             sides.run(Side.RUN, run, what, since)

@@ -12,7 +12,7 @@ from typing import Protocol
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError, PoisonError, UnknownSchemaError
 from schemas.record import Record
-from schemas.records import Evaluation
+from schemas.records import Evaluation, Meta
 from streams.reading import Check, Entry, Stretch
 from streams.reading import Place as TopicPlace
 from streams.replay.diff.lanes import RECORDS, What
@@ -78,9 +78,14 @@ class FakeTopics:
                     yield entry
 
 
+def in_time(meta: Meta, since: datetime | None) -> bool:
+    """Whether the request of an event was accepted since then; all are where nothing was said."""
+    return since is None or meta.accepted_at is None or meta.accepted_at >= since
+
+
 class Sides:
     """Puts both sides into the file. ``whole`` fetches texts that are too large for a topic; ``unreadable`` counts
-    records that can't be decoded, by topic; ``count`` is told each record.
+    records that can't be decoded, by topic; ``count`` is told each record; ``since``: of requests accepted since then.
     """
 
     def __init__(
@@ -93,7 +98,9 @@ class Sides:
         whole: Callable[[Record, bytes], Record],
         unreadable: Counter[str],
         count: Callable[[Entry], None],
+        since: datetime | None = None,
     ) -> None:
+        self._since = since
         self._reader, self._codec, self._pairs, self._prefix = reader, codec, pairs, prefix
         self._whole, self._unreadable, self._count = whole, unreadable, count
         # Schema ids that the registry denied: it is not asked for every record again.
@@ -182,12 +189,14 @@ class Sides:
             topic = topic_name(self._prefix, lane, kind)
             places = self._reader.places(list(self._reader.existing([topic])))
             stretches = self._reader.ends(places)
-            if since is not None:
-                begun = self._reader.offsets_at(places, since)
+            # What became of a request is said after it was accepted.
+            after = max((one for one in (since, self._since) if one is not None), default=None)
+            if after is not None:
+                begun = self._reader.offsets_at(places, after)
                 stretches = {place: replace(stretch, start=begun[place]) for place, stretch in stretches.items()}
             for entry in self._reader.read(stretches, self._pairs.wants_key if wanted else None):
                 record = self._decoded(entry, RECORDS[kind])
-                if record is not None:
+                if record is not None and in_time(record.meta, self._since):  # type: ignore[attr-defined]
                     yield entry, record
 
     def _decoded(self, entry: Entry, record: type[Record]) -> Record | None:
