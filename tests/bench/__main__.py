@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 BENCHES = ("codec", "stages", "audit", "seal", "retrieval", "account", "release", "caches", "nearest", "replay")
-LONG = ("proxy", "overhead", "concurrency", "backlog", "arrivals", "disk")
+LONG = ("proxy", "overhead", "concurrency", "backlog", "arrivals", "disk", "live-replay")
 
 
 def main() -> int:
@@ -27,7 +27,7 @@ def main() -> int:
     codes = []
     for name, *options in runs:
         sys.stderr.write(f"--- {name}\n")
-        argv = [sys.executable, "-m", f"tests.bench.{name}", *options]
+        argv = [sys.executable, "-m", f"tests.bench.{name.replace('-', '_')}", *options]
         codes.append(subprocess.run(argv, check=False).returncode)
     return int(any(codes))
 

@@ -70,7 +70,7 @@ def described(stack: TestStack, **more: str) -> str:
         **{name: version(name) for name in _LIBRARIES},
         **more,
     }
-    options = " ".join([Path(sys.argv[0]).stem, *sys.argv[1:]])
+    options = " ".join([Path(sys.argv[0]).stem.replace("_", "-"), *sys.argv[1:]])
     return "\n".join(
         [
             f"* Machine: {_processor()}, {cores}, {memory:.0f} GiB, Linux {platform.release()}; load average at the "
