@@ -228,13 +228,17 @@ def flowing(
     complete_workers: int = 1,
     documents: bool = False,
     before: Callable[[Flow], None] = lambda _: None,
+    provider: Sequence[str] = (),
     **changes: Any,
 ) -> Iterator[Running]:
-    """A lane whose workers run, and a provider that always takes so long. ``before`` the workers start."""
+    """A lane whose workers run, and a provider that always takes so long, with more options of its own.
+
+    ``before`` the workers start.
+    """
     deployment = {"max_concurrency": MOST_IN_FLIGHT, "total_timeout_s": 60.0, "first_token_timeout_s": 50.0}
     settings = {"deployments": {"fake": deployment}, "stages": {"complete": {"timeout_s": 120}}, **changes}
     constant = ("--slow-ms", f"{latency_ms:g}", "--slow-share", "1")
-    with scene(stack, folder, lane, *constant, **settings) as place:
+    with scene(stack, folder, lane, *constant, *provider, **settings) as place:
         flow = Flow(place)
         try:
             traffic = Traffic(place)

@@ -17,7 +17,7 @@ from tests.provider.server import Latency, Provider
 async def serve(options: argparse.Namespace) -> None:
     """Serve until told to stop."""
     latency = Latency(options.median_ms, options.slow_ms, options.slow_share, options.seed)
-    provider = Provider(CallLog(options.log), latency, dimension=options.dimension)
+    provider = Provider(CallLog(options.log), latency, dimension=options.dimension, limit=options.limit)
     runner = web.AppRunner(provider.app, handler_cancellation=True, shutdown_timeout=0.5)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", options.port)
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--slow-share", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dimension", type=int, default=384)
+    parser.add_argument("--limit", type=int, help="calls at a time; one more is refused with 429")
     # A connection that a script cuts is no news.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     asyncio.run(serve(parser.parse_args()))

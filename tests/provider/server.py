@@ -43,8 +43,10 @@ class Latency:
 class Provider:
     """One provider. ``app`` serves it: OpenAI's API, Azure's form of it, Anthropic's, and OpenAI's batches."""
 
-    def __init__(self, log: CallLog, latency: Latency, *, dimension: int = 384) -> None:
+    def __init__(self, log: CallLog, latency: Latency, *, dimension: int = 384, limit: int | None = None) -> None:
+        """``limit``: so many calls at a time; one more is refused with 429."""
         self.log, self.latency, self.script = log, latency, Script()
+        self._limit = limit
         self._dimension = dimension
         # What was asked of it last, for tests in the same process.
         self.bodies: deque[Mapping[str, Any]] = deque(maxlen=100)
@@ -144,6 +146,8 @@ class Provider:
         self.bodies.append(body)
         prompt = form.prompt(body)
         fault = self._fault(request, caller, prompt)
+        if self._limit is not None and self.log.bill.open >= self._limit:
+            fault = Fault("429")
         call = self.log.begin(caller, fault=fault.name, paid=fault.paid, prompt_tokens=tokens_of(prompt))
         outcome = "broken"
         try:
