@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from streams.cli.output import console
 from streams.replay.backfill import CORRECTED, FIRST, IN_FLIGHT, REPLACED, Left
 from streams.replay.desk import Planned
-from streams.replay.paid import unpriced
+from streams.replay.paid import asks_later
 from streams.replay.run import Place, Run, totals
 from streams.replay.run import Progress as RunProgress
 from streams.replay.survey import Surveyed
@@ -128,12 +128,25 @@ def survey_view(planned: Planned, found: Surveyed) -> dict[str, Any]:
         "unreadable": found.unreadable,
         "tenants": dict(found.tenants),
         "calls": calls,
-        # So many at the most, made of what an earlier stage gives: --max-cost limits what they cost.
-        "calls_not_priced": found.taken if unpriced(planned.run) else 0,
+        # What the amounts of the calls are made of.
+        "likely_usd_by": _LATER_LIKELY if asks_later(planned.run) else _LIKELY,
+        "most_usd_by": _LATER_MOST if asks_later(planned.run) else _MOST,
+        # Of these, the longest prompt that there may be is taken for both.
+        "not_recorded": found.not_recorded,
+        "embeddings": {
+            stage: {"texts": one.texts, "likely_usd": f"{one.likely_usd:f}", "most_usd": f"{one.most_usd:f}"}
+            for stage, one in found.embeddings.items()
+        },
         "reused": found.reused,
         "refused": found.refused,
         "answers": dict(found.answers),
     }
+
+
+_LIKELY = "one attempt each, with as many tokens as it may generate"
+_MOST = "every attempt that the routes allow"
+_LATER_LIKELY = f"the recorded enrichments, with the passages of then: {_LIKELY}"
+_LATER_MOST = f"as many passages as may be retrieved, up to the model's context: {_MOST}"
 
 
 def asked_text(planned: Planned, found: Surveyed) -> str:
@@ -157,7 +170,8 @@ def run_line(run: Run, progress: RunProgress) -> str:
     when = f"{run.created_at:%Y-%m-%d %H:%M}" if run.created_at else ""
     stages = ">".join(run.stages)
     cost = f", {progress.cost_usd:.6f} USD" if progress.cost_usd else ""
-    return f"{run.name}  {run.state}  {stages} into {run.target}  {done:,} of {total:,}{cost}  {when}"
+    into = "as a mirror" if run.config.mirror else f"into {run.target}"
+    return f"{run.name}  {run.state}  {stages} {into}  {done:,} of {total:,}{cost}  {when}"
 
 
 def run_text(run: Run, progress: RunProgress, left: Sequence[Left], *, waits_for: str = "") -> str:

@@ -11,6 +11,7 @@ from functools import partial
 from processors.postgres import Database
 from schemas.codec import Codec
 from schemas.errors import DependencyDownError
+from streams.lineage.replays import ReplayLineage
 from streams.mirroring.allowance import patiently
 from streams.mirroring.days import Days, PostgresDays
 from streams.mirroring.figures import Figures, figures_of
@@ -48,8 +49,9 @@ class MirrorConductor(Conductor):
         *,
         days: DaysOf | None = None,
         tell: Callable[[Figures], None] | None = None,
+        lineage: ReplayLineage | None = None,
     ) -> None:
-        super().__init__(settings, database, runs, codec)
+        super().__init__(settings, database, runs, codec, lineage=lineage)
         self._days_of = days or self._kept_days
         self._tell = tell
         self._lines: list[Line] = []

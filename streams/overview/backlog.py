@@ -118,6 +118,17 @@ class BacklogReader:
             raise login.down(self._settings.kafka, error) from error
         return {place: (max(starts[place], committed.get(place, 0)), ends[place]) for place in places}
 
+    def behind(self, at: Mapping[Place, int]) -> tuple[int, datetime | None]:
+        """How many events lie at these offsets and after, and when the first of them was appended, where one does."""
+        try:
+            starts, ends = self._bounds(at)
+        except KafkaException as error:
+            raise login.down(self._settings.kafka, error) from error
+        left = {place: max(offset, starts[place]) for place, offset in at.items()}
+        waiting = {place: offset for place, offset in left.items() if offset < ends[place]}
+        times = self._first_times(waiting)
+        return sum(ends[place] - offset for place, offset in waiting.items()), min(times.values(), default=None)
+
     def _read(self) -> list[Backlog]:
         inputs = [
             (

@@ -1,0 +1,37 @@
+"""Events that a mirror has no budget for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from streams.replay.limits import PassedOverError
+from tests.support.replaying import completion
+from tests.unit.streams.test_replay_step import Scene, entry
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+async def test_what_has_no_room_leaves_no_output_and_the_others_go_on(concurrency: int) -> None:
+    poor, settled = {"live-r1", "live-r2"}, []
+
+    async def begin(incoming: Any) -> bool:
+        if incoming.meta.request_id in poor:
+            raise PassedOverError
+        return True
+
+    scene = Scene(begin=begin, done=lambda incoming, _: settled.append(incoming.meta.request_id), concurrency=concurrency)
+    await scene.batch(*(entry(number) for number in range(5)))
+    assert [answer.meta.request_id for answer in scene.answers()] == ["live-r0", "live-r3", "live-r4"]
+    assert (scene.place.next, scene.place.counts) == (5, {"published": 3, "over_budget": 2})
+    assert sorted(settled) == ["live-r0", "live-r3", "live-r4"]
+    assert not scene.step.stopping
+
+
+async def test_ids_that_were_known_are_forgotten_once_they_are_noted() -> None:
+    first = Scene()
+    await first.batch(entry(0))
+    again = Scene(known=frozenset({first.answers()[0].meta.event_id}))
+    again.step.noted()
+    await again.batch(entry(0, completion(0, "live")))
+    assert len(again.answers()) == 1
