@@ -94,6 +94,10 @@ class Codec:
             raise UnencodableError(f"{record.AVRO_NAME} does not fit its schema: {type(error).__name__}") from None
         return out.getvalue()
 
+    def schema_id(self, kind: type[Record]) -> int:
+        """The id of a record type's schema of today."""
+        return schema_id_of(self._encoders[kind.AVRO_NAME][0])
+
     def decode(self, data: bytes, expected: type[RecordT]) -> RecordT:
         """The record in a frame, read with the schema that wrote it and resolved to today's. Does no I/O.
 
