@@ -24,6 +24,7 @@ from streams.credentials import PrincipalSettings, SaslSettings, Section, TlsSet
 from streams.embedding_settings import EmbeddingSettings
 from streams.evaluate_settings import EvaluateSettings
 from streams.limit_settings import LimitSettings, TenantSettings
+from streams.lineage_settings import LineageSettings
 from streams.retention import FOREVER, Retention
 from streams.route_settings import (
     DeploymentSettings,
@@ -227,6 +228,7 @@ class Settings(BaseSettings):
     bodies: BodySettings = BodySettings()
     worker: WorkerSettings = WorkerSettings()
     retention: RetentionSettings = RetentionSettings()
+    lineage: LineageSettings = LineageSettings()
     partitions: int = Field(default=4, ge=1, le=1000)
     # The file that they were read from.
     _file: Path | None = PrivateAttr(default=None)

@@ -131,11 +131,13 @@ NAMES = (*FIELDS, *NUMBERS, *TIMES, *KEYED)
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """An expression that was understood. ``needs``: status and score, which are read from the database."""
+    """An expression that was understood. ``needs``: status and score, which are read from the database; ``names`` are
+    the fields that it compares, without the names behind a dot."""
 
     text: str
     test: Test
     needs: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ def parse(text: str) -> Where:
         raise ConfigurationError(_misread(text, error)) from None
     except (LarkError, RecursionError) as error:
         raise ConfigurationError(f"--where can't be read ({type(error).__name__}); see docs/replay.md") from None
-    return Where(text, test, frozenset(compiler.needs))
+    return Where(text, test, frozenset(compiler.needs), frozenset(compiler.names))
 
 
 def _misread(text: str, error: UnexpectedInput) -> str:
@@ -181,6 +183,7 @@ class _Compiler(Transformer[Token, Test]):
     def __init__(self) -> None:
         super().__init__()
         self.needs: set[str] = set()
+        self.names: set[str] = set()
 
     def either(self, *tests: Test) -> Test:
         return tests[0] if len(tests) == 1 else lambda subject: any(test(subject) for test in tests)
@@ -198,6 +201,7 @@ class _Compiler(Transformer[Token, Test]):
 
     def field(self, name: Token, key: Token | None = None) -> _Field:
         plain = str(name)
+        self.names.add(plain)
         if plain in ("status", "score"):
             self.needs.add(plain)
         if key is not None:
