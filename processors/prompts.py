@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -47,6 +47,14 @@ class PromptStore(Protocol):
         """Store the text as the name's next version; the version that has it already, if there is one."""
         ...
 
+    async def load(self, prompts: Sequence[StoredPrompt]) -> int:
+        """Store versions as another store has them, all or none; how many were not there yet.
+
+        Nothing is overwritten. Raises ``ConfigurationError`` that names every version that has another text here, and
+        every text that is another version here.
+        """
+        ...
+
     async def list(self) -> tuple[StoredPrompt, ...]:
         """Every version, by name and version."""
         ...
@@ -67,6 +75,29 @@ def parse_reference(reference: str) -> tuple[str, int | None]:
     if not name or (at and not (version.isascii() and version.isdigit())):
         raise ConfigurationError(f"{reference!r} is no prompt; write NAME or NAME@N, e.g. answer@1")
     return name, int(version) if at else None
+
+
+def check_loadable(prompts: Sequence[StoredPrompt], known: Mapping[tuple[str, int], str]) -> list[StoredPrompt]:
+    """Those of the prompts that are not there. ``known``: digests by name and version.
+
+    Raises ``ConfigurationError`` as ``PromptStore.load``.
+    """
+    versions = {(name, digest): version for (name, version), digest in known.items()}
+    missing, wrong = [], []
+    for prompt in prompts:
+        here = known.get((prompt.name, prompt.version))
+        if here is None and (prompt.name, prompt.digest) not in versions:
+            missing.append(prompt)
+        elif here is None:
+            wrong.append(f"{prompt.reference} is {prompt.name}@{versions[prompt.name, prompt.digest]} here")
+        elif here != prompt.digest:
+            wrong.append(f"{prompt.reference} has another text here")
+    if wrong:
+        raise ConfigurationError(
+            f"prompts can't be loaded, and none was: {'; '.join(wrong)}. A version keeps its text for good: "
+            "load them where these names are free, or load without prompts"
+        )
+    return missing
 
 
 def _shipped(name: str, version: int = 1) -> StoredPrompt | None:
@@ -114,6 +145,31 @@ class PgPrompts:
             row = await cursor.fetchone()
             assert row is not None
             return int(row[0])
+
+        return await self._database.run(work)
+
+    async def load(self, prompts: Sequence[StoredPrompt]) -> int:
+        names = sorted({prompt.name for prompt in prompts})
+
+        async def work(connection: Connection) -> int:
+            # In order of name, so that two that load at once don't wait for each other.
+            for name in names:
+                await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"prompt:{name}",))
+            cursor = await connection.execute(
+                "SELECT name, version, digest FROM prompts WHERE name = ANY(%s)", (names,)
+            )
+            known = {(row[0], row[1]): row[2] for row in await cursor.fetchall()}
+            for name in names:
+                if (shipped := _shipped(name)) is not None:
+                    known.setdefault((name, 1), shipped.digest)
+            missing = check_loadable(prompts, known)
+            for prompt in missing:
+                await connection.execute(
+                    "INSERT INTO prompts (name, version, digest, template, created_at)"
+                    " VALUES (%s, %s, %s, %s, coalesce(%s, now()))",
+                    (prompt.name, prompt.version, prompt.digest, prompt.text, prompt.created_at),
+                )
+            return len(missing)
 
         return await self._database.run(work)
 
@@ -167,9 +223,14 @@ class FakePrompts:
         for prompt in versions:
             if prompt.digest == digest_of(text):
                 return prompt.version
-        version = len(versions) + 1
+        version = max((prompt.version for prompt in versions), default=0) + 1
         self.prompts[name, version] = StoredPrompt(name=name, version=version, digest=digest_of(text), text=text)
         return version
+
+    async def load(self, prompts: Sequence[StoredPrompt]) -> int:
+        missing = check_loadable(prompts, {key: prompt.digest for key, prompt in self.prompts.items()})
+        self.prompts.update({(prompt.name, prompt.version): prompt for prompt in missing})
+        return len(missing)
 
     async def list(self) -> tuple[StoredPrompt, ...]:
         return tuple(self.prompts[key] for key in sorted(self.prompts))

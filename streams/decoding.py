@@ -11,11 +11,11 @@ from typing import Any
 from processors.claimcheck import MARK
 from processors.event import Incoming
 from schemas.errors import DependencyDownError, UndecodableError, UnknownSchemaError
-from schemas.ids import derive_id
 from schemas.record import Record
 from schemas.records import Document, Meta, Request
-from streams.headers import header, load_timings
+from streams.headers import load_timings
 from streams.redriving import redrive_of, redriven
+from streams.removals import removal_of
 from streams.services import Services
 from streams.stages import Input
 from streams.topics import tenant_of
@@ -28,8 +28,6 @@ DENIAL_PATIENCE_S = 30.0
 UNPROBED_PAUSE_S = 1.0
 # Ids that anybody may make up are not remembered without bound.
 MOST_DENIED = 1_000
-TENANT_HEADER = "headrace-tenant"
-NAMESPACE_HEADER = "headrace-namespace"
 
 
 class Decoder:
@@ -119,22 +117,10 @@ class Decoder:
     def _tombstone(self, message: Message) -> Document:
         if not self._source.tombstones:
             raise UndecodableError("the event has a null value; this topic has no tombstones")
-        try:
-            names = (TENANT_HEADER, NAMESPACE_HEADER)
-            found = {name: (header(message.headers, name) or b"").decode() for name in names}
-        except UnicodeDecodeError:
-            raise UndecodableError("a tombstone's headers are no UTF-8; write tenant and namespace as text") from None
-        missing = [name for name, value in found.items() if not value]
-        if missing or not message.key:
-            what = ", ".join([*missing, *([] if message.key else ["the key"])])
-            raise UndecodableError(f"a tombstone needs the document's id as its key and headers: {what} is missing")
-        document_id = message.key.decode("utf-8", "replace")
-        tenant, namespace = found[TENANT_HEADER], found[NAMESPACE_HEADER]
-        meta = Meta(
-            event_id=derive_id("tombstone", tenant, namespace, document_id, message.partition, message.offset),
-            request_id="",
-            tenant=tenant,
+        return removal_of(
+            message.key,
+            message.headers,
+            partition=message.partition,
+            offset=message.offset,
             lane=self._services.lane,
-            stage="producer",
         )
-        return Document(meta=meta, document_id=document_id, namespace=namespace, deleted=True)

@@ -15,6 +15,9 @@ from schemas.codec import Codec
 from streams import security
 from streams.cli.output import console, print_json, say
 from streams.ingestion import FileReport, Ingestion
+from streams.lineage.emitter import open_lineage
+from streams.lineage.moving import ingested, ingesting, telling
+from streams.lineage.topics import Topics
 from streams.loading import Bounds, Found, LoadedFile, Owner, Problem, Selection, find_sources, load_sources
 from streams.loading.kinds import SUPPORTED
 from streams.reading import TopicReader
@@ -61,13 +64,24 @@ def ingest(
     found = find_sources(given, selection)
     bounds = Bounds(max_bytes=int(max_mb * MEGABYTE), timeout_s=file_timeout, jobs=jobs, allow_private=allow_private)
     owner = Owner(tenant=tenant, namespace=namespace, lane=lane)
-    ingestion = Ingestion(settings, _connect(settings, lane), owner)
-    _publish(ingestion, found, owner, bounds)
-    if not found.sources and not found.problems:
-        ingestion.publish([_nothing(given, found)])
-    if wait:
-        _wait(ingestion, timeout)
-    reports = list(ingestion.reports.values())
+    codec = _connect(settings, lane)
+    ingestion = Ingestion(settings, codec, owner)
+    begun = ingesting(settings, Topics(settings, codec), lane, given)
+    with telling(open_lineage(settings, note=say), begun) as done:
+        _publish(ingestion, found, owner, bounds)
+        if not found.sources and not found.problems:
+            ingestion.publish([_nothing(given, found)])
+        if wait:
+            _wait(ingestion, timeout)
+        reports = list(ingestion.reports.values())
+        done(
+            ingested(
+                begun,
+                published=sum(len(report.sent) for report in reports),
+                removed=sum(len(report.removed) for report in reports),
+                problems=sum(len(report.problems) for report in reports),
+            )
+        )
     _explain(reports)
     if json:
         for report in reports:

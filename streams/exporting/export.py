@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import orjson
 
 from schemas.codec import Codec
-from schemas.errors import ConfigurationError
+from schemas.errors import ConfigurationError, UndecodableError
 from schemas.record import Record
 from schemas.records import (
     Admitted,
@@ -33,10 +33,13 @@ from schemas.records import (
     Request,
 )
 from streams.claims import BlockingClaims
+from streams.exporting import prompts
+from streams.exporting.erased import Erased, erased_here
 from streams.exporting.formats import PORTION, Row, Writer, suffix, writer_of
 from streams.exporting.manifest import Manifest, Part, sha256_of
 from streams.opened import Opened, Opener, iso
 from streams.reading import Entry, Place, Stretch, TopicReader
+from streams.removals import removal_of
 from streams.settings import Settings
 from streams.topics import input_topics, topic_name
 
@@ -68,13 +71,17 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What to export. ``until`` None: to the present ends."""
+    """What to export. ``until`` None: to the present ends.
+
+    ``all_prompts``: every prompt that there is, and not only those that the events name.
+    """
 
     lane: str
     kinds: tuple[str, ...]
     since: datetime | None
     until: datetime | None
     format: str
+    all_prompts: bool = False
 
 
 class Exporter:
@@ -84,6 +91,11 @@ class Exporter:
         self._settings, self._wanted, self._advance, self._plan = settings, wanted, advance, plan
         claims = BlockingClaims(settings, codec)
         self._opener = Opener(codec, prefix=settings.prefix, lane=wanted.lane, claims=claims, complete=True)
+        self._named: dict[tuple[str, int], str] = {}
+        self._stones = Erased()
+        # Prompts that events name and that are not here; records that were left out because they were erased.
+        self.missing: Sequence[str] = ()
+        self.erased = 0
 
     def run(self, folder: Path) -> Manifest:
         """Write the export into ``folder``, which must be empty or not there.
@@ -92,10 +104,13 @@ class Exporter:
         """
         with whole(folder) as beside, TopicReader(self._settings) as reader:
             stretches = {kind: self._stretches(reader, kind) for kind in self._wanted.kinds}
-            if not any(stretches.values()):
+            if not any(stretches.values()) and not self._wanted.all_prompts:
                 raise ConfigurationError(f"the lane {self._wanted.lane} has none of these topics; name another")
+            self._stones = erased_here(self._settings)
             self._plan(sum(one.end - one.start for found in stretches.values() for one in found.values()))
             written = {kind: self._kind(reader, kind, found, beside) for kind, found in stretches.items()}
+            if part := self._prompts(beside):
+                written[prompts.KIND] = ([part], 0)
             manifest = self._manifest(stretches, written)
             manifest.write(beside)
         return manifest
@@ -120,16 +135,40 @@ class Exporter:
         files = _Files(kind, self._wanted.format, folder)
         try:
             for entry in reader.read(stretches):
-                opened = self._opener.open(entry)
-                record = opened.letter or opened.record
-                if isinstance(record, RECORDS[kind]):
-                    files.add((_place(entry), record))
+                if self._stones.is_entry(entry):
+                    self.erased += 1
                 else:
-                    files.reject(opened)
+                    self._one(kind, entry, files)
                 self._advance(1)
         finally:
             files.close()
         return files.parts(), files.rejected
+
+    def _one(self, kind: str, entry: Entry, files: _Files) -> None:
+        opened = self._opener.open(entry)
+        record: Record | None = opened.letter or opened.record
+        if kind == "documents" and entry.value is None:
+            with suppress(UndecodableError):
+                record = self._removal(entry)
+        if not isinstance(record, RECORDS[kind]):
+            files.reject(opened)
+            return
+        for key, digest in prompts.named_by(record):
+            self._named[key] = digest or self._named.get(key, "")
+        files.add((_place(entry), record))
+
+    def _removal(self, entry: Entry) -> Document:
+        headers = [(name, value) for name, value in entry.headers if value is not None]
+        return removal_of(entry.key, headers, partition=entry.partition, offset=entry.offset, lane=self._wanted.lane)
+
+    def _prompts(self, folder: Path) -> Part | None:
+        """The file of the prompts that were named; ``None`` where there are none."""
+        found, self.missing = prompts.stored_prompts(self._settings, self._named, every=self._wanted.all_prompts)
+        if not found:
+            return None
+        file = prompts.write_prompts(folder, found)
+        size = file.stat().st_size
+        return Part(kind=prompts.KIND, path=prompts.FILE, records=len(found), bytes=size, sha256=sha256_of(file))
 
     def _manifest(
         self,

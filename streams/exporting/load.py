@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from schemas.codec import Codec
 from schemas.errors import DependencyDownError
 from schemas.record import Record
-from schemas.records import Control
+from schemas.records import Control, Document
 from streams import login, security
 from streams.claims import DATAREF, BlockingClaims
+from streams.exporting import prompts
+from streams.exporting.erased import Erased, Removed
 from streams.exporting.export import RECORDS
-from streams.exporting.formats import PORTION, read_rows
+from streams.exporting.formats import PORTION, Row, read_rows
 from streams.exporting.manifest import Manifest
 from streams.headers import IMPORTED, header
 from streams.imported import with_offset
@@ -43,22 +45,37 @@ class Loaded:
     # There from an earlier try.
     there: int = 0
     left_out: int = 0
+    # Records that were erased, and documents that were removed, after they were exported.
+    erased: int = 0
+    prompts: int = 0
 
 
 class Loader:
-    """Loads once. Blocks on the broker, and on Postgres for texts that are too large for a topic."""
+    """Loads once. Blocks on the broker, and on Postgres for prompts and for texts that are too large for a topic.
 
-    def __init__(self, settings: Settings, codec: Codec, *, lane: str, advance: Advance) -> None:
+    ``erased`` is left out, and so is a document that was removed after it was exported.
+    """
+
+    def __init__(
+        self, settings: Settings, codec: Codec, *, lane: str, advance: Advance, erased: Erased | None = None
+    ) -> None:
+        self._erased, self._removed = erased or Erased(), Removed()
         self._settings, self._codec, self._lane, self._advance = settings, codec, lane, advance
         self._claims = BlockingClaims(settings, codec)
         self._failure: str | None = None
 
-    def run(self, folder: Path, manifest: Manifest) -> Loaded:
-        """Create the lane's topics and send what is not there yet, in the order of the files.
+    def run(self, folder: Path, manifest: Manifest, *, with_prompts: bool = True) -> Loaded:
+        """Store the prompts, create the lane's topics and send what is not there yet, in the order of the files.
 
-        Raises ``DependencyDownError`` for what was not acknowledged: run it again then.
+        Raises ``DependencyDownError`` for what was not acknowledged: run it again then. Raises ``ConfigurationError``
+        for prompts that are others here; nothing is loaded then.
         """
         done = Loaded()
+        if with_prompts:
+            for part in manifest.parts:
+                if part.kind == prompts.KIND:
+                    done.prompts += prompts.load_prompts(self._settings, prompts.read_prompts(folder / part.path))
+                    self._advance(part.records)
         kinds = [kind for kind in dict.fromkeys(part.kind for part in manifest.parts) if kind in RECORDS]
         apply(self._settings, self._lane, compare(self._settings, self._lane))
         login.check_login(self._settings.kafka)
@@ -74,24 +91,29 @@ class Loader:
     def _kind(self, producer: Producer, folder: Path, manifest: Manifest, kind: str, done: Loaded) -> None:
         topic = topic_name(self._settings.prefix, self._lane, kind)
         count, there = self._there(topic, manifest.digest)
-        number = 0
-        for part in manifest.parts:
-            if part.kind != kind:
-                continue
-            for place, record in read_rows(manifest.format, RECORDS[kind], folder / part.path):
-                number += 1
-                key = place["_key"]
-                # Without a key a record goes anywhere: into the first, so that it is found again.
-                partition = partition_for(key, count) if key is not None else 0
-                if number <= there.get((topic, partition), 0):
-                    done.there += 1
-                else:
-                    self._send(producer, topic, partition, place, record, f"{manifest.digest}/{number}")
-                    done.loaded += 1
-                self._advance(1)
-                if number % PORTION == 0:
-                    # A failure in the middle leaves no gap that a repetition would not see.
-                    self._flush(producer)
+        if kind == "documents":
+            documents = ((number, row[1]) for number, row in enumerate(_rows(folder, manifest, kind), 1))
+            self._removed.learn(((n, one) for n, one in documents if isinstance(one, Document)), self._settings)
+        for number, (place, record) in enumerate(_rows(folder, manifest, kind), 1):
+            key = place["_key"]
+            # Without a key a record goes anywhere: into the first, so that it is found again.
+            partition = partition_for(key, count) if key is not None else 0
+            if self._is_erased(number, place, record):
+                done.erased += 1
+            elif number <= there.get((topic, partition), 0):
+                done.there += 1
+            else:
+                self._send(producer, topic, partition, place, record, f"{manifest.digest}/{number}")
+                done.loaded += 1
+            self._advance(1)
+            if number % PORTION == 0:
+                # A failure in the middle leaves no gap that a repetition would not see.
+                self._flush(producer)
+
+    def _is_erased(self, number: int, place: Mapping[str, Any], record: Record) -> bool:
+        if self._erased.is_row(place):
+            return True
+        return isinstance(record, Document) and self._removed.covers(number, place, record)
 
     def _there(self, topic: str, digest: str) -> tuple[int, dict[Place, int]]:
         """How many partitions the topic has, and the last record of this export in each."""
@@ -142,6 +164,13 @@ class Loader:
         left = producer.flush(FLUSH_TIMEOUT_S)
         if left or self._failure:
             raise DependencyDownError("kafka", self._failure or f"{left} records are not acknowledged; import again")
+
+
+def _rows(folder: Path, manifest: Manifest, kind: str) -> Iterator[Row]:
+    """Every row of a kind, in order."""
+    for part in manifest.parts:
+        if part.kind == kind:
+            yield from read_rows(manifest.format, RECORDS[kind], folder / part.path)
 
 
 def _ends(reader: TopicReader, places: Sequence[Place]) -> dict[Place, Stretch]:
