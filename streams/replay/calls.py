@@ -200,15 +200,9 @@ class Calls:
             known = self.prepared.get(incoming.meta.event_id)
             if known is not None and known.error is not None:
                 raise known.error
-            try:
-                return await processor(incoming)
-            except DependencyDownError as error:
-                if not error.dependency.startswith("deployment "):
-                    raise
-                # Live has every place: that is waited for, for as long as it takes, and nothing is away.
-                raise NotYetError(PAUSE_S, error.dependency) from error
+            return await processor(incoming)
 
-        return process
+        return waiting_for_places(process)
 
 
 class RunJournal(PostgresJournal):
@@ -269,6 +263,20 @@ class Limits:
         if self._left is not None and event_id in self._placed:
             self._placed.discard(event_id)
             self._left.done()
+
+
+def waiting_for_places(process: Callable[[Incoming[Any]], Awaitable[Any]]) -> Callable[[Incoming[Any]], Awaitable[Any]]:
+    """The same, but that live has every place is waited for, for as long as it takes: nothing is away then."""
+
+    async def waiting(incoming: Incoming[Any]) -> Any:
+        try:
+            return await process(incoming)
+        except DependencyDownError as error:
+            if not error.dependency.startswith("deployment "):
+                raise
+            raise NotYetError(PAUSE_S, error.dependency) from error
+
+    return waiting
 
 
 def calls_of(run: Run, settings: Settings, changes: Changes, database: Database, codec: Codec, clock: Clock) -> Calls:
