@@ -50,10 +50,8 @@ class Sight:
         fresh = [(age_s, told) for age_s, told in live if age_s <= FRESH_S]
         others = [one.uses[endpoint] for one in known if one.kind == "replay" and endpoint in one.uses]
         heard = sum(one.kind == "live" and one.lane == lane for one in known)
-        everybody = [one.uses[endpoint] for one in known if endpoint in one.uses]
-        refused = [
-            told.throttled_s + age_s for age_s, told in live if told.throttled_s is not None
-        ]
+        every = [(one.age_s, one.uses[endpoint]) for one in known if endpoint in one.uses]
+        refused = [told.throttled_s + age_s for age_s, told in every if told.throttled_s is not None]
         return cls(
             workers=len(fresh),
             unheard=len(live) - len(fresh),
@@ -68,8 +66,8 @@ class Sight:
             tokens_per_minute=_total([told.tokens_per_minute for _, told in fresh]),
             replays=len(others),
             taken=sum(told.most for told in others),
-            their_requests=sum(told.requests for told in everybody) - sum(told.requests for _, told in fresh),
-            their_tokens=sum(told.tokens for told in everybody) - sum(told.tokens for _, told in fresh),
+            their_requests=sum(told.requests for _, told in every) - sum(told.requests for _, told in fresh),
+            their_tokens=sum(told.tokens for _, told in every) - sum(told.tokens for _, told in fresh),
         )
 
 
@@ -110,7 +108,7 @@ def rest_of(
     itself; ``ceiling`` is as much as it dares to take by now.
     """
     if sight.waiting:
-        return Rest(why=f"{sight.waiting} live requests wait for a place")
+        return Rest(why=f"live requests wait for a place ({sight.waiting})")
     if sight.unheard and not sight.workers:
         return Rest(why="a live worker has not been heard of for some seconds")
     # Nobody but replays calls it: what this process may open by its settings.

@@ -37,6 +37,8 @@ class _Shared:
         self.rest = Rest(why=_UNKNOWN)
         self.ceiling = float(FIRST)
         self.refused_at = float("-inf")
+        # A call of this replay: what others are told is not told back.
+        self.own_refused_at: float | None = None
         self.open: Counter[str] = Counter()
         self.most = 0
 
@@ -94,7 +96,8 @@ class Leftover:
 
     def throttled(self, deployment: str) -> None:
         shared = self._shared[deployment]
-        shared.refused(self._clock())
+        shared.own_refused_at = self._clock()
+        shared.refused(shared.own_refused_at)
         shared.rest = Rest(why=_REFUSED)
 
     def watch(self, look: Callable[[], None]) -> None:
@@ -169,6 +172,7 @@ def _told(shared: _Shared, now: float) -> Told:
         # Calls that are open stay open when less may be.
         most=max(shared.rest.places, shared.in_flight),
         limit=one.max_concurrency,
+        throttled_s=None if shared.own_refused_at is None else now - shared.own_refused_at,
         requests=shared.requests.total(now),
         tokens=shared.tokens.total(now),
     )
