@@ -10,5 +10,5 @@ CREATE UNLOGGED TABLE provider_use (
 );
 COMMENT ON TABLE provider_use IS 'One row a process that calls models, by the database''s clock';
 COMMENT ON COLUMN provider_use.holder IS 'One life of a worker, or a run of a replay';
-COMMENT ON COLUMN provider_use.use IS 'By endpoint: calls open, the most of the last minute, the limit, who waits, 429s';
+COMMENT ON COLUMN provider_use.use IS 'By endpoint: calls open, the most of the last minutes, the limit, who waits, 429s';
 COMMENT ON COLUMN provider_use.said IS 'What a replay waits for';

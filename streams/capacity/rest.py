@@ -13,7 +13,7 @@ from streams.capacity.told import Holder, Told
 FRESH_S = 3.0
 # and told before that, it is gone: its session with the broker and the leases of its calls are over.
 GONE_S = 30.0
-# Of what a deployment takes, so much is left free beside what live used within the last minute.
+# Of what a deployment takes, so much is left free beside what live used of late.
 RESERVE = 0.1
 
 
@@ -104,7 +104,7 @@ def rest_of(
 ) -> Rest:
     """What is left to one replay.
 
-    ``used`` is the most that live had open within the last minute; ``requests`` and ``tokens`` are what the replay used
+    ``used`` is the most that live had open of late; ``requests`` and ``tokens`` are what the replay used
     itself; ``ceiling`` is as much as it dares to take by now.
     """
     if sight.waiting:
@@ -115,7 +115,7 @@ def rest_of(
     total = sight.limit if sight.workers else deployment.max_concurrency
     spare = total - used - min(math.ceil(RESERVE * total), total - 1)
     if spare <= 0:
-        return Rest(why=f"live used {used} of {total} places within the last minute")
+        return Rest(why=f"live used {used} of {total} places within the last minutes")
     fair = max(1, spare // (1 + sight.replays))
     places = min(fair, spare - sight.taken, ceiling)
     if places <= 0:

@@ -1,6 +1,6 @@
 """What live workers leave of the providers, as a replay sees it and takes it.
 
-Of a deployment's places live has those that it used within the last minute, and a reserve beside; a replay takes of the
+Of a deployment's places live has those that it used within the last minutes, and a reserve beside; a replay takes of the
 rest, beginning with a few. It takes none while live waits for a place there, for a while after the provider refused a
 call of either, and while a worker that may be calling is not heard of.
 """
@@ -33,6 +33,7 @@ class _Shared:
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
+        # Of live also what workers used that are gone by now.
         self.live, self.requests, self.tokens = Highest(), Minute(), Minute()
         self.rest = Rest(why=_UNKNOWN)
         self.ceiling = float(FIRST)

@@ -19,6 +19,8 @@ from streams.capacity.told import Told, endpoint_of
 from streams.capacity.window import WINDOW_S, Highest, Minute
 
 INTERVAL_S = 1.0
+# What live had open at a time within so long it may want again within the time that a replay's call takes.
+PEAK_S = 300.0
 # How often the figures are looked at in between; costs some microseconds.
 LOOK_S = 0.1
 # At the end of a worker.
@@ -28,11 +30,11 @@ log = structlog.get_logger(__name__)
 
 
 class _Kept:
-    """The last minute of one deployment."""
+    """The last minutes of one deployment."""
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
-        self._highest, self._requests, self._tokens = Highest(), Minute(), Minute()
+        self._highest, self._requests, self._tokens = Highest(PEAK_S), Minute(), Minute()
         self._counted = (0, 0)
 
     def told(self, use: Use, now: float) -> Told:
@@ -57,7 +59,7 @@ class _Kept:
 
 
 class Figures:
-    """A pool's figures by endpoint, with those of the last minute."""
+    """A pool's figures by endpoint, with those of the last minutes."""
 
     def __init__(self, uses: Callable[[], Mapping[str, Use]], deployments: Iterable[Deployment]) -> None:
         self._uses = uses

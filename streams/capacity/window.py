@@ -1,4 +1,4 @@
-"""Figures over the last minute, second by second."""
+"""Figures over the last minute, and the highest over a longer while."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ class Minute:
 
 
 class Highest:
-    """The highest figure of the last minute. Times are monotonic, in seconds."""
+    """The highest figure of the last ``window_s`` seconds. Times are monotonic, in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, window_s: float = WINDOW_S) -> None:
+        self._window_s = window_s
         # Falling: what is lower than a later one never counts again.
         self._seen: deque[tuple[float, int]] = deque()
 
@@ -46,6 +47,6 @@ class Highest:
 
     def top(self, now: float) -> int:
         """The highest, 0 at least."""
-        while self._seen and self._seen[0][0] < now - WINDOW_S:
+        while self._seen and self._seen[0][0] < now - self._window_s:
             self._seen.popleft()
         return max(0, self._seen[0][1]) if self._seen else 0
