@@ -69,10 +69,10 @@ class PostgresDays:
     """Days in the tables ``mirror_days`` and ``mirror_calls``."""
 
     def __init__(
-        self, database: Database, run: str, *, limit_usd: Decimal, epoch: int = 0, today: LiteralString = TODAY
+        self, database: Database, run: str, *, limit_usd: Decimal, epoch: int = 0, today: LiteralString | None = None
     ) -> None:
-        """``epoch``: of the process that leads the mirror. ``today``: an SQL expression."""
-        self._database, self._today = database, today
+        """``epoch``: of the process that leads the mirror. ``today``: an SQL expression in place of ``TODAY``."""
+        self._database, self._today = database, today or TODAY
         self._key = {"run": run, "epoch": epoch, "limit": limit_usd}
 
     async def hold(self, event_id: str, most_usd: Decimal) -> Room:
