@@ -44,6 +44,7 @@ from processors.index.stage import Index, IndexOutcome
 from processors.journal.postgres import PostgresJournal
 from processors.model import ModelClients
 from processors.model.port import ModelClient
+from processors.passages import PassageSearch
 from processors.passages_pg import PgPassages
 from processors.postgres import Database
 from processors.prices import UNPRICED
@@ -52,6 +53,7 @@ from processors.release.calls import JournalCalls
 from processors.release.policy import ReleasePolicy
 from processors.release.stage import Release
 from processors.spending.metered import Metered
+from processors.spending.port import Spends
 from processors.spending.postgres import PostgresSpends
 from schemas.codec import Codec
 from streams.batch_settings import LONGEST_TTL_MS, goes_by_batch
@@ -93,7 +95,11 @@ class Ports:
         failpoints: Failpoints,
         stack: AsyncExitStack,
         producer: Producer,
+        *,
+        spends: Spends | None = None,
     ) -> None:
+        """``spends``: the book of embeddings, where it is not the workers' own."""
+        self._spends = spends
         self._settings, self._lane, self._database, self._codec = settings, lane, database, codec
         self._clock, self._control, self._metrics, self._failpoints = clock, control, metrics, failpoints
         self._stack, self._producer = stack, producer
@@ -153,10 +159,10 @@ class Ports:
             return processor
         return Settling(processor, policy, PostgresSettlement(self._database), calls=calls)
 
-    def enrich(self) -> Processor:
-        """The enrich stage's processor."""
+    def enrich(self, passages: PassageSearch | None = None) -> Processor:
+        """The enrich stage's processor, over ``passages`` where they are not those of today's index."""
         processor = Enrich(
-            PgPassages(self._database),
+            passages or PgPassages(self._database),
             CachedEmbedder(self._embeddings()),
             prompts=PgPrompts(self._database),
             control=self._control,
@@ -327,7 +333,7 @@ class Ports:
             say_embedding_price(terms, settings)
             paid = None
             if terms is not None:
-                spends = PostgresSpends(self._database)
+                spends = self._spends or PostgresSpends(self._database)
                 paid = Metered(endpoint, spends, terms, codec=self._codec, clock=self._clock)
             self._embedder = BatchingEmbedder(
                 paid or endpoint,

@@ -42,10 +42,10 @@ class Spare(Protocol):
 class Everything:
     """A process that shares with nobody: a worker, whose own limits are all that holds."""
 
-    def places(self, deployment: str) -> int:
+    def places(self, deployment: str) -> int:  # noqa: ARG002
         return sys.maxsize
 
-    def fits(self, deployment: str, tokens: int) -> bool:
+    def fits(self, deployment: str, tokens: int) -> bool:  # noqa: ARG002
         return True
 
     def began(self, deployment: str, tokens: int) -> None: ...
@@ -70,15 +70,15 @@ class FakeSpare:
     def places(self, deployment: str) -> int:
         return self.left.get(deployment, 0)
 
-    def fits(self, deployment: str, tokens: int) -> bool:
+    def fits(self, deployment: str, tokens: int) -> bool:  # noqa: ARG002
         return self.per_minute > 0
 
-    def began(self, deployment: str, tokens: int) -> None:
+    def began(self, deployment: str, tokens: int) -> None:  # noqa: ARG002
         self.per_minute -= 1
 
     def ended(self, deployment: str) -> None: ...
 
-    def unsent(self, deployment: str, tokens: int) -> None:
+    def unsent(self, deployment: str, tokens: int) -> None:  # noqa: ARG002
         self.per_minute += 1
 
     def throttled(self, deployment: str) -> None:

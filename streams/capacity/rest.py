@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from processors.complete.routes import Deployment
-from streams.capacity.told import Holder, Told
+from streams.capacity.told import Holder
 
 # A worker tells every second. Told before that, what it does now is not known;
 FRESH_S = 3.0
@@ -99,9 +99,7 @@ class Rest:
         )
 
 
-def rest_of(
-    sight: Sight, deployment: Deployment, *, used: int, requests: int, tokens: int, ceiling: int
-) -> Rest:
+def rest_of(sight: Sight, deployment: Deployment, *, used: int, requests: int, tokens: int, ceiling: int) -> Rest:
     """What is left to one replay.
 
     ``used`` is the most that live had open of late; ``requests`` and ``tokens`` are what the replay used
@@ -141,5 +139,3 @@ def _total(limits: Sequence[int | None]) -> int | None:
     """The sum; ``None`` where one of them has no limit."""
     known = [one for one in limits if one is not None]
     return sum(known) if known and len(known) == len(limits) else None
-
-

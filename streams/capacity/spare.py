@@ -1,8 +1,8 @@
 """What live workers leave of the providers, as a replay sees it and takes it.
 
-Of a deployment's places live has those that it used within the last minutes, and a reserve beside; a replay takes of the
-rest, beginning with a few. It takes none while live waits for a place there, for a while after the provider refused a
-call of either, and while a worker that may be calling is not heard of.
+Of a deployment's places live has those that it used within the last minutes, and a reserve beside; a replay takes of
+the rest, beginning with a few. It takes none while live waits for a place there, for a while after the provider refused
+a call of either, and while a worker that may be calling is not heard of.
 """
 
 from __future__ import annotations

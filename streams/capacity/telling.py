@@ -143,9 +143,7 @@ def tighter(before: Mapping[str, Told], now: Mapping[str, Told]) -> bool:
 def _tighter(before: Told | None, now: Told) -> bool:
     if before is None:
         return True
-    fresh_refusal = now.throttled_s is not None and (
-        before.throttled_s is None or now.throttled_s < before.throttled_s
-    )
+    fresh_refusal = now.throttled_s is not None and (before.throttled_s is None or now.throttled_s < before.throttled_s)
     return now.most > before.most or now.limit < before.limit or now.waiting > before.waiting or fresh_refusal
 
 

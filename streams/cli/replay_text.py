@@ -61,9 +61,7 @@ class Bar:
         self._bar.update(self._task, completed=done, total=total, rate=f"{speed:,.0f} events/s" if speed else "")
 
 
-def run_view(
-    run: Run, progress: RunProgress, left: Sequence[Left] = (), *, waits_for: str = ""
-) -> dict[str, Any]:
+def run_view(run: Run, progress: RunProgress, left: Sequence[Left] = (), *, waits_for: str = "") -> dict[str, Any]:
     """A run as JSON. ``waits_for``: what holds it back now, where live goes first."""
     steps = []
     for number, stage in enumerate(run.stages):
@@ -113,11 +111,11 @@ def survey_view(planned: Planned, found: Surveyed) -> dict[str, Any]:
     """A dry run as JSON."""
     calls = {
         model: {
-            "calls": count,
+            "calls": found.calls[model],
             "likely_usd": f"{found.likely_usd[model]:f}",
             "most_usd": f"{found.most_usd[model]:f}",
         }
-        for model, count in sorted(found.calls.items())
+        for model in sorted({*found.calls, *found.most_usd})
     }
     return {
         "stages": list(planned.run.stages),

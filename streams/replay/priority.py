@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-# A process of this niceness gets a tenth of a core where a worker of niceness 0 wants all of it, and all of an idle one.
+# A process of this niceness gets a tenth of a core that a worker of niceness 0 wants, and all of an idle one.
 NICENESS = 10
 
 
