@@ -19,7 +19,7 @@ from schemas.files import event_schemas
 from schemas.registry import Registry
 from streams.settings import Settings
 from streams.topics import apply, compare
-from tests.faults.worker import WorkerProcess
+from tests.faults.worker import READY_S, WorkerProcess
 from tests.provider.process import ProviderProcess
 from tests.support.stack import TestStack
 
@@ -178,7 +178,7 @@ class Pipeline:
             if worker.lives and worker.code is None:
                 worker.kill()
 
-    def wait_ready(self, timeout_s: float = 60.0) -> None:
+    def wait_ready(self, timeout_s: float = READY_S) -> None:
         """Block until every worker is ready."""
         deadline = time.monotonic() + timeout_s
         for worker in self.workers.values():

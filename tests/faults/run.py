@@ -21,9 +21,9 @@ READING = {**GROUPS, "account": "costs"}
 STALL_S = 60.0
 # With offsets committed over events in flight nothing brings these back: that the run is quiet is all there is to see.
 QUIET_S = 20.0
-DRAIN_S = 60.0
+DRAIN_S = 90.0
 PROBES = 5
-PROBE_S = 20.0
+PROBE_S = 90.0
 CHANGE_EVERY_S = 1.0
 SHOWN = 20
 
@@ -131,7 +131,8 @@ class _Run:
         """Publish everything at the offered rate, and do what the schedule says meanwhile."""
         pause = 1 / self._options.rate
         window = self._options.window or max(60, min(300, round(0.15 * len(self.planned))))
-        due = time.monotonic()
+        # What the workers took to start is no stall.
+        self._watcher.moved_at = due = time.monotonic()
         for number, planned in enumerate(self.planned):
             while time.monotonic() < due or number - len(self._watcher.answered) >= window:
                 self._tend()
@@ -254,7 +255,7 @@ def explain(scene: Scene, planned: list[Planned], answered: set[str], pipeline: 
 
 def _index_corpus(scene: Scene, publisher: Publisher) -> None:
     publisher.corpus()
-    deadline = time.monotonic() + PROBE_S * 2
+    deadline = time.monotonic() + PROBE_S
     while time.monotonic() < deadline:
         with psycopg.connect(scene.dsn) as connection:
             row = connection.execute(
@@ -263,7 +264,7 @@ def _index_corpus(scene: Scene, publisher: Publisher) -> None:
         if row is not None and row[0] >= len(publisher.documents):
             return
         time.sleep(0.1)
-    raise StalledError("the corpus is not indexed after 40 s; see the log of the index worker")
+    raise StalledError(f"the corpus is not indexed after {PROBE_S:g} s; see the log of the index worker")
 
 
 def _is_indexed(scene: Scene, characters: int) -> bool:

@@ -20,7 +20,7 @@ from tests.faults.traffic import Publisher
 from tests.support.polling import eventually
 from tests.support.stack import TestStack
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 # Two workers of every stage but index: the second pair joins the first one's groups.
 GROUPS = (("admit", "enrich", "filter"), ("complete",))
@@ -82,7 +82,7 @@ class Stream:
                     copies.append((self.place.codec.decode(seen.value, Answer), seen.value))
             return len(found) == len(request_ids)
 
-        eventually(complete, f"answers to {len(request_ids)} requests", timeout_s=60)
+        eventually(complete, f"answers to {len(request_ids)} requests", timeout_s=150)
         return found
 
     def answer(self, request_id: str) -> Answer:
@@ -101,7 +101,7 @@ class Stream:
             return set(found) == keys
 
         try:
-            eventually(complete, f"dead letters {sorted(keys)}", timeout_s=60)
+            eventually(complete, f"dead letters {sorted(keys)}", timeout_s=150)
         finally:
             consumer.close()
         return found
@@ -230,7 +230,7 @@ def test_a_completion_redelivered_on_another_partition_is_the_same_answer(stream
     eventually(
         lambda: sum(s.key == request_id for s in read_topics(stream.place, ["answers"])["answers"]) == 9,
         "an answer for each delivery",
-        timeout_s=60,
+        timeout_s=150,
     )
     assert len({value for _, value in stream.answers(request_id)[request_id]}) == 1
     assert stream.place.provider.paid()[request_id] == 1

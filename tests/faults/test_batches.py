@@ -23,7 +23,7 @@ from tests.faults.worker import ROOT, WorkerProcess
 from tests.support.polling import eventually
 from tests.support.stack import TestStack
 
-pytestmark = [pytest.mark.stack, pytest.mark.faults]
+pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.timeout(900)]
 
 STAGES = ("admit", "enrich", "complete", "filter", "account")
 REQUESTS = ("one", "two", "three", "four")

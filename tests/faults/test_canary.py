@@ -31,7 +31,7 @@ from tests.provider.process import ProviderProcess
 from tests.support.polling import eventually
 from tests.support.stack import TestStack
 
-pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.timeout(900)]
 
 # The fake provider's error bodies hold this word too.
 CANARY = "CANARY"
@@ -176,7 +176,7 @@ class _Run:
         body = Text(inline=f"The {CANARY} sings at dawn. A {CANARY} eats seeds and needs a clean cage every week.")
         record = Document(meta=meta, document_id="birds", namespace="default", title=f"The {CANARY}", body=body)
         self._send("documents", "birds", self._place.codec.encode(record))
-        eventually(self._indexed, "the document's passages")
+        eventually(self._indexed, "the document's passages", timeout_s=120)
 
     def requests(self) -> list[str]:
         """Answered, streamed, rejected and failed ones. The completion repeats its marker."""
@@ -221,11 +221,11 @@ class _Run:
     def wait(self, asked: list[str]) -> None:
         """Until every request has its answer and every poison its dead letter."""
         eventually(lambda: {s.key for s in self._read("answers")} >= set(asked), "every answer", timeout_s=150)
-        eventually(lambda: len(self._read("dead-letters")) >= 6, "the dead letters", timeout_s=60)
+        eventually(lambda: len(self._read("dead-letters")) >= 6, "the dead letters", timeout_s=150)
 
     def wait_feedback(self) -> None:
         """Until the wrong one is a dead letter."""
-        eventually(lambda: len(self._read("dead-letters")) >= 7, "the wrong feedback's dead letter", timeout_s=60)
+        eventually(lambda: len(self._read("dead-letters")) >= 7, "the wrong feedback's dead letter", timeout_s=150)
 
     def _read(self, kind: str) -> list[Seen]:
         return read_topics(self._place, (kind,))[kind]
@@ -276,7 +276,7 @@ def _logs(folder: Path) -> list[Path]:
 
 
 def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as reply:
+    with urllib.request.urlopen(url, timeout=60) as reply:
         return str(reply.read().decode())
 
 

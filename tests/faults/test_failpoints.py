@@ -26,11 +26,11 @@ from tests.provider.process import ProviderProcess
 from tests.support.polling import eventually
 from tests.support.stack import TestStack
 
-pytestmark = [pytest.mark.stack, pytest.mark.faults]
+pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.timeout(900)]
 
 STAGES = ("admit", "enrich", "complete", "filter")
 SIDE_BY_SIDE = 3
-DEADLINE_S = 60.0
+DEADLINE_S = 150.0
 SHORT = {"lease_s": 2.0, "session_timeout_s": 6.0, "commit_interval_s": 0.5}
 
 
@@ -108,7 +108,7 @@ def test_every_fail_point_has_a_case() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=[case.point for case in CASES])
 def test_a_kill_loses_nothing_and_pays_at_most_once_more(case: Case, results: dict[str, Future[Result]]) -> None:
-    result = results[case.point].result(DEADLINE_S * 4)
+    result = results[case.point].result(DEADLINE_S * 5)
     evidence, verdict = result.evidence, verify(result.evidence)
     assert result.code == -9
     assert verdict.violations == ()
@@ -129,7 +129,7 @@ def test_a_kill_loses_nothing_and_pays_at_most_once_more(case: Case, results: di
 
 
 def test_a_claimed_final_answer_is_published_as_it_was_claimed(results: dict[str, Future[Result]]) -> None:
-    result = results["after_final_claim"].result(DEADLINE_S * 4)
+    result = results["after_final_claim"].result(DEADLINE_S * 5)
     assert result.between_answers == []
     [claimed] = result.between_finals
     published = _of_first(result.evidence.topics["answers"], result.evidence)
@@ -137,12 +137,12 @@ def test_a_claimed_final_answer_is_published_as_it_was_claimed(results: dict[str
 
 
 def test_what_costs_said_before_the_kill_is_said_again_in_the_same_bytes(results: dict[str, Future[Result]]) -> None:
-    evidence = results["after_cost_produced"].result(DEADLINE_S * 4).evidence
+    evidence = results["after_cost_produced"].result(DEADLINE_S * 5).evidence
     assert len({seen.value for seen in _of_first(evidence.topics["costs"], evidence)}) == 1
 
 
 def test_an_attempt_that_broke_off_is_told_again_in_the_same_bytes(results: dict[str, Future[Result]]) -> None:
-    evidence = results["after_abort"].result(DEADLINE_S * 4).evidence
+    evidence = results["after_abort"].result(DEADLINE_S * 5).evidence
     deltas = [evidence.codec.decode(seen.value, Delta) for seen in _of_first(evidence.topics["deltas"], evidence)]
     told = [delta for delta in deltas if delta.aborted]
     assert len(told) == 2 and len(set(told)) == 1

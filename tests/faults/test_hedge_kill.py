@@ -20,7 +20,7 @@ from tests.support.commands import run_headrace
 from tests.support.polling import eventually
 from tests.support.stack import TestStack
 
-pytestmark = [pytest.mark.stack, pytest.mark.faults]
+pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.timeout(900)]
 
 STAGES = ("admit", "enrich", "complete", "filter", "account")
 SHORT = {"lease_s": 2.0, "session_timeout_s": 6.0, "commit_interval_s": 0.5}

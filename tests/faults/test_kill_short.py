@@ -15,7 +15,7 @@ from tests.faults.run import Options, Outcome, run
 from tests.faults.verifier import verify
 from tests.support.stack import TestStack
 
-pytestmark = [pytest.mark.stack, pytest.mark.faults]
+pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.timeout(900)]
 
 SLOW = ("--median-ms", "40", "--slow-ms", "2000", "--slow-share", "0.08")
 STAGES = ("complete", "enrich", "filter", "account")

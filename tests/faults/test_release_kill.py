@@ -14,7 +14,7 @@ from tests.support.polling import eventually
 from tests.support.releasing import ReleaseScene
 from tests.support.stack import TestStack
 
-pytestmark = [pytest.mark.stack, pytest.mark.faults]
+pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.timeout(900)]
 
 SEED = 20_260_501
 STREAMS = 60
@@ -58,7 +58,7 @@ def test_streams_survive_three_kills_of_their_worker(stack: TestStack, lane: str
         scene.publish(deltas[KILLS * part :])
         eventually(lambda: scene.ended() == set(texts), "the end of every stream", timeout_s=150)
         ends = {entry.partition: entry.offset + 1 for entry in scene.entries("deltas")}
-        eventually(lambda: scene.committed() == ends, "all is committed")
+        eventually(lambda: scene.committed() == ends, "all is committed", timeout_s=150)
         assert worker.stop() == 0, worker.tail()
     finally:
         if worker.code is None:
@@ -111,7 +111,7 @@ def _interleaved(chance: random.Random, streams: dict[str, list[Delta]]) -> list
 
 def _wait_for_progress(scene: ReleaseScene, seen: int) -> None:
     """Until this life has sent some chunks."""
-    eventually(lambda: len(scene.entries("chunks")) > seen, "chunks of this life")
+    eventually(lambda: len(scene.entries("chunks")) > seen, "chunks of this life", timeout_s=150)
 
 
 def _nothing_open_is_committed(scene: ReleaseScene) -> None:

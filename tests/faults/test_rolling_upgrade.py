@@ -20,7 +20,7 @@ from tests.support.newer_build import NEXT_VERSION, newer_build, rows, run
 from tests.support.polling import eventually
 from tests.support.stack import TestStack
 
-pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.timeout(900)]
 
 ROLLED = ("filter", "complete")
 BATCH = 30
@@ -132,7 +132,7 @@ def _start(workers: list[WorkerProcess]) -> None:
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.wait_ready(120)
+        worker.wait_ready()
 
 
 def _ask(where: Scene, publisher: Publisher, asked: list[Planned], when: str) -> None:
@@ -148,5 +148,5 @@ def _answered(where: Scene, asked: list[Planned]) -> None:
     eventually(
         lambda: wanted <= {seen.key for seen in read_topics(where, ("answers",))["answers"]},
         "every answer",
-        timeout_s=120,
+        timeout_s=180,
     )

@@ -16,7 +16,10 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).parents[2]
-READY_S = 60.0
+# Far more than it takes on a busy machine.
+READY_S = 180.0
+STOP_S = 90.0
+PAGE_S = 30.0
 POLL_S = 0.05
 LOG_LINES = 30
 SAYS_PORT = re.compile(rb'"http_port": (\d+)')
@@ -116,14 +119,14 @@ class WorkerProcess:
         process = self._running()
         before = time.time()
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(PAGE_S)
         return before, time.time()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the whole group."""
         os.killpg(self._running().pid, number)
 
-    def stop(self, timeout_s: float = 40.0) -> int:
+    def stop(self, timeout_s: float = STOP_S) -> int:
         """SIGTERM and wait; SIGKILL when that does not end it. Returns the exit code."""
         process = self._running()
         if process.poll() is None:
@@ -137,7 +140,7 @@ class WorkerProcess:
     def metrics(self) -> dict[str, float]:
         """The counters and gauges by name, summed over their labels; empty when it does not answer."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=2) as reply:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=PAGE_S) as reply:
                 text = reply.read().decode()
         except (urllib.error.URLError, OSError):
             return {}
