@@ -58,9 +58,9 @@ def asking(commands: Commands, reply: Reply, *options: str) -> Ran:
     ready = threading.Event()
     player = threading.Thread(target=play)
     player.start()
-    ready.wait(30)
+    assert ready.wait(120)
     try:
-        return commands.run("ask", "What?", "--stream", "--lane", commands.lane, "--timeout", "60", *options)
+        return commands.run("ask", "What?", "--stream", "--lane", commands.lane, "--timeout", "150", *options)
     finally:
         end.set()
         player.join()
@@ -72,7 +72,7 @@ def publish(commands: Commands, *records: Record | str) -> None:
         if isinstance(record, str):
             assert not publisher.flush()
             # The command runs in this process, and what it prints is kept in place of stdout.
-            eventually(lambda text=record: text in sys.stdout.getvalue(), f"{record!r} printed", timeout_s=60)  # type: ignore[attr-defined]
+            eventually(lambda text=record: text in sys.stdout.getvalue(), f"{record!r} printed")  # type: ignore[attr-defined]
             continue
         kind = "chunks" if isinstance(record, Chunk) else "answers"
         publisher.publish(kind, record, record.meta.request_id)  # type: ignore[attr-defined]

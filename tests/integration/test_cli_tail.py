@@ -45,7 +45,7 @@ def raw(
 ) -> None:
     producer = Producer({"bootstrap.servers": commands.settings.kafka.bootstrap, "partitioner": "murmur2_random"})
     producer.produce(topic_name("", commands.lane, kind), key=b"r-1", value=value, headers=headers or [])
-    assert producer.flush(20) == 0
+    assert producer.flush(60) == 0
 
 
 def tail(commands: Commands, kind: str, *more: str) -> list[dict[str, object]]:
@@ -143,7 +143,7 @@ def test_following_prints_what_comes_and_control_c_ends_it_quietly(commands: Com
         publish(commands, request(commands, "r-2"))
         assert b" r-2 " in process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0
         assert process.stderr is not None
         assert process.stderr.read() == b""
 
@@ -155,7 +155,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(commands: Commands) -> None:
         process.stdout.readline()
         process.stdout.close()
         publish(commands, request(commands, "r-2"))
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0
         assert process.stderr is not None
         assert process.stderr.read() == b""
 

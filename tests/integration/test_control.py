@@ -42,12 +42,12 @@ async def test_what_is_live_is_known_after_start_and_followed(stack: TestStack, 
     following = asyncio.ensure_future(follower.run())
     publisher.send(prompt(lane, "3"))
     publisher.flush()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while follower.current_prompt("support") != "3":
             await asyncio.sleep(0.02)
     publisher.send(prompt(lane, "3", removed=True))
     publisher.flush()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while follower.current_prompt("support") is not None:
             await asyncio.sleep(0.02)
     assert follower.offset == 4

@@ -20,7 +20,7 @@ from streams.topics import admin_client, apply, compare, topic_name
 from tests.support.settings import settings_for
 from tests.support.stack import TestStack
 
-DEADLINE_S = 40.0
+DEADLINE_S = 150.0
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def committed(settings: Settings, topic: str) -> dict[int, int]:
     group = f"{topic}.group"
     admin = admin_client(settings)
     future = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group]
-    return {tp.partition: tp.offset for tp in future.result(20).topic_partitions if tp.offset >= 0}
+    return {tp.partition: tp.offset for tp in future.result(60).topic_partitions if tp.offset >= 0}
 
 
 async def test_an_unacked_head_is_not_committed_over_and_comes_again(settings: Settings, topic: str) -> None:
@@ -191,7 +191,7 @@ async def test_a_commit_that_fails_is_made_again_and_ends_nothing(settings: Sett
 
 async def test_a_consumer_shares_the_loop_and_a_full_queue_holds_it_up_alone(settings: Settings, topic: str) -> None:
     await publish(settings, topic, 200)
-    threads, seen, go_on = threading.active_count(), set[bytes](), asyncio.Event()
+    threads, seen, go_on = set(threading.enumerate()), set[bytes](), asyncio.Event()
 
     async def wait(event: Any) -> None:
         await go_on.wait()
@@ -201,7 +201,7 @@ async def test_a_consumer_shares_the_loop_and_a_full_queue_holds_it_up_alone(set
     async with running(settings, topic, wait) as app:
         # Eight in process, and what is read ahead: no room for more until they are done.
         await eventually(lambda: app.consumer.watermarks.in_flight >= 16)
-        assert threading.active_count() == threads
+        assert set(threading.enumerate()) <= threads
         assert app.consumer.watermarks.in_flight < 200
         go_on.set()
         await eventually(lambda: len(seen) == 200)

@@ -17,7 +17,7 @@ from infra.embedded import stack as embedded
 from streams.demo.questions import QUESTIONS
 
 ROOT = Path(__file__).parents[2]
-LIMIT_S = 280
+LIMIT_S = 580
 
 
 @pytest.fixture

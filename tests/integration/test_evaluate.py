@@ -185,12 +185,12 @@ def test_answers_are_scored_once_across_kills_and_redeliveries(scene: Scene) -> 
     told = scene.answer()
     scene.answered(told)
     scene.worker.start(HEADRACE_WORKER__FAILPOINT="after_spends_taken")
-    assert scene.worker.wait_end(90) == -signal.SIGKILL
+    assert scene.worker.wait_end(180) == -signal.SIGKILL
     # Between the event and the offset: the next life gets the answer again.
     late = scene.answer()
     scene.answered(late)
     scene.worker.start(HEADRACE_WORKER__FAILPOINT="after_produce")
-    assert scene.worker.wait_end(90) == -signal.SIGKILL
+    assert scene.worker.wait_end(180) == -signal.SIGKILL
     scene.worker.start()
     scene.worker.wait_ready()
     scene.publish(grounded, wrong)
@@ -319,7 +319,7 @@ def test_a_consumer_puts_feedback_on_the_topic_with_the_program_of_the_documenta
         env={**os.environ, **own},
         cwd=tmp_path,
         capture_output=True,
-        timeout=90,
+        timeout=180,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr

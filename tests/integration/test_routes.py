@@ -40,7 +40,7 @@ class Routed(Bench):
     def script(self, **script: Any) -> None:
         body = json.dumps(script).encode()
         posted = urllib.request.Request(f"{self.provider.url}/script", body, {"Content-Type": "application/json"})
-        urllib.request.urlopen(posted, timeout=10).close()
+        urllib.request.urlopen(posted, timeout=60).close()
 
     def went(self, *names: str) -> list[tuple[str, ...]]:
         """What the log has of every call since the bench was made."""

@@ -46,12 +46,12 @@ class Desk:
                 **asked,
             )
             self._producer.produce(f"{lane}.requests", value=self.where.codec.encode(record), key=name.encode())
-        assert self._producer.flush(30) == 0
+        assert self._producer.flush(60) == 0
 
     def write(self, kind: str, key: str, value: bytes) -> None:
         """Put bytes on a topic."""
         self._producer.produce(f"{self.where.lane}.{kind}", value=value, key=key.encode())
-        assert self._producer.flush(30) == 0
+        assert self._producer.flush(60) == 0
 
     def run(self, *arguments: str) -> Ran:
         """Run ``headrace`` in this process, in the scene's lane."""
@@ -77,7 +77,7 @@ class Desk:
         """The keys on a topic, in order."""
         return [seen.key for seen in read_topics(self.where, (kind,))[kind]]
 
-    def answers(self, names: Sequence[str], *, timeout_s: float = 60.0) -> dict[str, Answer]:
+    def answers(self, names: Sequence[str], *, timeout_s: float = 150.0) -> dict[str, Answer]:
         """The answers of these requests, once all are there: one each, whatever was published how often."""
         found: dict[str, set[bytes]] = {}
 
@@ -109,7 +109,7 @@ class Desk:
 def page(worker: WorkerProcess, path: str) -> tuple[int, dict[str, Any]]:
     """Status and JSON of one of a worker's pages."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}{path}", timeout=5) as reply:
+        with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}{path}", timeout=60) as reply:
             return int(reply.status), json.load(reply)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -117,7 +117,7 @@ def page(worker: WorkerProcess, path: str) -> tuple[int, dict[str, Any]]:
 
 def sample(worker: WorkerProcess, name: str, **labels: str) -> float:
     """One sample of a worker's metrics; 0 while there is none."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}/metrics", timeout=5) as reply:
+    with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}/metrics", timeout=60) as reply:
         families = list(text_string_to_metric_families(reply.read().decode()))
     found = [one.value for each in families for one in each.samples if one.name == name and one.labels == labels]
     return found[0] if found else 0.0
