@@ -57,7 +57,7 @@ CASES = (
     Case("before_call", unknown=1),
     Case("after_reply", paid=2, unknown=1),
     Case("after_delta", paid=2, unknown=1, streamed="[[words:20]] [[fault:trickle:0.1,ok]]", twice="deltas"),
-    Case("after_abort", failed=1, streamed="[[words:20]] [[fault:error_at:60:1.0,ok]]", twice="deltas"),
+    Case("after_abort", failed=1, streamed="[[words:20]] [[fault:error_at:60:4,ok]]", twice="deltas"),
     Case("after_finish"),
     Case("after_cost_produced", twice="costs"),
     Case("after_final_claim"),

@@ -39,6 +39,8 @@ ROUTES = {
     "fragile": {"deployment": "fake", "on_break": "failed"},
     "whole": {"deployment": "fake", "stream": False},
 }
+# A call that hangs is ended by a cancel or a kill, and not by a deadline before it.
+LONG = {"fake": {"total_timeout_s": 54.0, "first_token_timeout_s": 50.0, "between_chunks_timeout_s": 50.0}}
 # Both end with the worker; the first is asked again by the next one.
 KILLED, KILLED_FRAGILE = "killed", "killed-fragile"
 
@@ -56,7 +58,7 @@ class Bench:
     def send(self, kind: str, key: str, record: Record) -> None:
         value = self.place.codec.encode(record)
         self.producer.produce(f"{self.place.lane}.{kind}", value=value, key=key.encode())
-        assert self.producer.flush(30) == 0
+        assert self.producer.flush(60) == 0
 
     def ask(self, name: str, said: str, *, route: str = "default", **asked: Any) -> str:
         """Publish an enrichment as the stage before would; its request id."""
@@ -121,7 +123,7 @@ def bench(stack: TestStack, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """The worker has taken every request, and was killed in the middle of two."""
     lane = f"d{derive_id(str(datetime.now(UTC)))[:8]}"
     folder = tmp_path_factory.mktemp("streams")
-    with scene(stack, folder, lane, partitions=1, routes=ROUTES, deltas={"interval_ms": 20}) as place:
+    with scene(stack, folder, lane, partitions=1, routes=ROUTES, deployments=LONG, deltas={"interval_ms": 20}) as place:
         worker = WorkerProcess(("complete",), lane=lane, slot="w0", env=place.env, folder=folder, cpu=None)
         bench = Bench(place, worker, Producer({"bootstrap.servers": place.settings.kafka.bootstrap, "log_level": 0}))
         worker.start()
@@ -139,8 +141,8 @@ def bench(stack: TestStack, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def _traffic(bench: Bench) -> None:
     plain = {
         bench.ask("plain", "[[fault:trickle:0.02]]"),
-        bench.ask("restarted", "[[fault:break_at:80:0.7,ok]]"),
-        bench.ask("broken", "[[fault:break_at:80:0.7,ok]]", route="fragile"),
+        bench.ask("restarted", "[[fault:break_at:80:3,ok]]"),
+        bench.ask("broken", "[[fault:break_at:80:3,ok]]", route="fragile"),
         bench.ask("early", "[[fault:break_at:8:0.7,ok]]", route="fragile"),
         bench.ask("whole", "", route="whole"),
         bench.ask("json", "", response_format=ResponseFormat(type="json_object")),
