@@ -38,22 +38,24 @@ def event_headers(
     record: Record, meta: Meta, *, time: datetime, cause: Sequence[tuple[str, bytes]], timings: Sequence[Timing]
 ) -> Headers:
     """The headers of an event that ``cause``'s event led to."""
-    kind = record.AVRO_NAME
-    pairs = {
-        "ce_specversion": "1.0",
-        "ce_id": meta.event_id,
-        "ce_source": f"headrace/{meta.lane}/{meta.stage}",
-        "ce_type": kind,
-        "ce_time": time.isoformat(),
-        "ce_subject": meta.request_id,
-        "ce_correlationid": meta.request_id,
-        "ce_causationid": meta.causation_id,
-        TRACEPARENT: child_traceparent(cause),
-    }
-    headers = [(name, value.encode()) for name, value in pairs.items()]
-    headers.append(("content-type", CONTENT_TYPE))
-    carried = ((name, header(cause, name)) for name in CARRIED)
-    headers += [(name, value) for name, value in carried if value is not None and len(value) <= LONGEST_CARRIED]
+    # The last of each name.
+    known, subject = dict(cause), meta.request_id.encode()
+    headers = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", meta.event_id.encode()),
+        ("ce_source", f"headrace/{meta.lane}/{meta.stage}".encode()),
+        ("ce_type", record.AVRO_NAME.encode()),
+        ("ce_time", time.isoformat().encode()),
+        ("ce_subject", subject),
+        ("ce_correlationid", subject),
+        ("ce_causationid", meta.causation_id.encode()),
+        (TRACEPARENT, _child(known.get(TRACEPARENT)).encode()),
+        ("content-type", CONTENT_TYPE),
+    ]
+    for name in CARRIED:
+        value = known.get(name)
+        if value is not None and len(value) <= LONGEST_CARRIED:
+            headers.append((name, value))
     if timings:
         headers.append((TIMINGS, dump_timings(timings)))
     return headers
@@ -61,7 +63,11 @@ def event_headers(
 
 def child_traceparent(cause: Iterable[tuple[str, bytes]] | None) -> str:
     """A span of its own in the trace of ``cause``, or in a new trace where it names none."""
-    match = _TRACEPARENT.fullmatch((header(cause, TRACEPARENT) or b"").decode("ascii", "replace"))
+    return _child(header(cause, TRACEPARENT))
+
+
+def _child(parent: bytes | None) -> str:
+    match = _TRACEPARENT.fullmatch((parent or b"").decode("ascii", "replace"))
     trace, flags = (match[1], match[3]) if match else (secrets.token_hex(16), "00")
     return f"00-{trace}-{secrets.token_hex(8)}-{flags}"
 

@@ -10,7 +10,7 @@ from processors.event import Incoming
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError, UndecodableError, UnknownSchemaError
 from schemas.ids import derive_id
-from schemas.record import Record
+from schemas.record import Record, changed
 from schemas.records import Admitted, Completion, Cost, Enrichment, Feedback, Meta
 from streams.claims import Claims
 from streams.headers import load_timings
@@ -19,6 +19,8 @@ from streams.replay.changes import Changes, lacking
 from streams.replay.rerender import with_prompt
 from streams.replay.run import Run
 from streams.stages import Effect, Stage
+
+_ADMITTED = (Admitted, Enrichment, Completion)
 
 
 class Events:
@@ -44,37 +46,36 @@ class Events:
         if entry.value is None:
             raise UndecodableError("the event has a null value")
         record = await self._decoded(entry.value)
-        meta: Meta = record.meta  # type: ignore[attr-defined]
-        if meta.accepted_at is None:
-            meta = replace(meta, accepted_at=entry.time)
+        if self._claims is not None and MARK in entry.value:
+            meta: Meta = record.meta  # type: ignore[attr-defined]
+            record = await self._claims.whole(record, entry.value, meta.tenant)
+        return _incoming(entry, entry.value, record)
+
+    def at_hand(self, entry: Entry) -> Incoming[Any] | None:
+        """As ``decode``, where nothing has to be waited for; else ``None``."""
         value = entry.value
-        if self._claims is not None and MARK in value:
-            record = await self._claims.whole(record, value, meta.tenant)
-        return Incoming(
-            record=record,
-            meta=meta,
-            raw=value,
-            appended_at=entry.time,
-            control_offset=meta.control_offset,
-            timings=load_timings(cast("Any", entry.headers)),
-            position=(entry.partition, entry.offset),
-        )
+        if value is None or (self._claims is not None and MARK in value):
+            return None
+        try:
+            return _incoming(entry, value, self._codec.decode(value, self._record))
+        except UnknownSchemaError:
+            return None
 
     def ours(self, incoming: Incoming[Any]) -> Incoming[Any]:
         """The event under the run, with what it changes. Raises ``ConfigurationError`` for a field that it lacks."""
         record, meta = incoming.record, incoming.meta
         if self._first and not self._as_is:
-            meta = replace(meta, lane=self._run.lane, run=self._run.run)
+            meta = changed(meta, lane=self._run.lane, run=self._run.run)
             own: dict[str, Any] = {"meta": meta}
-            if isinstance(record, Admitted | Enrichment | Completion) and record.admission.expires_at is not None:
+            if isinstance(record, _ADMITTED) and record.admission.expires_at is not None:
                 # Whether it was in time was decided when it was live.
-                own["admission"] = replace(record.admission, expires_at=None)
-            record = self._changes.apply(replace(record, **own))
+                own["admission"] = changed(record.admission, expires_at=None)
+            record = self._changes.apply(changed(record, **own))
             prompt = self._changes.prompt
             if prompt is not None and isinstance(record, Admitted):
                 record = replace(record, request=with_prompt(record.request, prompt.name, prompt.version))
             if self._copies and isinstance(record, Cost):
-                record = replace(record, attempt_id=derive_id("replay", self._run.run, record.attempt_id))
+                record = changed(record, attempt_id=derive_id("replay", self._run.run, record.attempt_id))
         missing = lacking(self._stage.name, record)
         if missing is not None:
             partition, offset = incoming.position
@@ -92,3 +93,18 @@ class Events:
             # Raises where the registry denies it: the run goes on without the event.
             await self._codec.fetch(error.schema_id)
             return self._codec.decode(value, self._record)
+
+
+def _incoming(entry: Entry, value: bytes, record: Record) -> Incoming[Any]:
+    meta: Meta = record.meta  # type: ignore[attr-defined]
+    if meta.accepted_at is None:
+        meta = replace(meta, accepted_at=entry.time)
+    return Incoming(
+        record=record,
+        meta=meta,
+        raw=value,
+        appended_at=entry.time,
+        control_offset=meta.control_offset,
+        timings=load_timings(cast("Any", entry.headers)),
+        position=(entry.partition, entry.offset),
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 REMEMBERED = 100_000
 
 
@@ -9,7 +11,8 @@ class Remembered:
     """The latest ids, so many and no more."""
 
     def __init__(self, most: int = REMEMBERED) -> None:
-        self._ids: dict[str, None] = {}
+        # A plain dict looks at every place of those that were removed before it finds the first that is there.
+        self._ids: OrderedDict[str, None] = OrderedDict()
         self._most = most
 
     def add(self, event_id: str) -> bool:
@@ -18,5 +21,5 @@ class Remembered:
             return False
         self._ids[event_id] = None
         if len(self._ids) > self._most:
-            del self._ids[next(iter(self._ids))]
+            self._ids.popitem(last=False)
         return True

@@ -28,7 +28,7 @@ from schemas.errors import (
     PoisonError,
     RefusedError,
 )
-from schemas.record import Record
+from schemas.record import Record, changed
 from schemas.records import Answer, Cost, Meta, Timing
 from streams.claims import DATAREF, Claims
 from streams.dead_letters import dead_letter, without_value
@@ -168,12 +168,12 @@ class Step:
 
     async def _chosen(self, entries: Sequence[Entry]) -> list[_Item]:
         """Every entry, with what is settled about it before its stage sees it."""
-        items = []
+        items, events = [], self._ports.events
         for number, entry in enumerate(entries):
             if number % BREATH == 0:
                 await asyncio.sleep(0)
             try:
-                decoded = await self._patiently(partial(self._ports.events.decode, entry))
+                decoded = events.at_hand(entry) or await self._patiently(partial(events.decode, entry))
                 items.append(_Item(entry, decoded))
             except PoisonError as error:
                 items.append(_Item(entry, None, _Done((), BURIED, self._letter(entry, error))))
@@ -189,7 +189,7 @@ class Step:
             if item.done is None and item.incoming is not None:
                 if self.seen.add(item.incoming.meta.event_id):
                     taken.append(item)
-                    ours.append(self._ports.events.ours(item.incoming))
+                    ours.append(events.ours(item.incoming))
                 else:
                     item.done = _DUPLICATE
         prepare = self._ports.prepare
@@ -352,7 +352,7 @@ class Step:
             record = record_of(output)
             lane = ports.run.lane
             if isinstance(record, Answer):
-                record = replace(record, timings=timings)
+                record = changed(record, timings=timings)
                 if ports.backfill is not None:
                     accepted_at = item.incoming.meta.accepted_at or entry.time
                     late = is_over(accepted_at, item.incoming.record.request.ttl_ms, ports.now())

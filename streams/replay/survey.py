@@ -69,7 +69,7 @@ async def survey(
         decoded = []
         for entry in batch:
             try:
-                decoded.append((entry, await events.decode(entry)))
+                decoded.append((entry, events.at_hand(entry) or await events.decode(entry)))
             except PoisonError:
                 found.unreadable += 1
         takes = await selection.takes(decoded)
