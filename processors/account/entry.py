@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
@@ -109,6 +109,11 @@ def entry_of(incoming: Incoming[Cost]) -> Entry:
     return Entry(cost.attempt_id, spender, _said(incoming, spender))
 
 
+def by_name(value: Spender | Said) -> dict[str, Any]:
+    """The fields by name. ``dataclasses.asdict`` copies each of them deeply, which takes as long as all the rest."""
+    return {name: getattr(value, name) for name in _FIELDS[type(value)]}
+
+
 def clean(text: str) -> str:
     """The text without the one character that Postgres takes in no text."""
     return text.replace("\0", "\ufffd")
@@ -133,7 +138,7 @@ def _said(incoming: Incoming[Cost], spender: Spender) -> Said:
         "price_source": clean(cost.price_source),
     }
     # Not of the bytes: a later release writes the same event with a field more. The broker's time is not the event's.
-    told = {**asdict(spender), **values, "attempt_id": cost.attempt_id, "incurred_at": cost.incurred_at}
+    told = {**by_name(spender), **values, "attempt_id": cost.attempt_id, "incurred_at": cost.incurred_at}
     if usage.details:
         told["usage_details"] = dict(usage.details)
     digest = hashlib.sha256(orjson.dumps(told, default=_plain, option=orjson.OPT_SORT_KEYS)).hexdigest()
@@ -155,6 +160,7 @@ def _plain(value: Any) -> str:
     raise TypeError(type(value).__name__)
 
 
+_FIELDS = {kind: tuple(one.name for one in fields(kind)) for kind in (Spender, Said)}
 _SAME = (
     "purpose",
     "route",

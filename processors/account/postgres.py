@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -14,7 +14,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from processors.account.entry import Booked, Entry, Said, Spender
+from processors.account.entry import Booked, Entry, Said, Spender, by_name
 from processors.account.rule import Standing, add
 from processors.postgres import Connection, Database, away, conflict
 from schemas.errors import DependencyDownError, PoisonError
@@ -72,7 +72,7 @@ async def _add(connection: Connection, entries: Sequence[Entry], further: Sequen
         for number in by_attempt[attempt_id]:
             after, booked[number] = add(attempt_id, after, entries[number].said)
         if after is not before:
-            parameters = asdict(after.said) | {
+            parameters = by_name(after.said) | {
                 "attempt_id": attempt_id,
                 "conflicts": after.conflicts,
                 "history": Jsonb([_told(said) for said in after.history]),
@@ -87,13 +87,12 @@ _ADDED: Mapping[str, Any] = {"price_version": "", "error_code": None, "correctio
 
 
 def _columns(entry: Entry) -> dict[str, Any]:
-    return {"attempt_id": entry.attempt_id} | asdict(entry.spender) | _as_json(entry.said)
+    return {"attempt_id": entry.attempt_id} | by_name(entry.spender) | _as_json(entry.said)
 
 
 def _as_json(said: Said) -> dict[str, Any]:
     """What is said, with amounts and times as text: JSON has no decimals."""
-    values = asdict(said)
-    return values | {
+    return by_name(said) | {
         "amount_usd": f"{said.amount_usd:f}",
         "avoided_cost_usd": f"{said.avoided_cost_usd:f}",
         "incurred_at": said.incurred_at.astimezone(UTC).isoformat(),
