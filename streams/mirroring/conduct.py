@@ -22,7 +22,7 @@ from streams.reading import TopicReader
 from streams.replay.conduct import Conductor
 from streams.replay.gone import check_outputs
 from streams.replay.lane import already_written, make_topics
-from streams.replay.run import Place, Progress, Run
+from streams.replay.run import Place, Run
 from streams.replay.runs import Runs
 from streams.replay.work import Ended
 from streams.settings import Settings
@@ -75,7 +75,10 @@ class MirrorConductor(Conductor):
             await self._open(run, epoch, days, reader, stack)
             watching = asyncio.ensure_future(self._watch(run, days))
             try:
-                return await self._rounds(run, reader)
+                ended = await self._rounds(run, reader)
+                for line in self._lines:
+                    await line.close()
+                return ended
             finally:
                 watching.cancel()
                 await asyncio.gather(watching, return_exceptions=True)
@@ -119,9 +122,7 @@ class MirrorConductor(Conductor):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), IDLE_S)
 
-    async def _reached(
-        self, reader: TopicReader, run: Run, number: int, places: Sequence[Place]
-    ) -> tuple[Place, ...]:
+    async def _reached(self, reader: TopicReader, run: Run, number: int, places: Sequence[Place]) -> tuple[Place, ...]:
         return await patiently(lambda: asyncio.to_thread(extended, reader, self._settings, run, number, places))
 
     async def _check(self, run: Run, reader: TopicReader) -> None:
@@ -142,7 +143,6 @@ class MirrorConductor(Conductor):
                 with suppress(DependencyDownError):
                     at = {place: one.next for place, one in self._lines[0].places.items()}
                     behind = await asyncio.to_thread(backlog.behind, at)
-                    places = tuple(place for line in self._lines for place in line.places.values())
-                    day, now = await days.today(), self._clock.now()
-                    self._tell(figures_of(run, Progress(places), day, behind=behind, now=now))
+                    progress, day = await self._runs.progress(run.run), await days.today()
+                    self._tell(figures_of(run, progress, day, behind=behind, now=self._clock.now()))
                 await asyncio.sleep(LOOK_S)

@@ -20,6 +20,7 @@ from streams.overview.backlog import BacklogReader
 from streams.reading import TopicReader
 from streams.replay.desk import Desk, Planned, code_version
 from streams.replay.lane import lane_of
+from streams.replay.paid import pays, with_books
 from streams.replay.plan import stages_of
 from streams.replay.run import Run, RunConfig
 from streams.replay.where import nearest, parse
@@ -75,10 +76,10 @@ async def started(desk: Desk, name: str, asked: Asked) -> tuple[Run, bool]:
         with suppress(ConfigurationError):
             return await desk.begin(planned), True
     found = await mirror_of(desk, name)
-    differs = _differences(found, asked)
+    differs = _differences(desk, found, asked)
     if differs:
         raise ConfigurationError(
-            f"there is a mirror {name!r} already, with other settings: {'; '.join(differs)}. Start it with its own (its "
+            f"the mirror {name!r} has other settings: {'; '.join(differs)}. Start it with its own (the "
             f"name alone is enough), choose another name, or headrace replay mirror delete {name}"
         )
     if found.state in ("cancelled", "done"):
@@ -92,13 +93,13 @@ async def started(desk: Desk, name: str, asked: Asked) -> tuple[Run, bool]:
 
 async def _planned(desk: Desk, name: str, asked: Asked) -> Planned:
     stage, lane = asked.stage or STAGE, asked.lane or LANE
-    stages = stages_of(stage, asked.through)
+    stages = with_books(stages_of(stage, asked.through), desk.settings)
     if stages[0] == "account":
         raise ConfigurationError("--stage account: books are not mirrored; headrace replay --stage account copies them")
     where = asked.where or ""
     if where:
         _check_where(where, stages[0])
-    if "complete" in stages and asked.per_day_usd is None:
+    if pays(stages, desk.settings) and asked.per_day_usd is None:
         raise ConfigurationError("--max-cost-per-day is missing: say how many US dollars the mirror may spend in a day")
     await desk.check_asked(stages, asked.sets, asked.per_day_usd)
     with TopicReader(desk.settings) as reader:
@@ -139,17 +140,17 @@ def _check_where(where: str, stage: str) -> None:
     late = needs & ({"score"} if stage == "evaluate" else {"score", "status"})
     if late:
         raise ConfigurationError(
-            f"--where: {' and '.join(sorted(late))} of a request is known once it is answered, and a mirror takes events "
-            "as they come; replay what was recorded instead"
+            f"--where: {' and '.join(sorted(late))} of a request is known once it is answered, and a mirror takes "
+            "events as they come; replay what was recorded instead"
         )
 
 
-def _differences(run: Run, asked: Asked) -> list[str]:
+def _differences(desk: Desk, run: Run, asked: Asked) -> list[str]:
     """What was asked for otherwise, as text."""
     config = run.config
     stages = None
     if asked.stage is not None or asked.through is not None:
-        stages = stages_of(asked.stage or run.stages[0], asked.through)
+        stages = with_books(stages_of(asked.stage or run.stages[0], asked.through), desk.settings)
     pairs: dict[str, tuple[Any, Any]] = {
         "--stage/--through": (stages, run.stages),
         "--share": (asked.share, config.sample),

@@ -14,14 +14,13 @@ from schemas.codec import Codec
 from streams.mirroring.allowance import Allowance, patiently
 from streams.mirroring.days import Days
 from streams.mirroring.follow import chunks, control_end
-from streams.reading import Stretch, TopicReader
 from streams.reading import Place as TopicPlace
+from streams.reading import Stretch, TopicReader
 from streams.replay.control import follow_control
 from streams.replay.lately import behind, remember
 from streams.replay.run import Place, Run, Written
 from streams.replay.runs import Runs
 from streams.replay.selection import Selection
-from streams.replay.step import Step
 from streams.replay.work import BATCH, CALLS_A_BATCH, CONCURRENCY, Work, batches
 from streams.settings import Settings
 from streams.stages import STAGES, Effect
@@ -114,6 +113,11 @@ class Line(Work):
             self._resumed = False
         return True
 
+    async def close(self) -> None:
+        """Tell what nobody will bring to an end any more of what embeddings cost; nothing of the stage is open."""
+        if self._telling is not None:
+            await patiently(self._telling.settle_all)
+
     async def checkpoint(self, written: Written) -> None:
         """Note how far the lane is written, at a moment in which all of it is noted: a resume looks from there on."""
         if not self._resumed:
@@ -122,7 +126,8 @@ class Line(Work):
     async def _save(self, places: Sequence[Place]) -> None:
         """Note those that are new or moved."""
         run, epoch = self._run.run, self._epoch
-        moved = {(one.topic, one.partition): one for one in places if self.places.get((one.topic, one.partition)) != one}
+        by_key = {(one.topic, one.partition): one for one in places}
+        moved = {key: one for key, one in by_key.items() if self.places.get(key) != one}
         fresh = [one for key, one in moved.items() if key not in self.places]
         if fresh:
             await patiently(lambda: self._runs.begin_step(run, epoch, fresh))

@@ -10,7 +10,6 @@ import sys
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -18,10 +17,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 
 from processors.evaluate.sampling import position
 from schemas.records import Completion
+from streams.app import group_name
 from streams.reading import TopicReader
+from streams.stages import STAGES
 from streams.topics import admin_client
 from tests.provider.process import ROOT, ProviderProcess
 from tests.support.commands import Commands, Ran
@@ -90,6 +92,16 @@ class Place:
         said = [completion(number, self.lane) for number in numbers]
         record(self.commands.settings, self.commands.codec, self.lane, requests)
         record(self.commands.settings, self.commands.codec, self.lane, said)
+        # Nothing waits any more: live goes first.
+        stage, settings = STAGES["complete"], self.commands.settings
+        with TopicReader(settings) as reader:
+            for source in stage.inputs:
+                ends = reader.ends(reader.places([f"{self.lane}.{source.kind}"]))
+                group = group_name(settings.prefix, self.lane, stage.group_of(source))
+                consumer = Consumer({"bootstrap.servers": settings.kafka.bootstrap, "group.id": group})
+                offsets = [TopicPartition(*place, bounds.end) for place, bounds in ends.items()]
+                consumer.commit(offsets=offsets, asynchronous=False)
+                consumer.close()
 
     def share(self) -> set[str]:
         """The requests that the mirror is to take."""
@@ -104,9 +116,9 @@ class Place:
         return [part for pair in asked.items() for part in pair if part]
 
     def start(self, day: date, *options: str) -> None:
+        worker = (sys.executable, "-m", "tests.support.mirror_worker", day.isoformat())
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.mirror_worker", day.isoformat(), "replay", "mirror", "start", self.name]
-            + list(options),
+            [*worker, "replay", "mirror", "start", self.name, *options],
             cwd=ROOT,
             env=self.commands.environment,
             stderr=subprocess.PIPE,
@@ -115,7 +127,7 @@ class Place:
 
     def ended(self) -> tuple[int, str]:
         assert self.process is not None
-        _, said = self.process.communicate(timeout=120)
+        _, said = self.process.communicate(timeout=240)
         return self.process.returncode, said
 
     def mirror(self, *arguments: str) -> Ran:
@@ -131,7 +143,7 @@ class Place:
             found = self.shown()
             return all(found.get(name) == value for name, value in wanted.items())
 
-        eventually(holds, what, timeout_s=120)
+        eventually(holds, what, timeout_s=180)
         return self.shown()
 
     def completions(self, lane: str) -> list[Completion]:
@@ -158,7 +170,7 @@ class Place:
         body = json.dumps(script).encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.provider.url}/script", body, headers, method="POST")
-        urllib.request.urlopen(request, timeout=10).close()
+        urllib.request.urlopen(request, timeout=60).close()
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +225,7 @@ def test_a_share_is_mirrored_on_a_daily_budget_whatever_becomes_of_the_process(p
     place.live(6)
     paid = sum(place.provider.paid().values())
     place.start(second)
-    eventually(lambda: sum(place.provider.paid().values()) > paid, "a call is open", timeout_s=120)
+    eventually(lambda: sum(place.provider.paid().values()) > paid, "a call is open", timeout_s=180)
     place.process.kill()
     place.ended()
     place.script(latency={"median_ms": 0.0, "slow_ms": 0.0, "slow_share": 0.0, "seed": 0})
@@ -234,7 +246,7 @@ def test_a_share_is_mirrored_on_a_daily_budget_whatever_becomes_of_the_process(p
     grown = {topic: end - before[topic] for topic, end in place.ends().items() if end != before[topic]}
     sent = place.sent - old
     assert grown == {f"{place.lane}.enrichments.normal": sent, f"{place.lane}.completions": sent}
-    groups = admin_client(place.commands.settings).list_consumer_groups(request_timeout=30).result(30).valid
+    groups = admin_client(place.commands.settings).list_consumer_groups(request_timeout=60).result(60).valid
     assert [one.group_id for one in groups if found["run"] in one.group_id] == []
 
     # While it runs: compared, and no second one by its name.

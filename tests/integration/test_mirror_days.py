@@ -55,9 +55,7 @@ async def kept(request: pytest.FixtureRequest) -> AsyncIterator[Kept]:
     run, runs = secrets.token_hex(4), PostgresRuns(database)
     names: dict[str, Any] = {"run": run, "name": run, "lane": f"replay-{run}"}
     config = RunConfig(mirror=True, max_cost_per_day_usd=LIMIT)
-    made = Run(
-        **names, source_lane="live", target="shadow", stages=("complete",), config=config, code_version="1"
-    )
+    made = Run(**names, source_lane="live", target="shadow", stages=("complete",), config=config, code_version="1")
     await runs.create(made, [])
     assert await runs.take(run, owner="a test") == 1
     yield Kept(PostgresDays(database, run, epoch=1, limit_usd=LIMIT), database, run)

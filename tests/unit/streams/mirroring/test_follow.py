@@ -61,7 +61,8 @@ def test_ends_grow_and_a_new_partition_is_read_from_its_start() -> None:
 
 def test_a_later_stage_reads_what_is_in_the_mirror_s_lane() -> None:
     run = run_of(stages=("complete", "filter"))
-    found = extended(reader(**{"replay-r1__completions": [(0, 4)], "live__completions": [(0, 9)]}), SETTINGS, run, 1, [])
+    bounds = reader(**{"replay-r1__completions": [(0, 4)], "live__completions": [(0, 9)]})
+    found = extended(bounds, SETTINGS, run, 1, [])
     assert [(one.topic, one.step, one.first, one.end) for one in found] == [("replay-r1.completions", 1, 0, 4)]
 
 

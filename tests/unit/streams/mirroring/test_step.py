@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -20,7 +21,10 @@ async def test_what_has_no_room_leaves_no_output_and_the_others_go_on(concurrenc
             raise PassedOverError
         return True
 
-    scene = Scene(begin=begin, done=lambda incoming, _: settled.append(incoming.meta.request_id), concurrency=concurrency)
+    def done(incoming: Any, _: Decimal) -> None:
+        settled.append(incoming.meta.request_id)
+
+    scene = Scene(begin=begin, done=done, concurrency=concurrency)
     await scene.batch(*(entry(number) for number in range(5)))
     assert [answer.meta.request_id for answer in scene.answers()] == ["live-r0", "live-r3", "live-r4"]
     assert (scene.place.next, scene.place.counts) == (5, {"published": 3, "over_budget": 2})
