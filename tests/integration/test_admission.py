@@ -65,7 +65,7 @@ def test_limits_reject_or_queue_by_tier_and_a_cap_sets_aside(desk: tuple[Desk, W
     at.ask(*flood, tenant="flood")
     at.ask(*other, tenant="bolt")
     at.ask("counted-0", tenant="counted")
-    answers = at.answers([*few, *patient, *flood, *other, "counted-0"], timeout_s=120)
+    answers = at.answers([*few, *patient, *flood, *other, "counted-0"])
     assert Counter(answers[name].status for name in few) == {"answered": 2, "rejected": 2}
     rejected = [answers[name].failure for name in few if answers[name].status == "rejected"]
     for failure in rejected:
@@ -78,7 +78,7 @@ def test_limits_reject_or_queue_by_tier_and_a_cap_sets_aside(desk: tuple[Desk, W
     assert sample(worker, "headrace_limit_rulings_total", **queued) >= 1, "some of them had to wait"
     capped = {"tier": "standard", "verdict": "queued", "limit": "tenant.max_in_flight"}
     assert sample(worker, "headrace_limit_rulings_total", **capped) >= 1
-    assert at.deferred() == []
+    eventually(lambda: at.deferred() == [], "no row is left")
     with psycopg.connect(at.where.dsn) as connection:
         query = "SELECT count(*) FROM in_flight WHERE lane = %s"
         assert connection.execute(query, (at.where.lane,)).fetchall() == [(0,)], "every answer gave its place back"
@@ -98,7 +98,7 @@ def test_a_budget_refuses_before_anything_is_spent_and_a_soft_limit_is_told(
     lane = at.where.lane
     at.ask("poor-0", tenant="poor")
     at.ask("watched-0", tenant="watched")
-    answers = at.answers(["poor-0", "watched-0"], timeout_s=90)
+    answers = at.answers(["poor-0", "watched-0"])
     failure = answers["poor-0"].failure
     assert answers["poor-0"].status == "rejected" and failure is not None
     assert failure.code == "budget_exceeded" and failure.retry_after_s is not None and failure.retryable
