@@ -123,11 +123,11 @@ def test_good_documents_are_published_and_bad_ones_are_named(
 
 def test_waiting_ends_when_the_index_holds_the_documents(settings: Settings, lane: str) -> None:
     Path("a.txt").write_text("Some text.")
-    arguments = ("ingest", "a.txt", "--tenant", lane, "--lane", lane, "--wait", "--timeout", "0.5", "--json")
+    arguments = ("ingest", "a.txt", "--tenant", lane, "--lane", lane, "--wait", "--json", "--timeout")
 
-    before = headrace(*arguments)
+    before = headrace(*arguments, "0.5")
     index(settings, lane)
-    after = headrace(*arguments)
+    after = headrace(*arguments, "60")
 
     assert before.exit_code == 1
     assert by_file(before)["a.txt"]["not_indexed"] == ["a.txt"]

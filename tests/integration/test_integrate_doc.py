@@ -45,7 +45,7 @@ def run(program: str, commands: Commands, folder: Path, **more: str) -> str:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=180,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr

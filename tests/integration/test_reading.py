@@ -104,11 +104,11 @@ def test_a_partition_without_records_at_its_end_offsets_ends_too(
 ) -> None:
     """A transaction's marker takes an offset that no consumer ever gets."""
     producer = Producer({"bootstrap.servers": settings.kafka.bootstrap, "transactional.id": topic})
-    producer.init_transactions(20)
+    producer.init_transactions(60)
     producer.begin_transaction()
     producer.produce(topic, value=b"v", key=b"a", partition=0)
-    producer.commit_transaction(20)
-    deadline = time.monotonic() + 20
+    producer.commit_transaction(60)
+    deadline = time.monotonic() + 60
     while (stretches := whole(reader, topic))[topic, 0] != Stretch(0, 2):
         assert time.monotonic() < deadline
     started = time.monotonic()
@@ -121,7 +121,7 @@ def test_following_gives_what_comes_later(settings: Settings, topic: str, reader
     reader.start({place: stretch.end for place, stretch in whole(reader, topic).items()})
     assert reader.poll(0.1) == []
     produce(settings, topic, [b"after"])
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     found: list[bytes | None] = []
     while not found and time.monotonic() < deadline:
         found = [entry.key for entry in reader.poll(0.1)]

@@ -19,7 +19,7 @@ def settings(stack: TestStack) -> Settings:
 
 
 def partitions(settings: Settings, topic: str) -> int:
-    return len(admin_client(settings).list_topics(timeout=20).topics[topic].partitions)
+    return len(admin_client(settings).list_topics(timeout=60).topics[topic].partitions)
 
 
 def test_every_declared_topic_is_created_once(settings: Settings, lane: str) -> None:
