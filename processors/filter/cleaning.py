@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from processors.filter.finding import Finding, united
@@ -11,6 +12,9 @@ from processors.filter.tokens import strip_tokens
 
 MASKS = {"email": "[EMAIL]", "ssn": "[SSN]", "card": "[CARD]", "phone": "[PHONE]"}
 SPECIAL = "special_token"
+# Every number that is masked has six digits with nothing but a few marks between them. Most texts have none, and looking
+# for this alone takes a tenth of the time.
+_DIGITS = re.compile(r"\d(?:\W{0,7}\d){5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +36,10 @@ def clean(text: str, regions: tuple[str, ...]) -> Cleaned:
 
 def find_identifiers(text: str, regions: tuple[str, ...]) -> list[Finding]:
     """Everything in the text that is masked, in order, none overlapping."""
-    if not any(c.isdigit() for c in text) and "@" not in text:
-        return []
-    return united([*find_emails(text), *find_ssns(text), *find_cards(text), *find_phones(text, regions)])
+    found = [*find_emails(text)] if "@" in text else []
+    if _DIGITS.search(text) is not None:
+        found += [*find_ssns(text), *find_cards(text), *find_phones(text, regions)]
+    return united(found)
 
 
 def masked(text: str, findings: list[Finding]) -> str:

@@ -18,6 +18,7 @@ _LOCAL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}\Z")
 _DIGITS = re.compile(r"(?<!\d)\d+(?:[ \u00a0\u2009\u202f.\u2010-\u2015-]\d+)*(?!\d)")
 _GROUP = re.compile(r"\d+")
 _SSN = re.compile(r"(?<![\d-])(\d{3})([- \u2010-\u2015])(\d{2})\2(\d{4})(?!-?\d)")
+_NINE = re.compile(r"\d{9}")
 _BARE_SSN = re.compile(r"(?:\bSSN\b|social security)[^\d\n]{0,30}(?<!\d)(\d{3})(\d{2})(\d{4})(?!\d)", re.IGNORECASE)
 # The words of the pattern above with nothing but their gap behind them, or the first of two words.
 _SSN_AHEAD = re.compile(r"(?:(?:SSN|social security)[^\d\n]{0,30}|social )\Z", re.IGNORECASE)
@@ -109,6 +110,8 @@ def find_ssns(text: str) -> Iterator[Finding]:
     for match in _SSN.finditer(text):
         if _valid_ssn(match[1], match[3], match[4]):
             yield Finding("ssn", match.start(), match.end())
+    if _NINE.search(text) is None:
+        return
     for match in _BARE_SSN.finditer(text):
         if _valid_ssn(match[1], match[2], match[3]):
             yield Finding("ssn", match.start(1), match.end())

@@ -42,6 +42,9 @@ def strip_tokens(text: str) -> Stripped:
     What remains can read as a token again (``<|im_<|im_end|>end|>``). Such a one gives way to a space, so that nothing
     can close up behind it.
     """
+    # What every one of them has.
+    if "<" not in text and "INST]" not in text:
+        return Stripped(text)
     matches = list(TOKENS.finditer(text))
     if not matches:
         return Stripped(text)

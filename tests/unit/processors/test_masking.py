@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processors.filter.cleaning import clean
-from processors.filter.identifiers import is_card, luhn
+from processors.filter.cleaning import clean, find_identifiers
+from processors.filter.finding import united
+from processors.filter.identifiers import find_cards, find_emails, find_ssns, is_card, luhn
 from processors.filter.json_text import clean_json
+from processors.filter.phones import find_phones
 from processors.filter.policy import FilterPolicy
 from processors.filter.tokens import TOKENS, strip_tokens
 
@@ -237,3 +239,16 @@ def test_no_text_takes_long(text: str) -> None:
     started = time.perf_counter()
     cleaned(text)
     assert time.perf_counter() - started < 2
+
+
+_NUMBERS = st.sampled_from(
+    ["4111 1111 1111 1111", "123-45-6789", "078051120", "+1 (212) 555-0100", "020 7946 0958 x12"]
+)
+_MARKS = st.text(alphabet="0123456789 -.()/+x\u2010\u2015\u00a0\u2009\u0661:\nS", max_size=12)
+
+
+@given(st.lists(_MARKS | _NUMBERS | st.sampled_from(["call ", " SSN ", "a@b.com", "two"]), max_size=6).map("".join))
+def test_a_text_that_is_passed_over_quickly_has_nothing_to_find(text: str) -> None:
+    found = [*find_emails(text), *find_ssns(text), *find_cards(text), *find_phones(text, REGIONS)]
+
+    assert find_identifiers(text, REGIONS) == united(found)
