@@ -17,6 +17,7 @@ import typer
 from schemas.errors import ConfigurationError
 from streams.cli.output import print_json, say
 from streams.cli.replay_diff import diff, gate
+from streams.cli.replay_lineage import lineage
 from streams.cli.replay_text import Bar, asked_text, ended_line, planned_text, run_line, run_text, run_view, survey_view
 from streams.replay.desk import Desk, Planned
 from streams.replay.plan import times
@@ -38,6 +39,7 @@ app = typer.Typer(
 
 app.command()(diff)
 app.command()(gate)
+app.command()(lineage)
 
 Named = Annotated[str, typer.Argument(metavar="RUN", help="The run's id or name.")]
 Folder = Annotated[Path | None, typer.Option(help="The embedded stack's folder.")]
@@ -284,7 +286,7 @@ def _conclude(settings: Settings, outcome: tuple[Run, Ended] | None, *, json: bo
 
 def _with_desk(settings: Settings, work: Callable[[Desk], Awaitable[T]]) -> T:
     async def run() -> T:
-        async with Desk.open(settings) as desk:
+        async with Desk.open(settings, note=say) as desk:
             return await work(desk)
 
     return asyncio.run(run())

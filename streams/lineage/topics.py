@@ -46,7 +46,7 @@ class Topics:
 
     def _contract(self, kind: type[Record], *, columns: bool) -> Contract:
         schema_id = None if self._codec is None else self._codec.schema_id(kind)
-        return Contract(name=kind.AVRO_NAME, schema_id=schema_id, columns=columns_of(kind) if columns else ())
+        return Contract(name=kind.AVRO_NAME, schema_id=schema_id, columns=columns_of(kind.AVRO_NAME) if columns else ())
 
 
 def kafka_namespace(bootstrap: str) -> str:
@@ -56,9 +56,9 @@ def kafka_namespace(bootstrap: str) -> str:
 
 
 @cache
-def columns_of(kind: type[Record]) -> tuple[Column, ...]:
-    """The fields of a record, as its schema has them today."""
-    schema = json.loads(event_schemas()[kind.AVRO_NAME])
+def columns_of(record: str) -> tuple[Column, ...]:
+    """The fields of a record by its full name, as its schema has them today."""
+    schema = json.loads(event_schemas()[record])
     return tuple(
         Column(name=field["name"], type=_type(field["type"]), doc=field.get("doc", "")) for field in schema["fields"]
     )

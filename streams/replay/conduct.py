@@ -13,6 +13,8 @@ from processors.postgres import Database
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError, DependencyDownError, FencedError, HeadraceError
 from streams.dead_letters import safe_message
+from streams.lineage.happening import NoLineage
+from streams.lineage.replays import ReplayLineage
 from streams.reading import TopicReader
 from streams.replay.gone import check_outputs
 from streams.replay.lane import already_written, ends_of, make_topics
@@ -30,8 +32,16 @@ class Conductor:
     """Leads runs. Everything that it needs is given; it connects to the broker by itself."""
 
     def __init__(
-        self, settings: Settings, database: Database, runs: Runs, codec: Codec, *, observe: Observe | None = None
+        self,
+        settings: Settings,
+        database: Database,
+        runs: Runs,
+        codec: Codec,
+        *,
+        observe: Observe | None = None,
+        lineage: ReplayLineage | None = None,
     ) -> None:
+        self._lineage = lineage or ReplayLineage(settings, runs, codec, NoLineage())
         self._settings, self._database, self._runs, self._codec = settings, database, runs, codec
         self._observe = observe or unobserved
         self._clock = DatabaseClock()
@@ -52,6 +62,22 @@ class Conductor:
         """
         self._clock.set(await self._database.now())
         epoch = await self._take(run)
+        await self._lineage.begun(run, epoch)
+        following = asyncio.ensure_future(self._lineage.follow(run, epoch))
+        ended: Ended | None = None
+        try:
+            ended = await self._lead(run, epoch)
+        except Exception as error:
+            ended = Ended("failed", safe_message(error))
+            raise
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+            if ended is not None:
+                await self._lineage.ended(run, epoch, ended.state, ended.reason)
+        return ended
+
+    async def _lead(self, run: Run, epoch: int) -> Ended:
         keeping = asyncio.ensure_future(self._keep(run, epoch))
         try:
             ended = await self._steps(run, epoch)

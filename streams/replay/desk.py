@@ -17,6 +17,9 @@ from schemas.errors import ConfigurationError
 from streams import security
 from streams.capacity.store import PostgresUses
 from streams.deployed import check_keys
+from streams.lineage.emitter import Note, open_lineage
+from streams.lineage.happening import Lineage
+from streams.lineage.replays import ReplayLineage
 from streams.reading import TopicReader
 from streams.replay.backfill import Left, left_alone
 from streams.replay.calls import check_model, check_prompt
@@ -27,8 +30,8 @@ from streams.replay.paid import check_embeddings, check_limit
 from streams.replay.plan import Planner, stages_of
 from streams.replay.run import RESUMABLE, Place, Progress, Run, RunConfig, Target
 from streams.replay.runs import PostgresRuns, Runs
-from streams.replay.selection import within
-from streams.replay.where import nearest, parse
+from streams.replay.selection import check_known, within
+from streams.replay.where import nearest
 from streams.replay.work import Observe
 from streams.settings import Settings
 
@@ -59,21 +62,45 @@ class Planned:
 class Desk:
     """Runs, and all that can be done with them. Use it on one event loop."""
 
-    def __init__(self, settings: Settings, database: Database, runs: Runs, codec: Codec) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, runs: Runs, codec: Codec, *, note: Note | None = None
+    ) -> None:
         self.settings, self.database, self.runs, self.codec = settings, database, runs, codec
+        self._note = note
+        self._lineage: Lineage | None = None
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings) -> AsyncIterator[Desk]:
-        """Connect to Postgres and the registry. Raises ``DependencyDownError``."""
+    async def open(cls, settings: Settings, *, note: Note | None = None) -> AsyncIterator[Desk]:
+        """Connect to Postgres and the registry. ``note`` hears of lineage events that are lost.
+
+        Raises ``DependencyDownError``.
+        """
         dsn = settings.postgres.dsn.get_secret_value()
         database = await Database.open(
             dsn, max_size=settings.postgres.pool_size, statement_timeout_s=60, application_name="headrace replay"
         )
         try:
-            yield cls(settings, database, PostgresRuns(database), await security.codec(settings.registry))
+            desk = cls(settings, database, PostgresRuns(database), await security.codec(settings.registry), note=note)
+            try:
+                yield desk
+            finally:
+                if desk._lineage is not None:
+                    await asyncio.to_thread(desk._lineage.close)
         finally:
             await database.close()
+
+    @property
+    def lineage(self) -> Lineage:
+        """Whoever is told of runs. Raises ``ConfigurationError`` where the settings name what is not there."""
+        if self._lineage is None:
+            self._lineage = open_lineage(self.settings, note=self._note)
+        return self._lineage
+
+    @property
+    def telling(self) -> ReplayLineage:
+        """Tells of runs. Raises as ``lineage``."""
+        return ReplayLineage(self.settings, self.runs, self.codec, self.lineage)
 
     async def plan(
         self,
@@ -90,8 +117,7 @@ class Desk:
         Raises ``ConfigurationError`` for whatever of it can't be done.
         """
         stages = stages_of(stage, through)
-        if config.where:
-            parse(config.where)
+        await check_known(config.where, self.database, lane=lane, stage=stages[0])
         await self._check_asked(stages, config.sets, config.max_cost_usd)
         copies = stages == ("account",)
         if target == "live" and (through or stage) not in _PUBLISHES:
@@ -140,7 +166,8 @@ class Desk:
 
     def conductor(self, observe: Observe | None = None) -> Conductor:
         """What leads a run; see ``Conductor.lead``."""
-        return Conductor(self.settings, self.database, self.runs, self.codec, observe=observe)
+        services = (self.settings, self.database, self.runs, self.codec)
+        return Conductor(*services, observe=observe, lineage=self.telling)
 
     async def find(self, named: str) -> Run:
         """The run of this id or name. Raises ``ConfigurationError`` that names the nearest one."""
@@ -186,6 +213,8 @@ class Desk:
     async def _check_asked(
         self, stages: tuple[str, ...], sets: Mapping[str, str], max_cost_usd: Decimal | None
     ) -> None:
+        # What is wrong with its settings is said before anything is begun.
+        _ = self.lineage
         check_sets(stages, sets)
         if "complete" in stages:
             check_keys(self.settings)
@@ -197,7 +226,11 @@ class Desk:
 
     async def cancel(self, run: Run) -> bool:
         """Cancel a run; False where it had ended. Whoever leads it notices at its next note."""
-        return await self.runs.cancel(run.run)
+        done = await self.runs.cancel(run.run)
+        if done and run.state == "running" and run.lease_s <= 0:
+            # Whoever led it died without a word.
+            await self.telling.ended(run, run.epoch, "cancelled", "cancelled by an operator")
+        return done
 
     async def delete(self, run: Run) -> list[str]:
         """Remove the run's topics, groups and rows; the names of what was removed from the broker.

@@ -99,6 +99,23 @@ class Selection:
         return before, dict(by_request)
 
 
+async def check_known(where: str, database: Database, *, lane: str, stage: str) -> None:
+    """Raise ``ConfigurationError`` for an expression over what this database has of no request of the lane.
+
+    It would take nothing, in silence: an import leaves final answers and scores behind. Blocks on Postgres.
+    """
+    needs = set(parse(where).needs) if where else set()
+    if stage == "evaluate":
+        # An answer says its own.
+        needs.discard("status")
+    for name, what, statement in _KNOWN:
+        if name in needs and not await database.execute(statement, {"lane": lane}):
+            raise ConfigurationError(
+                f"--where: this database has no {what} of the lane {lane}, so {name} would hold for no event; "
+                "an import leaves them behind: choose by what the events themselves say"
+            )
+
+
 def within(theirs: RunConfig, ours: RunConfig) -> RunConfig:
     """What of another run's selection is ours, too. Raises ``ConfigurationError`` where both can't be kept."""
     if ours.offsets:
@@ -127,6 +144,10 @@ async def _nothing() -> list[tuple[Any, ...]]:
     return []
 
 
+_KNOWN = (
+    ("status", "final answers", "SELECT 1 FROM finals WHERE lane = %(lane)s LIMIT 1"),
+    ("score", "scores", "SELECT 1 FROM evaluations WHERE lane = %(lane)s LIMIT 1"),
+)
 # ``own``: the run's own revision of the answer, and what came after it. What the run takes was decided before these.
 _ASKED = """
     JOIN unnest(%(tenants)s::text[], %(ids)s::text[]) AS asked (tenant, request_id)
