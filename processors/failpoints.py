@@ -26,6 +26,8 @@ NAMES = (
     "after_deferred_produced",  # it is on its topic again, its row is still there
     "before_ack",  # all is done but the offset
 )
+# The same for cascades.
+CASCADE_NAMES = ("after_kept",)  # a reply is kept, no stronger model was asked
 # The same for requests that are fanned out.
 FAN_OUT_NAMES = ("after_samples",)  # all calls of a request have ended, nothing was made of them
 # The same for what embeddings cost.
@@ -33,6 +35,7 @@ SPEND_NAMES = ("after_spends_taken",)  # cost events are about to be published, 
 # The same for calls that go by batch.
 BATCH_NAMES = (
     "after_batch_item",  # a call is stored for a batch, its event is not set aside
+    "after_batch_follow",  # it is noted whose batch a request waits for, its event is not set aside
     "after_batch_begun",  # a batch has its items, none is claimed
     "after_batch_claims",  # calls of a batch are claimed, their items don't know
     "after_batch_upload",  # the file is uploaded, nobody noted that
@@ -80,7 +83,7 @@ def failpoints(specification: str | None) -> Failpoints:
     if not specification:
         return Unarmed()
     name, _, turn = specification.partition(":")
-    known = (*NAMES, *FAN_OUT_NAMES, *SPEND_NAMES, *BATCH_NAMES)
+    known = (*NAMES, *CASCADE_NAMES, *FAN_OUT_NAMES, *SPEND_NAMES, *BATCH_NAMES)
     if name not in known or (turn and not (turn.isascii() and turn.isdigit() and int(turn) > 0)):
         raise ConfigurationError(f"failpoint {specification!r}: use one of {', '.join(known)}, or name:n with n > 0")
     return Armed(name, int(turn or 1))

@@ -110,6 +110,7 @@ TABLES = (
         where="state IN ('done', 'returned')",
         why="which calls went by batch; those that still wait for a reply stay",
     ),
+    Table("batch_followers", "stored_at", 7, why="requests that wait for an identical one's batch"),
     Table("worker_reports", "updated_at", 7, why="reports of workers that ended without a farewell"),
     Table("provider_use", "updated_at", 1, why="what processes use of providers; one that is gone tells nothing new"),
     Table("in_flight", "until", 1, why="requests of capped tenants; a row counts until its request has expired"),

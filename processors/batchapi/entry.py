@@ -13,6 +13,8 @@ from processors.journal.entry import CallKey
 ItemState = Literal["waiting", "taken", "sent", "answered", "returned", "withdrawn", "done"]
 BatchState = Literal["claiming", "uploading", "uploaded", "creating", "open", "ended", "lost"]
 OVER: tuple[BatchState, ...] = ("ended", "lost")
+# Items whose call a batch may still answer.
+IN_BATCH: tuple[ItemState, ...] = ("waiting", "taken", "sent", "answered")
 
 
 def owner_of(batch_id: str) -> str:

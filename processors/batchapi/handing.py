@@ -15,12 +15,13 @@ from processors.batchapi.entry import Item
 from processors.batchapi.opening import at_batch_price
 from processors.batchapi.port import BatchStore
 from processors.batchapi.replies import BatchReplies
+from processors.cache.caches import Asking
 from processors.clock import Clock
 from processors.complete.cancellation import Cancellation
 from processors.complete.routes import Deployment, Route
 from processors.event import Incoming
 from processors.failpoints import Failpoints, Unarmed
-from processors.journal import Busy, CallKey, Granted, Journal
+from processors.journal import Busy, CallKey, Done, Ended, Granted, Journal
 from processors.journal.protocol import CANCELLED, EXPIRED, unknown
 from processors.routing import Pool, Seat
 from schemas.errors import NotYetError
@@ -28,6 +29,8 @@ from schemas.records import Enrichment
 
 # An event that waits for its batch is let go when that has its reply; it looks for itself after so long, to be safe.
 _ASIDE_S = 3600.0
+# The same for one that waits for another one's batch, and the longest where that goes by no batch.
+_FOLLOWS_S, _LIVE_S = 900.0, 60.0
 # While its item is being claimed, or another worker has its call.
 _SOON_S = 1.0
 
@@ -92,8 +95,9 @@ class Handing:
         *,
         pool: Pool,
         owner: str,
-    ) -> Adopted | None:
-        """A call with a stored reply; ``None``: it is made, or was ended, as any other.
+        asking: Asking | None = None,
+    ) -> Adopted | Done | Ended | None:
+        """A call with a stored reply, or one that a cache answers; ``None``: it is made, or was ended, as any other.
 
         Blocks for a few round trips at most. Raises ``NotYetError`` when it goes by batch and there is no reply yet: it
         is stored then, and the event may be set aside. Raises ``DependencyDownError``.
@@ -103,8 +107,7 @@ class Handing:
             return None
         item = await self._store.item(key.call_id)
         if item is None:
-            await self._hand_over(incoming, key, route, cancellation)
-            return None
+            return await self._hand_over(incoming, key, route, cancellation, asking)
         over = cancellation.requested or self._expired(incoming)
         if item.state == "waiting":
             if over and await self._store.move(item.call_id, was="waiting", now="done"):
@@ -172,15 +175,25 @@ class Handing:
         )
 
     async def _hand_over(
-        self, incoming: Incoming[Enrichment], key: CallKey, route: Route, cancellation: Cancellation
-    ) -> None:
-        """Store the call's item and raise ``NotYetError``, unless it is for another way."""
+        self,
+        incoming: Incoming[Enrichment],
+        key: CallKey,
+        route: Route,
+        cancellation: Cancellation,
+        asking: Asking | None,
+    ) -> Done | Ended | None:
+        """Store the call's item and raise ``NotYetError``, unless a cache answers it or it is for another way."""
+        awaited = None if asking is None else await self._store.followed(key.call_id)
         deployment = self._lane_deployment(route)
         if deployment is None or cancellation.requested or not self._lives(incoming, deployment):
-            return
+            return None
         if await self._journal.attempts_of(key) or await self._journal.outcome_of(key) is not None:
             # It was begun the other way.
-            return
+            return None
+        if asking is not None:
+            answered = await self._from_cache(incoming, key, asking, awaited, f"batch/{deployment.name}")
+            if answered is not None:
+                return answered
         item = Item(
             key=key,
             deployment=deployment.name,
@@ -193,6 +206,22 @@ class Handing:
         await self._store.add(item)
         self._failpoints.hit("after_batch_item")
         raise self._later(item)
+
+    async def _from_cache(
+        self, incoming: Incoming[Enrichment], key: CallKey, asking: Asking, awaited: str | None, reason: str
+    ) -> Done | Ended | None:
+        """What answers the request without a call; ``None`` where that is its own to make.
+
+        Raises ``NotYetError`` while an identical one's call is open.
+        """
+        claim = await asking.ahead(awaited)
+        if isinstance(claim, Busy):
+            leader = asking.awaited
+            if leader and await self._store.follow(leader, key, incoming.meta.event_id):
+                self._failpoints.hit("after_batch_follow")
+                raise NotYetError(_FOLLOWS_S, reason)
+            raise NotYetError(max(_SOON_S, min(claim.remaining_s, _LIVE_S)), reason)
+        return claim if isinstance(claim, Done | Ended) else None
 
     def _lane_deployment(self, route: Route) -> Deployment | None:
         """The route's first own deployment that takes this lane's calls by batch."""

@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from processors.batchapi.entry import OVER, Batch, BatchState, Claimed, Figures, Item, ItemState, Waiting
+from processors.batchapi.entry import IN_BATCH, OVER, Batch, BatchState, Claimed, Figures, Item, ItemState, Waiting
 from processors.clock import FakeClock
+from processors.journal.entry import CallKey
 from schemas.errors import DependencyDownError
 
 
@@ -33,6 +34,8 @@ class MemoryBatches:
     leaders: dict[tuple[str, str], tuple[str, datetime]] = field(default_factory=dict)
     stored_at: dict[str, datetime] = field(default_factory=dict)
     not_before: dict[str, datetime] = field(default_factory=dict)
+    # By call: whom it waits for, and its event.
+    followers: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     async def item(self, call_id: str) -> Item | None:
         self._reach()
@@ -52,7 +55,26 @@ class MemoryBatches:
             return False
         dropped = replace(item, input=b"", reply=None) if now == "done" else item
         self.rows[call_id] = replace(dropped, state=now)
+        if now in ("done", "withdrawn"):
+            self.woken |= {event_id for leader, event_id in self.followers.values() if leader == call_id}
         return True
+
+    async def follow(self, leader: str, key: CallKey, event_id: str) -> bool:
+        self._reach()
+        if not self.batched(leader):
+            return False
+        self.followers[key.call_id] = (leader, event_id)
+        return True
+
+    async def followed(self, call_id: str) -> str | None:
+        self._reach()
+        leader, _ = self.followers.pop(call_id, (None, ""))
+        return leader
+
+    def batched(self, call_id: str) -> bool:
+        """Whether a batch may still answer the call."""
+        item = self.rows.get(call_id)
+        return item is not None and item.state in IN_BATCH
 
     async def lead(self, lane: str, deployment: str, owner: str, *, hold_s: float) -> bool:
         self._reach()

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from processors.batchapi.entry import Batch, BatchState, Claimed, Figures, Item, ItemState, Waiting
+from processors.journal.entry import CallKey
 
 
 class BatchStore(Protocol):
@@ -23,7 +24,18 @@ class BatchStore(Protocol):
         ...
 
     async def move(self, call_id: str, *, was: ItemState, now: ItemState) -> bool:
-        """Change an item's state, where it is ``was``. ``done`` drops its input and reply."""
+        """Change an item's state, where it is ``was``. ``done`` drops its input and reply.
+
+        Those who follow an item come back when it is ``done`` or ``withdrawn``.
+        """
+        ...
+
+    async def follow(self, leader: str, key: CallKey, event_id: str) -> bool:
+        """Note that a call waits for that of ``leader``; false where no batch will answer that one any more."""
+        ...
+
+    async def followed(self, call_id: str) -> str | None:
+        """Whom the call waited for, which is forgotten with this."""
         ...
 
     async def lead(self, lane: str, deployment: str, owner: str, *, hold_s: float) -> bool:

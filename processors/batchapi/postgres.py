@@ -1,4 +1,4 @@
-"""Items and batches in Postgres: tables ``batches``, ``batch_items`` and ``batch_collectors``."""
+"""Items and batches in Postgres: tables ``batches``, ``batch_items``, ``batch_followers`` and ``batch_collectors``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from processors.batchapi import sql
-from processors.batchapi.entry import Batch, BatchState, Claimed, Figures, Item, ItemState, Waiting
+from processors.batchapi.entry import IN_BATCH, Batch, BatchState, Claimed, Figures, Item, ItemState, Waiting
 from processors.journal.entry import CallKey
 from processors.postgres import Connection, Database
 
@@ -43,6 +43,21 @@ class PostgresBatches:
     async def move(self, call_id: str, *, was: ItemState, now: ItemState) -> bool:
         parameters = {"call_id": call_id, "was": was, "now": now}
         return bool(await self._database.execute(sql.MOVE, parameters))
+
+    async def follow(self, leader: str, key: CallKey, event_id: str) -> bool:
+        parameters = {
+            "call_id": key.call_id,
+            "leader": leader,
+            "lane": key.lane,
+            "run": key.run,
+            "event_id": event_id,
+            "states": list(IN_BATCH),
+        }
+        return bool(await self._database.execute(sql.FOLLOW, parameters))
+
+    async def followed(self, call_id: str) -> str | None:
+        rows = await self._database.execute(sql.FOLLOWED, {"call_id": call_id})
+        return str(rows[0][0]) if rows else None
 
     async def lead(self, lane: str, deployment: str, owner: str, *, hold_s: float) -> bool:
         parameters = {"lane": lane, "deployment": deployment, "owner": owner, "hold_s": hold_s}

@@ -20,12 +20,30 @@ RETURNING set_config('synchronous_commit', 'on', true)
 """
 
 MOVE = """
-UPDATE batch_items SET state = %(now)s,
-    input = CASE WHEN %(now)s = 'done' THEN NULL ELSE input END,
-    reply = CASE WHEN %(now)s = 'done' THEN NULL ELSE reply END
-WHERE call_id = %(call_id)s AND state = %(was)s
+WITH moved AS (
+    UPDATE batch_items SET state = %(now)s,
+        input = CASE WHEN %(now)s = 'done' THEN NULL ELSE input END,
+        reply = CASE WHEN %(now)s = 'done' THEN NULL ELSE reply END
+    WHERE call_id = %(call_id)s AND state = %(was)s
+    RETURNING call_id, state
+), woken AS (
+    UPDATE deferred SET not_before = clock_timestamp()
+    FROM batch_followers AS f JOIN moved ON f.leader = moved.call_id
+    WHERE moved.state IN ('done', 'withdrawn') AND deferred.lane = f.lane AND deferred.stage = 'complete'
+      AND deferred.run = f.run AND deferred.event_id = f.event_id AND deferred.not_before > clock_timestamp()
+)
+SELECT call_id FROM moved
+"""
+
+FOLLOW = """
+INSERT INTO batch_followers (call_id, leader, lane, run, event_id)
+SELECT %(call_id)s, call_id, %(lane)s, %(run)s, %(event_id)s FROM batch_items
+WHERE call_id = %(leader)s AND state = ANY(%(states)s)
+ON CONFLICT (call_id) DO UPDATE SET leader = excluded.leader, stored_at = clock_timestamp()
 RETURNING call_id
 """
+
+FOLLOWED = "DELETE FROM batch_followers WHERE call_id = %(call_id)s RETURNING leader"
 
 LEAD = """
 INSERT INTO batch_collectors AS c (lane, deployment, owner, until)

@@ -6,6 +6,7 @@ caches hold by then. A result that another call paid for is in the cache with th
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -99,6 +100,8 @@ class Asking:
         self._caches, self._incoming, self._offer = caches, incoming, offer
         self._policy, self._key, self._route = policy, key, route
         self._awaited: str | None = None
+        # Whether the request may wait for a batch.
+        self._patient = False
         # Makes its own call, whatever others do.
         self._alone = False
         self._taken_at: float | None = None
@@ -108,6 +111,19 @@ class Asking:
     def called(self) -> None:
         """Hear that the request's own call was made: what remains is to read the journal."""
         self._called = True
+
+    @property
+    def awaited(self) -> str | None:
+        """The call that is waited for; empty where it is not known which."""
+        return self._awaited
+
+    async def ahead(self, awaited: str | None) -> Claim | None:
+        """As ``claim``, for a request that goes by batch where nothing answers it; waits for other batches, too.
+
+        ``awaited``: the call that it waited for until now.
+        """
+        self._awaited, self._patient = awaited, True
+        return await self.claim(math.inf)
 
     async def claim(self, latest: float) -> Claim | None:
         """What answers the request: ``Done`` as the journal has it now, ``Busy`` while another's call is open.
@@ -169,7 +185,7 @@ class Asking:
         return await store.join(wish) if isinstance(seen, Free) else seen
 
     def _wait(self, answer: Waiting, latest: float) -> Busy | None:
-        if not self._policy.single_flight:
+        if not self._policy.single_flight or (answer.batched and not self._patient):
             self._alone = True
             self._tell("exact", "miss")
             return None

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import numpy as np
 
+from processors.batchapi.memory import MemoryBatches
 from processors.cache.port import OWN_FAILURES, Failed, Found, Free, Near, Own, Taken, Waiting, Wish
 from processors.embeddings import Vector
 from processors.journal.entry import CallRow
@@ -18,8 +19,8 @@ _ENDED = ("done", "failed", "unknown")
 class MemoryCacheStore:
     """A ``CacheStore`` under the same rules. ``trips`` counts its statements."""
 
-    def __init__(self, journal: MemoryJournal) -> None:
-        self._journal = journal
+    def __init__(self, journal: MemoryJournal, batches: MemoryBatches | None = None) -> None:
+        self._journal, self._batches = journal, batches
         # By key: the call, and until when it has to begin.
         self.entries: dict[bytes, tuple[str, float]] = {}
         self.vectors: dict[bytes, tuple[bytes, Vector]] = {}
@@ -85,10 +86,13 @@ class MemoryCacheStore:
             return found or Free()
         call_id, until = self.entries[wish.key]
         call, now = self._call(wish.key), self._now()
+        batched = self._batches is not None and self._batches.batched(call_id)
         live = call is not None and call.state == "calling" and call.lease_until is not None
         if live and call is not None and call.lease_until is not None:
             left_s = (call.lease_until - self._journal.clock.now()) / timedelta(seconds=1)
             if left_s > 0:
-                return Waiting(call_id, left_s)
+                return Waiting(call_id, left_s, batched)
         begun = call is not None and call.state in _ENDED
-        return Waiting(call_id, until - now) if until > now and not begun else Free()
+        if batched or (until > now and not begun):
+            return Waiting(call_id, max(0.0, until - now), batched)
+        return Free()

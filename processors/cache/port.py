@@ -47,10 +47,14 @@ class Own:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The call ``call_id`` is open, or about to begin, for this much longer unless that is renewed."""
+    """The call ``call_id`` is open, or about to begin, for this much longer unless that is renewed.
+
+    ``batched``: it goes by batch, and may take a day.
+    """
 
     call_id: str
     remaining_s: float
+    batched: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,10 @@ SELECT set_config('hnsw.iterative_scan', 'strict_order', true), set_config('hnsw
 """
 
 _ENDED = "calls.state IN ('done', 'failed', 'unknown')"
+# An item that waits for its batch has no call yet.
+_BATCHED = """EXISTS (
+    SELECT FROM batch_items AS item
+    WHERE item.call_id = entry.call_id AND item.state IN ('waiting', 'taken', 'sent', 'answered'))"""
 
 # Nothing is lost with an entry but a saving, so its commit needs no disk.
 JOIN = f"""
@@ -42,13 +46,15 @@ WITH own AS (
             SELECT FROM calls WHERE calls.call_id = entry.call_id AND (
                 (state = 'done' AND updated_at >= %(fresh_after)s)
                 OR (state = 'calling' AND calls.lease_until > clock_timestamp())))
+        AND NOT {_BATCHED}
         AND (entry.lease_until <= clock_timestamp()
              OR EXISTS (SELECT FROM calls WHERE calls.call_id = entry.call_id AND {_ENDED})))
     RETURNING set_config('synchronous_commit', 'off', true)
 )
 SELECT EXISTS (SELECT FROM own), EXISTS (SELECT FROM taken), entry.call_id, calls.state,
        CASE WHEN calls.updated_at >= %(fresh_after)s AND NOT EXISTS (SELECT FROM taken) THEN calls.result END,
-       calls.updated_at, extract(epoch FROM greatest(calls.lease_until, entry.lease_until) - clock_timestamp())
+       calls.updated_at, extract(epoch FROM greatest(calls.lease_until, entry.lease_until) - clock_timestamp()),
+       {_BATCHED}
 FROM (VALUES (%(key)s::bytea)) AS wished (cache_key)
 LEFT JOIN cache_entries AS entry USING (cache_key) LEFT JOIN calls USING (call_id)
 """
@@ -58,6 +64,7 @@ SELECT entry.call_id, calls.state, CASE WHEN calls.updated_at >= %(fresh_after)s
        calls.updated_at,
        coalesce(calls.state = 'calling' AND calls.lease_until > clock_timestamp(), false)
        OR (entry.lease_until > clock_timestamp() AND NOT coalesce({_ENDED}, false)),
+       {_BATCHED},
        extract(epoch FROM greatest(calls.lease_until, entry.lease_until) - clock_timestamp()),
        (SELECT CASE WHEN failure->>'code' = ANY(%(own_codes)s) THEN 'reserved' ELSE state END
         FROM calls WHERE call_id = %(awaited)s)
@@ -94,7 +101,7 @@ class PostgresCacheStore:
 
     async def join(self, wish: Wish) -> Found | Taken | Own | Waiting:
         rows = await self._database.execute(JOIN, _parameters(wish))
-        own, taken, call_id, state, result, updated_at, remaining_s = rows[0]
+        own, taken, call_id, state, result, updated_at, remaining_s, batched = rows[0]
         if own:
             return Own()
         if taken:
@@ -102,19 +109,19 @@ class PostgresCacheStore:
         if state == "done" and result is not None:
             return Found(result=result, at=updated_at)
         # An entry that was made since this statement began is not seen by it; it is there at the next look.
-        return Waiting(str(call_id or ""), max(0.0, float(remaining_s or 0.0)))
+        return Waiting(str(call_id or ""), max(0.0, float(remaining_s or 0.0)), batched)
 
     async def look(self, wish: Wish, call_id: str) -> Found | Waiting | Failed | Free:
         parameters = _parameters(wish) | {"awaited": call_id or None, "own_codes": list(OWN_FAILURES)}
         rows = await self._database.execute(LOOK, parameters)
         if not rows:
             return Free()
-        now_id, state, result, updated_at, open_, remaining_s, awaited = rows[0]
+        now_id, state, result, updated_at, open_, batched, remaining_s, awaited = rows[0]
         if state == "done" and result is not None:
             return Found(result=result, at=updated_at)
         if awaited in ("failed", "unknown"):
             return Failed()
-        return Waiting(str(now_id), max(0.0, float(remaining_s or 0.0))) if open_ else Free()
+        return Waiting(str(now_id), max(0.0, float(remaining_s or 0.0)), batched) if open_ or batched else Free()
 
     async def leave(self, wish: Wish) -> None:
         await self._database.execute(LEAVE, {"key": wish.key, "call_id": wish.call.call_id})

@@ -125,7 +125,8 @@ class Attempting:
             left_s = left_of(task, self._clock).s
             stronger = await task.checks.escalation(reply, judgement, attempts, settled, left_s=left_s)
             if stronger is not None:
-                return self._elsewhere(replace(outcome, settled=settled), *stronger, sending, task)
+                kept = replace(outcome, settled=settled, keep=task.checks.kept(attempts[-1]))
+                return self._elsewhere(kept, *stronger, sending, task)
         elsewhere = self._held_back(reply, attempts, task, live)
         if elsewhere is not None:
             return self._elsewhere(replace(outcome, settled=settled), elsewhere, CONTENT_REFUSED, sending, task)

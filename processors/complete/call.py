@@ -100,6 +100,8 @@ class Caller:
                         outcome, again = await self._attempting.make(granted, attempts, sending, task, live)
                         attempts = await self._unwritten.book(outcome)
                         self._count(outcome, attempts, timed=timed)
+                    if outcome.keep is not None:
+                        self._failpoints.hit("after_kept")
                     if again is None:
                         return
                     if live is not None and live.given and not live.lost:

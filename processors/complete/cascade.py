@@ -2,7 +2,8 @@
 
 A reply that is not good enough is a paid attempt all the same: it is booked ``failed`` as ``escalated_<check>`` with
 the usage and cost that it really had. Until a stronger model has answered the reply is kept, and stands when none does.
-A worker that is lost takes it along; its rows say which check failed, and the next worker asks the stronger model.
+The journal has it, too: a worker that takes the call over from one that was lost goes on at the stronger model, and has
+what was kept.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from processors.budgets.refusal import BUDGET_EXCEEDED
+from processors.complete import keeping
 from processors.complete.judging import Accept, Judgement
 from processors.complete.policies import CascadePolicy
 from processors.complete.retry import Go, Verdict, failure_of
@@ -85,6 +88,19 @@ class Checks:
         self._reason: str | None = None
         self.standing: Standing | None = None
 
+    def take_up(self, data: bytes, attempts: Sequence[AttemptRow]) -> None:
+        """Go on with what an earlier worker kept of these attempts, which are closed."""
+        kept = keeping.read(data)
+        row = None if kept is None else next((row for row in attempts if row.ordinal == kept.attempt), None)
+        if kept is not None and row is not None:
+            self.standing, self._steps = Standing(kept.reply, row), list(kept.steps)
+
+    def kept(self, attempt: AttemptRow) -> bytes | None:
+        """The reply of this attempt, for the journal; ``None`` where it does not stand."""
+        if self.standing is None or self.standing.row.ordinal != attempt.ordinal:
+            return None
+        return keeping.written(self.standing.reply, attempt.ordinal, self._steps)
+
     async def escalation(
         self,
         reply: ModelReply,
@@ -109,7 +125,7 @@ class Checks:
             self._steps.append(self._step(last, "passed", score))
             return None
         # Better than none, should no stronger model answer: unless it is not even of the form that was wanted.
-        if isinstance(judgement, Accept):
+        if isinstance(judgement, Accept) and keeping.written(judgement.reply, last.ordinal, ()) is not None:
             self.standing = Standing(judgement.reply, _closed(last, settled))
         if not self._affordable:
             self._reason = "budget"
@@ -131,10 +147,10 @@ class Checks:
             return Go(group=group, cause="cascade")
         return verdict if self.standing is None else failure_of(error)
 
-    def stands(self) -> Standing | None:
-        """The kept reply, which answers now because no stronger model does."""
+    def stands(self, failure: CallFailure) -> Standing | None:
+        """The kept reply, which answers now because no stronger model does, for this reason."""
         if self.standing is not None:
-            self._reason = "unavailable"
+            self._reason = "budget" if failure.code == BUDGET_EXCEEDED else "unavailable"
         return self.standing
 
     def record(self, attempts: Sequence[AttemptRow], *, answered: bool = True) -> Cascade:
@@ -240,12 +256,16 @@ def upcoming(groups: Sequence[Group], attempts: Sequence[AttemptRow]) -> Group |
 
 def beginning(route: Route, attempts: Sequence[AttemptRow]) -> Go:
     """Where a call is begun, or goes on after its worker was lost: a reply that was escalated is not bought again."""
-    escalated = any((row.error_code or "").startswith(ESCALATED) for row in attempts)
+    escalated = {row.target.deployment for row in attempts if (row.error_code or "").startswith(ESCALATED)}
     if route.cascade is None or not escalated:
         return Go(group=route.own)
-    tried = {row.target.deployment for row in attempts}
-    reached = [group for group in route.cascade.groups if any(one.name in tried for one in group.deployments)]
-    return Go(group=reached[-1] if reached else route.cascade.groups[0], cause="cascade")
+    groups, tried, at = route.cascade.groups, {row.target.deployment for row in attempts}, 0
+    for number, group in enumerate(groups):
+        names = {one.name for one in group.deployments}
+        if names & tried:
+            # Behind it where its own reply did not pass either.
+            at = number + bool(names & escalated)
+    return Go(group=groups[min(at, len(groups) - 1)], cause="cascade")
 
 
 def _closed(row: AttemptRow, settled: Settled) -> AttemptRow:

@@ -27,7 +27,7 @@ class Endings:
         await self.failed(granted, task, nowhere(task.route, code))
 
     async def failed(self, granted: Granted, task: Task, failure: CallFailure) -> None:
-        """End a call whose attempt was sent nowhere, with ``failure`` or the route's last resort."""
+        """End a call whose attempt was sent nowhere: by a kept reply or the last resort, else with ``failure``."""
         outcome = Outcome(lease=granted.lease, attempt_id=granted.attempt.attempt_id)
         settled = replace(NOT_SENT, error_class=failure.error_class, error_code=failure.code)
         attempts = (*granted.earlier, granted.attempt)
@@ -45,13 +45,13 @@ class Endings:
 
     def ended(self, outcome: Outcome, failure: CallFailure, attempts: tuple[AttemptRow, ...], task: Task) -> Outcome:
         """The outcome of a call's last attempt: answered by a kept reply or the last resort, else failed."""
-        if failure.kind != "failed" or failure.code in _NO_RESORT:
+        if failure.kind not in ("failed", "crash_loop") or failure.code in _NO_RESORT:
             return replace(outcome, failure=failure)
         assert outcome.settled is not None
-        standing = None if task.checks is None else task.checks.stands()
+        standing = None if task.checks is None else task.checks.stands(failure)
         if standing is not None and task.stand is not None:
             return replace(outcome, result=task.stand(standing, attempts, outcome.settled))
-        if task.resort is None:
+        if task.resort is None or failure.kind != "failed":
             return replace(outcome, failure=failure)
         self._pool.observer.on_last_resort(task.route.name)
         return replace(outcome, result=task.resort(attempts, outcome.settled, failure.code))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from processors.clock import Clock
 from processors.complete.cancellation import Cancellation
@@ -14,7 +15,8 @@ from processors.complete.retry import Go
 from processors.complete.routes import Group, Route
 from processors.journal import AttemptRow
 from processors.routing import Ask, Pool, Seat, Unavailable
-from schemas.errors import DependencyDownError, NotYetError
+from processors.routing.causes import UNUSED
+from schemas.errors import DependencyDownError, NotYetError, RefusedError
 from schemas.records import Enrichment
 
 # For longer than this no slot is kept: the event is set aside. Longer than a lease, which is over by then.
@@ -63,6 +65,25 @@ class Places:
         except TimeoutError:
             name = go.group.deployments[0].name
             raise DependencyDownError(f"deployment {name}", "every slot was taken, or its call is open") from None
+
+    @asynccontextmanager
+    async def seat(
+        self, route: Route, go: Go, asked: Enrichment, *, cancellation: Cancellation, latest: float
+    ) -> AsyncIterator[Seat | Unavailable | None]:
+        """``find`` for a call's first attempt: a seat that is left with the block, where nobody made use of it.
+
+        ``None`` when the request is cancelled before there is one. Raises ``DependencyDownError`` as ``find`` does.
+        """
+        try:
+            found = await self.find(route, go, asked, cancellation=cancellation, latest=latest)
+        except RefusedError:
+            yield None
+            return
+        try:
+            yield found
+        finally:
+            if isinstance(found, Seat):
+                self.pool.leave(found, UNUSED)
 
     def at_once(self, group: Group, asked: Enrichment) -> Seat | None:
         """A seat for a further call at one of the group that nobody waits for; ``None`` without one. Does not block."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
 from processors.age import too_old
-from processors.batchapi.handing import Handing
+from processors.batchapi.handing import Adopted, Handing
 from processors.cache.caches import Asking, Caches
 from processors.clock import Clock
 from processors.complete.call import Caller
@@ -25,7 +25,7 @@ from processors.complete.observer import CallObserver, NullObserver
 from processors.complete.places import Places
 from processors.complete.purse import Guard, Purse
 from processors.complete.reconcile import HttpReconciler, Reconciler
-from processors.complete.retry import Backoff, Go
+from processors.complete.retry import Backoff
 from processors.complete.routes import Route
 from processors.complete.samples import Sample
 from processors.complete.target import check_time, offer_at
@@ -52,7 +52,6 @@ from processors.journal.entry import WORKER_LOST
 from processors.journal.protocol import EXPIRED
 from processors.model.port import ModelClient
 from processors.routing import Pool, Seat, Unavailable
-from processors.routing.causes import UNUSED
 from processors.routing.observer import PoolObserver
 from processors.routing.spare import Spare
 from schemas.codec import Codec
@@ -189,7 +188,7 @@ class Complete:
         if self._tasks.route(incoming.record).fan_out is not None:
             claim, samples = await self._fanned(incoming, offer, ends, cancellation, purse)
         else:
-            handed = await self._from_batch(incoming, key, ends, cancellation, purse)
+            handed = await self._from_batch(incoming, key, ends, cancellation, asking, purse)
             claim = await self._ended(incoming, offer, ends, cancellation, asking, purse, handed=handed)
             if not isinstance(claim, Expired):
                 samples = await self._fan_outs.samples_of(key, claim)
@@ -260,18 +259,25 @@ class Complete:
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
     async def _from_batch(
-        self, incoming: Incoming[Enrichment], key: CallKey, ends: float, cancellation: Cancellation, purse: Purse
+        self,
+        incoming: Incoming[Enrichment],
+        key: CallKey,
+        ends: float,
+        cancellation: Cancellation,
+        asking: Asking | None,
+        purse: Purse,
     ) -> Done | Ended | None:
-        """What a call ended with whose reply came by batch; ``None`` where it is made now, or has ended before.
+        """What a call ended with whose reply came by batch or cache; ``None`` where it is made now, or has ended.
 
         Raises ``NotYetError`` when it goes by batch and has to wait.
         """
         if self._batches is None:
             return None
         route = self._tasks.route(incoming.record)
-        adopted = await self._batches.take(incoming, key, route, cancellation, pool=self.pool, owner=self.keeper.owner)
-        if adopted is None:
-            return None
+        pool, owner = self.pool, self.keeper.owner
+        adopted = await self._batches.take(incoming, key, route, cancellation, pool=pool, owner=owner, asking=asking)
+        if not isinstance(adopted, Adopted):
+            return adopted
         affordable, own = await purse.holds_all(incoming.record, route), adopted.cancellation
         task = self._tasks.task(incoming, adopted.granted, adopted.seat, ends, own, affordable=affordable)
         with self._batches.replies.holding(adopted.item):
@@ -308,9 +314,10 @@ class Complete:
             return None if isinstance(served, Granted) else served
         rows = () if route.cascade is None else await self._journal.attempts_of(offer.key)
         go = beginning(route, rows)
-        async with self._seat(incoming, route, go, latest, cancellation) as seat:
+        stands = go.cause == "cascade" and await self._journal.kept(offer.key) is not None
+        async with self._places.seat(route, go, incoming.record, cancellation=cancellation, latest=latest) as seat:
             if isinstance(seat, Unavailable):
-                known = await self._without(seat, offer, route, asking)
+                known = await self._without(seat, offer, asking, ends=stands or route.last_resort is not None)
                 if known is not None:
                     return known
             if seat is None or (rows and beginning(route, await self._journal.attempts_of(offer.key)) != go):
@@ -342,14 +349,14 @@ class Complete:
         return await self._journal.outcome_of(offer.key)
 
     async def _without(
-        self, none: Unavailable, offer: Offer, route: Route, asking: Asking | None
+        self, none: Unavailable, offer: Offer, asking: Asking | None, *, ends: bool
     ) -> Done | Ended | None:
-        """What the call has ended with, which needs no deployment; ``None`` to end it without one.
+        """What the call has ended with, which needs no deployment; ``None`` to end it without one, as it ``ends`` then.
 
         Raises ``NotYetError`` when it has to wait for one.
         """
         known = await self._journal.outcome_of(offer.key)
-        if known is None and not none.denied and route.last_resort is None:
+        if known is None and not none.denied and not ends:
             if asking is not None:
                 await asking.put_off()
             raise self._places.set_aside(none)
@@ -370,28 +377,10 @@ class Complete:
                 self._observer.on_unknown(row.target.deployment, WORKER_LOST)
         # Fenced: a later owner has the call; ours was discarded and booked. Theirs is waited for.
         with suppress(FencedError):
-            if isinstance(seat, Seat):
+            if granted.over is not None:
+                await self._caller.failed(granted, task, granted.over, since=since)
+            elif isinstance(seat, Seat):
                 await self._caller.run(granted, task, since=since)
             else:
                 code = "key_refused" if seat.denied else "deployment_unavailable"
                 await self._caller.unsent(granted, task, code, since=since)
-
-    @asynccontextmanager
-    async def _seat(
-        self, incoming: Incoming[Enrichment], route: Route, go: Go, latest: float, cancellation: Cancellation
-    ) -> AsyncIterator[Seat | Unavailable | None]:
-        """A seat at one of the route's deployments; ``None`` without one when the request is cancelled before.
-
-        ``Unavailable``: there is none to be had for long. Raises ``DependencyDownError`` when a whole call would not
-        fit any more.
-        """
-        try:
-            found = await self._places.find(route, go, incoming.record, cancellation=cancellation, latest=latest)
-        except RefusedError:
-            yield None
-            return
-        try:
-            yield found
-        finally:
-            if isinstance(found, Seat):
-                self.pool.leave(found, UNUSED)

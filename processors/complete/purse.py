@@ -106,7 +106,7 @@ class Purse:
 
         Where no money is left the offer says so, and is never granted. Blocks for one transaction, and for nothing
         where no budget counts the call or the call costs nothing. ``escalated``: a stronger model is asked first,
-        because another worker took the first one's reply along. Raises ``NotYetError`` after waiting for
+        because the first one's reply was booked by another worker. Raises ``NotYetError`` after waiting for
         ``PATIENCE_S``, and ``DependencyDownError``.
         """
         self.refusal, self.holds_stronger = None, True

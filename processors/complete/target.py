@@ -50,6 +50,7 @@ def offer_of(
         max_attempts=route.most_attempts,
         unknown_policy=route.unknown_policy,
         if_lost=if_lost,
+        stands=route.cascade is not None,
         expires_at=record.admission.expires_at,
     )
 

@@ -83,6 +83,8 @@ class Tasks:
         judge, checks = judge_of(stored.record.request, route, payload), None
         if route.cascade is not None:
             checks = Checks(route, route.cascade, stored, self._scorer, affordable=affordable)
+            if granted.kept is not None:
+                checks.take_up(granted.kept, granted.earlier)
 
         def encode(
             reply: ModelReply, attempts: tuple[AttemptRow, ...], settled: Settled, *, hedge: Hedge | None = None

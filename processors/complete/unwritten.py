@@ -23,13 +23,14 @@ UNRECORDABLE = CallFailure(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of an attempt: a result, a failure that ends the call, or neither."""
+    """What became of an attempt: a result, a failure that ends the call, or neither; ``keep``: its reply is kept."""
 
     lease: Lease
     attempt_id: str
     settled: Settled | None = None
     result: bytes | None = None
     failure: CallFailure | None = None
+    keep: bytes | None = None
     # What became of the attempt that was open beside it.
     others: Mapping[str, Settled] = field(default_factory=dict)
 
@@ -109,7 +110,12 @@ class Unwritten:
                 outcome.lease, outcome.attempt_id, outcome.settled, outcome.result, others=outcome.others
             )
         return await self._journal.fail_attempt(
-            outcome.lease, outcome.attempt_id, outcome.settled, outcome.failure, others=outcome.others
+            outcome.lease,
+            outcome.attempt_id,
+            outcome.settled,
+            outcome.failure,
+            others=outcome.others,
+            keep=outcome.keep,
         )
 
 

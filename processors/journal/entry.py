@@ -76,7 +76,8 @@ class Offer:
 
     ``cancelled``: the request was; the call is never granted then. ``refused``: nor is it then, because no money is
     left for it, and a call that was begun ends with that. ``if_lost``: what the call ends with when a worker
-    was lost in the middle of it; ``None`` to make it again.
+    was lost in the middle of it; ``None`` to make it again. ``stands``: a reply that was kept answers where the call
+    may not go on; it is granted then, to be ended so.
     """
 
     key: CallKey
@@ -90,6 +91,7 @@ class Offer:
     cancelled: bool = False
     refused: CallFailure | None = None
     if_lost: CallFailure | None = None
+    stands: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +171,8 @@ class CallRow:
     result: bytes | None
     failure: CallFailure | None
     updated_at: datetime
+    # A reply that answers where no better one comes, in its writer's own form.
+    kept: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,13 +186,19 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Granted:
-    """The call is ours to make, with ``input``; ``attempt`` is committed, ``earlier`` are those before it."""
+    """The call is ours to make, with ``input``; ``attempt`` is committed, ``earlier`` are those before it.
+
+    ``kept``: the reply that an earlier owner kept. ``over``: nothing may be sent any more, and why; the attempt is
+    there to be closed by what was kept.
+    """
 
     lease: Lease
     attempt: AttemptRow
     earlier: tuple[AttemptRow, ...]
     input: bytes
     input_hash: str
+    kept: bytes | None = None
+    over: CallFailure | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

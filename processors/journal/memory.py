@@ -59,7 +59,13 @@ class MemoryJournal:
         self.calls[offer.key.call_id] = replace(call, owner=owner, epoch=decision.epoch)
         attempt = self._open(lease, offer.target, decision.ordinal)
         return Granted(
-            lease=lease, attempt=attempt, earlier=tuple(rows[:-1]), input=call.input, input_hash=call.input_hash
+            lease=lease,
+            attempt=attempt,
+            earlier=tuple(rows[:-1]),
+            input=call.input,
+            input_hash=call.input_hash,
+            kept=call.kept,
+            over=decision.over,
         )
 
     async def serve(self, offer: Offer, make: Callable[[tuple[AttemptRow, ...]], bytes]) -> Claim:
@@ -70,7 +76,7 @@ class MemoryJournal:
         served = replace(
             call, state="done", result=make(tuple(rows)), epoch=decision.epoch, updated_at=self.clock.now()
         )
-        self.calls[offer.key.call_id] = replace(served, owner=None, lease_until=None)
+        self.calls[offer.key.call_id] = replace(served, owner=None, lease_until=None, kept=None)
         outcome = stored(served, rows)
         assert outcome is not None
         return outcome
@@ -89,7 +95,8 @@ class MemoryJournal:
         if call.state == "done" and call.epoch == lease.epoch:
             return tuple(self.attempts[lease.key.call_id])
         self._close(lease, {**others, attempt_id: settled})
-        self.calls[lease.key.call_id] = replace(call, state="done", result=result, updated_at=self.clock.now())
+        done = replace(call, state="done", result=result, updated_at=self.clock.now(), kept=None)
+        self.calls[lease.key.call_id] = done
         return tuple(self.attempts[lease.key.call_id])
 
     async def fail_attempt(
@@ -100,12 +107,15 @@ class MemoryJournal:
         failure: CallFailure | None = None,
         *,
         others: Mapping[str, Settled] = NONE,
+        keep: bytes | None = None,
     ) -> tuple[AttemptRow, ...]:
         self._reach()
         call, rows = self.calls[lease.key.call_id], self.attempts[lease.key.call_id]
         if is_repeated(call, rows, lease, attempt_id, settled):
             return tuple(rows)
         self._close(lease, {**others, attempt_id: settled})
+        if keep is not None:
+            self.calls[lease.key.call_id] = replace(self.calls[lease.key.call_id], kept=keep)
         if failure is not None:
             self._end(self.calls[lease.key.call_id], failure)
         return tuple(self.attempts[lease.key.call_id])
@@ -139,6 +149,11 @@ class MemoryJournal:
         self._reach()
         call = self.calls.get(key.call_id)
         return None if call is None else stored(call, self.attempts[key.call_id])
+
+    async def kept(self, key: CallKey) -> bytes | None:
+        self._reach()
+        call = self.calls.get(key.call_id)
+        return None if call is None else call.kept
 
     async def earlier_result(self, key: CallKey, input_hash: str) -> Done | None:
         self._reach()
@@ -220,7 +235,7 @@ class MemoryJournal:
 
     def _end(self, call: CallRow, failure: CallFailure) -> Claim:
         state: CallState = "unknown" if failure.kind == "indeterminate" else "failed"
-        ended = replace(call, state=state, failure=failure, updated_at=self.clock.now())
+        ended = replace(call, state=state, failure=failure, updated_at=self.clock.now(), kept=None)
         self.calls[call.key.call_id] = ended
         outcome = stored(ended, self.attempts[call.key.call_id])
         assert outcome is not None

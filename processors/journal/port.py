@@ -66,10 +66,12 @@ class Journal(Protocol):
         failure: CallFailure | None = None,
         *,
         others: Mapping[str, Settled] = NONE,
+        keep: bytes | None = None,
     ) -> tuple[AttemptRow, ...]:
         """Book a failed or unknown attempt; with ``failure`` the call ends with it. Returns all attempts.
 
-        ``others`` as for ``finish``.
+        ``others`` as for ``finish``. ``keep``: what the attempt brought, for whoever has the call later, in place of
+        what was kept before; it is dropped when the call ends.
         """
         ...
 
@@ -90,6 +92,10 @@ class Journal(Protocol):
 
     async def attempts_of(self, key: CallKey) -> tuple[AttemptRow, ...]:
         """Every attempt of a call, in order; empty when nothing was spent on it."""
+        ...
+
+    async def kept(self, key: CallKey) -> bytes | None:
+        """What an open call's owner kept of its attempts. Takes no lock."""
         ...
 
     async def earlier_result(self, key: CallKey, input_hash: str) -> Done | None:

@@ -137,11 +137,14 @@ class PostgresJournal:
         failure: CallFailure | None = None,
         *,
         others: Mapping[str, Settled] = NONE,
+        keep: bytes | None = None,
     ) -> tuple[AttemptRow, ...]:
         self._recent.forget(lease.key)
         async with self._database.transaction() as connection:
             call, now = await self._lock(connection, lease.key)
             if _holds(call, lease):
+                if keep is not None:
+                    await connection.execute(sql.KEEP, {"call_id": lease.key.call_id, "kept": keep})
                 rows = await self._attempts(connection, lease.key)
                 rows = await self._save(connection, *closed(rows, {**others, attempt_id: settled}, now))
                 if failure is not None:
@@ -191,6 +194,10 @@ class PostgresJournal:
         found = [row[_CALL_WIDTH:] for row in rows]
         attempts = tuple(attempt_from_columns(columns) for columns in found if columns[0] is not None)
         return stored(call_from(key, rows[0]), attempts) if rows else None
+
+    async def kept(self, key: CallKey) -> bytes | None:
+        rows = await self._database.execute(sql.SELECT_KEPT, (key.call_id,))
+        return bytes(rows[0][0]) if rows else None
 
     async def earlier_result(self, key: CallKey, input_hash: str) -> Done | None:
         async with self._database.transaction() as connection:
@@ -249,7 +256,15 @@ class PostgresJournal:
         parameters = {"call_id": offer.key.call_id, "owner": owner, "epoch": take.epoch, "lease_s": self.lease_s}
         await connection.execute(sql.TAKE_CALL, parameters)
         attempt = await self._open(connection, lease, offer.target, take.ordinal)
-        return Granted(lease=lease, attempt=attempt, earlier=earlier, input=call.input, input_hash=call.input_hash)
+        return Granted(
+            lease=lease,
+            attempt=attempt,
+            earlier=earlier,
+            input=call.input,
+            input_hash=call.input_hash,
+            kept=call.kept,
+            over=take.over,
+        )
 
     async def _open(self, connection: Connection, lease: Lease, target: Target, ordinal: int) -> AttemptRow:
         async with connection.cursor(row_factory=dict_row) as cursor:

@@ -37,10 +37,11 @@ CRASH_LOOP_EPOCHS = 3
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """Grant the call under this epoch, with a new attempt of this number."""
+    """Grant the call under this epoch, with a new attempt of this number; ``over``: to be ended by what was kept."""
 
     epoch: int
     ordinal: int
+    over: CallFailure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +80,26 @@ def decide(call: CallRow, attempts: Sequence[AttemptRow], offer: Offer, now: dat
         return settled
     if call.state == "calling" and call.lease_until is not None and call.lease_until > now:
         return Busy((call.lease_until - now).total_seconds())
-    if offer.cancelled or offer.refused is not None:
+    stands = offer.stands and call.kept is not None
+    if offer.cancelled or (offer.refused is not None and not stands):
         return End(offer.refused or CANCELLED)
     lost = bool(open_attempts(attempts))
     if lost and offer.unknown_policy == "fail":
         return End(INDETERMINATE)
     if lost and offer.if_lost is not None:
         return End(offer.if_lost)
-    if (
-        len({row.epoch for row in attempts if row.error_code == WORKER_LOST or row.state == "calling"})
-        >= CRASH_LOOP_EPOCHS
-    ):
+    crashes = len({row.epoch for row in attempts if row.error_code == WORKER_LOST or row.state == "calling"})
+    # What was kept may be the cause, too: one worker more ends the call without it.
+    if crashes >= CRASH_LOOP_EPOCHS + stands:
         return End(CRASH_LOOP)
-    if is_expired(offer, now):
+    if is_expired(replace(offer, refused=None), now):
         return End(EXPIRED)
-    if tries(attempts) >= offer.max_attempts:
-        return End(exhausted(attempts[-1], lost=lost))
-    return Take(call.epoch + 1, len(attempts))
+    over = offer.refused or (CRASH_LOOP if crashes >= CRASH_LOOP_EPOCHS else None)
+    if over is None and tries(attempts) >= offer.max_attempts:
+        over = exhausted(attempts[-1], lost=lost)
+    if over is not None and not stands:
+        return End(over)
+    return Take(call.epoch + 1, len(attempts), over)
 
 
 def tries(attempts: Sequence[AttemptRow]) -> int:

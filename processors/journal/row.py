@@ -15,7 +15,7 @@ from schemas.records import Usage
 
 def call_from(key: CallKey, row: tuple[Any, ...]) -> CallRow:
     """The call in a row of ``CALL_COLUMNS``."""
-    input_hash, data, state, owner, epoch, until, result, failure, updated_at, *_ = row
+    input_hash, data, state, owner, epoch, until, result, failure, updated_at, kept, *_ = row
     return CallRow(
         key=key,
         input_hash=input_hash,
@@ -27,6 +27,7 @@ def call_from(key: CallKey, row: tuple[Any, ...]) -> CallRow:
         result=result,
         failure=None if failure is None else CallFailure(**failure),
         updated_at=updated_at,
+        kept=kept,
     )
 
 

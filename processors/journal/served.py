@@ -15,7 +15,7 @@ RETURNING updated_at, set_config('synchronous_commit', 'on', true)
 SERVE_CALL = """
 UPDATE calls
 SET state = 'done', result = %(result)s, lease_owner = NULL, lease_until = NULL, lease_epoch = %(epoch)s,
-    updated_at = clock_timestamp()
+    kept = NULL, updated_at = clock_timestamp()
 WHERE call_id = %(call_id)s
 RETURNING updated_at, set_config('synchronous_commit', 'on', true)
 """

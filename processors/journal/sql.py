@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-CALL_COLUMNS = "input_hash, input, state, lease_owner, lease_epoch, lease_until, result, failure, updated_at"
+CALL_COLUMNS = "input_hash, input, state, lease_owner, lease_epoch, lease_until, result, failure, updated_at, kept"
 
 INSERT_CALL = f"""
 INSERT INTO calls (call_id, tenant, lane, run, request_id, purpose, ordinal, input_hash, input)
@@ -13,6 +13,8 @@ RETURNING {CALL_COLUMNS}, clock_timestamp()
 """
 
 LOCK_CALL = f"SELECT {CALL_COLUMNS}, clock_timestamp() FROM calls WHERE call_id = %s FOR UPDATE"
+
+SELECT_KEPT = "SELECT kept FROM calls WHERE call_id = %s AND state = 'calling' AND kept IS NOT NULL"
 
 SELECT_CALL = f"SELECT {CALL_COLUMNS} FROM calls WHERE call_id = %s"
 
@@ -38,15 +40,18 @@ RETURNING clock_timestamp()
 """
 
 FINISH_CALL = """
-UPDATE calls SET state = 'done', result = %(result)s, lease_until = NULL, updated_at = clock_timestamp()
+UPDATE calls SET state = 'done', result = %(result)s, lease_until = NULL, kept = NULL, updated_at = clock_timestamp()
 WHERE call_id = %(call_id)s AND lease_epoch = %(epoch)s AND state = 'calling'
 RETURNING clock_timestamp()
 """
 
 END_CALL = """
-UPDATE calls SET state = %(state)s, failure = %(failure)s, lease_until = NULL, updated_at = %(now)s
+UPDATE calls SET state = %(state)s, failure = %(failure)s, lease_until = NULL, kept = NULL, updated_at = %(now)s
 WHERE call_id = %(call_id)s
 """
+
+# The attempt that brought it is saved with it, which waits for the disk.
+KEEP = "UPDATE calls SET kept = %(kept)s WHERE call_id = %(call_id)s"
 
 # Locked in the order of their ids, as results that are booked together lock them.
 RENEW = """

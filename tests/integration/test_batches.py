@@ -11,7 +11,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from processors.batchapi.entry import Item
+from processors.batchapi.postgres import PostgresBatches
 from processors.control import Pause
+from processors.deferred import Deferred, PostgresDeferred
 from processors.failpoints import BATCH_NAMES
 from processors.journal import AttemptRow, CallKey, PostgresJournal
 from processors.postgres import Database
@@ -33,10 +36,13 @@ class Case:
     point: str
     first: str = "done"
     cancelled: bool = False
+    # The requests are identical, and so is the answer of them all: the first one's.
+    cached: bool = False
 
 
 CASES = (
     Case("after_batch_item"),
+    Case("after_batch_follow", cached=True),
     Case("after_batch_begun"),
     Case("after_batch_claims"),
     Case("after_batch_upload"),
@@ -108,16 +114,20 @@ async def test_a_kill_anywhere_loses_nothing_pays_once_and_leaks_no_budget(
 async def _judged(lives: Lives, case: Case) -> list[str]:
     """What is not as it should be after a kill there and a second life."""
     wrong = []
-    cancelled = {"cancelled": lives.requests} if case.cancelled else {}
+    cancelled: dict[str, Any] = {"cancelled": lives.requests} if case.cancelled else {}
+    cancelled |= {"cache": case.cached}
     if case.cancelled:
         # The batch has to be made before anything is cancelled in it.
         wrong += ["it was not made"] * (await lives.live(failpoint="after_batch_create") is not None)
     wrong += ["it lived on"] * (await lives.live(failpoint=case.point, **cancelled) is not None)
     outputs = await lives.live(**cancelled, late=case.cancelled) or {}
     wrong += [f"{one} has no outputs" for one in lives.requests if one not in outputs]
-    for request_id in lives.requests:
+    for number, request_id in enumerate(lives.requests):
         rows, paid = await lives.attempts(request_id), lives.paid(request_id)
         last = "Answer" if case.cancelled else "Completion"
+        if case.cached and number:
+            wrong += [f"{request_id} was paid {paid} times: {rows}"] * bool(paid or rows)
+            rows, paid = await lives.attempts(lives.requests[0]), lives.paid(lives.requests[0])
         if paid != 1 or rows[0].state != case.first:
             wrong.append(f"{request_id}: {[(row.state, row.error_code, row.target.price_source) for row in rows]}")
         if paid != 1:
@@ -128,9 +138,46 @@ async def _judged(lives: Lives, case: Case) -> list[str]:
             wrong.append(f"{request_id} ended in {outputs.get(request_id)}")
     reserved = await lives.reserved()
     wrong += [f"{reserved} is still reserved"] * (reserved != 0)
-    if not case.cancelled and await lives.live() != outputs:
+    if not case.cancelled and await lives.live(**cancelled) != outputs:
         wrong.append("a redelivery gave other bytes")
     return wrong
+
+
+async def test_whoever_follows_a_call_comes_back_when_it_has_ended(database: Database, lane: str) -> None:
+    store, aside = PostgresBatches(database), PostgresDeferred(database)
+    leader, follower = (CallKey(tenant="acme", lane=lane, run="", request_id=one) for one in ("r1", "r2"))
+    await store.add(Item(key=leader, deployment="d1", route="default", event_id="e1", input=b"i"))
+    assert await store.follow(leader.call_id, follower, "e2")
+    await aside.store(
+        Deferred(
+            lane=lane,
+            stage="complete",
+            run="",
+            event_id="e2",
+            topic_kind="enrichments.normal",
+            key=None,
+            value=b"v",
+            headers=(),
+            tenant="acme",
+            route="default",
+            priority="normal",
+            request_id="r2",
+            accepted_at=datetime.now(UTC),
+            expires_at=None,
+            reason="batch/d1",
+            wait_s=3600.0,
+        )
+    )
+
+    async def due() -> list[str]:
+        taken = await aside.take_due(lane, "complete", ("acme", "default"), limit=9, hold_s=0.0)
+        return [one.event.event_id for one in taken]
+
+    assert await store.move(leader.call_id, was="waiting", now="returned") and await due() == []
+    assert not await store.follow(leader.call_id, follower, "e2"), "no batch will answer it"
+    assert await store.move(leader.call_id, was="returned", now="done") and await due() == ["e2"]
+    assert await store.followed(follower.call_id) == leader.call_id
+    assert await store.followed(follower.call_id) is None
 
 
 async def test_a_drain_does_not_wait_for_what_a_provider_has(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -28,8 +25,8 @@ from processors.postgres import Database
 from schemas.records import Completion, Enrichment
 from streams.purging import Purge
 from streams.retention import TABLES, Retention
-from tests.provider.process import ROOT, ProviderProcess
-from tests.support.complete_worker import CODEC, digests
+from tests.provider.process import ProviderProcess
+from tests.support.complete_worker import CODEC, die, digests
 from tests.support.complete_worker import run as live
 from tests.support.enrichments import enrichment, incoming
 from tests.support.stack import TestStack
@@ -134,17 +131,7 @@ class Lives:
         return await live(self._plan(name))
 
     async def die(self, name: str, failpoint: str) -> None:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tests.support.complete_worker",
-            cwd=ROOT,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        plan = json.dumps(self._plan(name) | {"failpoint": failpoint}).encode()
-        await asyncio.wait_for(process.communicate(plan), 60)
-        assert process.returncode == -signal.SIGKILL
+        await die(self._plan(name), failpoint)
 
     def _plan(self, name: str) -> dict[str, Any]:
         return {**self._base, "request_id": f"{self._lane}-{name}"}

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import signal
-import sys
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from processors.journal import AttemptRow, CallKey, PostgresJournal
 from processors.postgres import Database
-from tests.provider.process import ROOT, ProviderProcess
-from tests.support.complete_worker import run
+from tests.provider.process import ProviderProcess
+from tests.support.complete_worker import die, run
 from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
+_EVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Lives:
@@ -29,20 +28,9 @@ class Lives:
         """Process the event as a worker of its own, in this process; the outputs it gave."""
         return await run(self._plan(text) | plan)
 
-    async def die(self, failpoint: str, **more: str) -> tuple[int, str]:
-        """Process the event in a process that a fail point ends: its exit code, and what it printed before."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tests.support.complete_worker",
-            cwd=ROOT,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        plan = self._plan("why?") | {"failpoint": failpoint, **more}
-        printed, _ = await asyncio.wait_for(process.communicate(json.dumps(plan).encode()), 60)
-        assert process.returncode is not None
-        return process.returncode, printed.decode()
+    async def die(self, failpoint: str, **more: str) -> None:
+        """Process the event in a process that a fail point ends before it has given anything out."""
+        await die(self._plan("why?") | more, failpoint)
 
     def _plan(self, text: str) -> dict[str, Any]:
         return {
@@ -59,6 +47,20 @@ class Lives:
         rows = await PostgresJournal(database).attempts_of(key)
         await database.close()
         return rows
+
+    async def lease_after(self, moment: datetime | None) -> datetime:
+        """When the lease of the request's call ends, as soon as that is later than this."""
+        database = await Database.open(self.stack.postgres_dsn)
+        async with asyncio.timeout(60):
+            while True:
+                rows = await database.execute("SELECT lease_until FROM calls WHERE lane = %s", (self.lane,))
+                ends = rows[0][0] if rows else None
+                # A call that has ended has none.
+                if (rows and moment is not None and ends is None) or (ends is not None and ends > (moment or _EVER)):
+                    break
+                await asyncio.sleep(0.02)
+        await database.close()
+        return ends or _EVER
 
     def paid(self) -> int:
         return self.provider.paid()[self.lane]
@@ -81,7 +83,7 @@ def lives(stack: TestStack, provider: ProviderProcess, lane: str) -> Lives:
 async def test_a_kill_between_two_durable_steps_costs_at_most_one_call_and_loses_nothing(
     lives: Lives, failpoint: str, paid_before: int, paid_in_all: int, states: list[str]
 ) -> None:
-    assert await lives.die(failpoint) == (-signal.SIGKILL, "")
+    await lives.die(failpoint)
     assert lives.paid() == paid_before
     outputs = await lives.live()
     assert [line.split()[0] for line in outputs] == ["Cost"] * len(states) + ["Completion"]
@@ -95,7 +97,7 @@ async def test_a_kill_between_two_durable_steps_costs_at_most_one_call_and_loses
 
 async def test_a_kill_while_json_is_asked_for_again_begins_anew_and_buys_no_more_repeats(lives: Lives) -> None:
     schema = '{"required": ["lamp"]}'
-    assert await lives.die("after_reply:2", schema=schema) == (-signal.SIGKILL, "")
+    await lives.die("after_reply:2", schema=schema)
     outputs = await lives.live(schema=schema)
     assert [line.split()[0] for line in outputs] == ["Cost"] * 3 + ["Answer"]
     rows = await lives.attempts()
@@ -120,7 +122,9 @@ async def test_two_workers_with_one_event_pay_once_and_say_the_same(lives: Lives
 
 async def test_a_call_longer_than_its_lease_stays_its_workers(lives: Lives) -> None:
     first = asyncio.create_task(lives.live(text="[[fault:slow:1.5]]"))
-    await asyncio.sleep(0.9)
+    granted = await lives.lease_after(None)
+    # Renewed: by now it would soon be over else.
+    await lives.lease_after(granted + timedelta(seconds=0.3))
     assert await lives.live(text="[[fault:slow:1.5]]") == await first
     assert lives.paid() == 1 and len(await lives.attempts()) == 1
 

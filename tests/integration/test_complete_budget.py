@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
 from collections.abc import AsyncIterator
 from decimal import Decimal
-from typing import Any
 
 import pytest
 
 from processors.budgets.postgres import PostgresBudgets
 from processors.journal import CallKey, PostgresJournal
 from processors.postgres import Database
-from tests.provider.process import ROOT, ProviderProcess
-from tests.support.complete_worker import run
+from tests.provider.process import ProviderProcess
+from tests.support.complete_worker import die, run
 from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
@@ -26,14 +23,6 @@ async def database(stack: TestStack) -> AsyncIterator[Database]:
     opened = await Database.open(stack.postgres_dsn, max_size=2)
     yield opened
     await opened.close()
-
-
-async def die(plan: dict[str, Any], failpoint: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.complete_worker", cwd=ROOT, stdin=asyncio.subprocess.PIPE
-    )
-    await asyncio.wait_for(process.communicate(json.dumps(plan | {"failpoint": failpoint}).encode()), 120)
-    assert process.returncode != 0
 
 
 async def spent(database: Database, lane: str) -> Decimal:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import signal
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +10,8 @@ import pytest
 
 from processors.journal import CallKey, Ended, PostgresJournal
 from processors.postgres import Database
-from tests.provider.process import ROOT, ProviderProcess
-from tests.support.complete_worker import run
+from tests.provider.process import ProviderProcess
+from tests.support.complete_worker import die, run
 from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
@@ -31,7 +28,7 @@ class Scene:
             "dsn": self.dsn,
             "base_url": self.provider.base_url,
             "lane": self.lane,
-            "lease_s": 0.6,
+            "lease_s": 60.0,
             "text": f"why? [[fault:{','.join(faults)}]]",
             "price": "10",
             "fan_out": {"aggregate": "vote", "samples": 3, "needed": 3},
@@ -75,16 +72,8 @@ async def test_too_few_answers_end_the_request_with_the_first_reason_and_every_c
 
 async def test_a_kill_once_all_have_ended_buys_nothing_more(scene: Scene) -> None:
     plan = scene.plan("ok")
-    worker = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.support.complete_worker",
-        cwd=ROOT,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    await worker.communicate(json.dumps({**plan, "failpoint": "after_samples"}).encode())
-    assert worker.returncode == -signal.SIGKILL and scene.paid == 3
+    await die(plan | {"lease_s": 0.6}, "after_samples")
+    assert scene.paid == 3
     whole, *samples = await scene.outcomes()
     assert whole is None and None not in samples
     outputs = await run(plan)

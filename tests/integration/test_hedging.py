@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import signal
-import sys
 from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,8 +16,8 @@ from processors.journal.protocol import HEDGE_LOST
 from processors.model import OpenAIClient
 from processors.postgres import Database
 from schemas.records import Answer
-from tests.provider.process import ROOT, ProviderProcess
-from tests.support.complete_worker import run
+from tests.provider.process import ProviderProcess
+from tests.support.complete_worker import run, start
 from tests.support.completing import CODEC, PRICE, Bench
 from tests.support.enrichments import enrichment, incoming
 from tests.support.polling import until
@@ -44,7 +41,7 @@ class Scene:
             "dsn": self.dsn,
             "base_url": self.provider.base_url,
             "lane": self.lane,
-            "lease_s": 0.6,
+            "lease_s": 60.0,
             "text": f"why? [[fault:{','.join(faults)}]]",
             "price": "10",
             "hedge": SOON,
@@ -100,27 +97,19 @@ async def test_a_first_that_fails_meanwhile_leaves_the_answer_to_the_second(scen
 
 
 async def test_a_call_that_has_begun_is_not_hedged_however_long_its_text(scene: Scene) -> None:
-    outputs = await run(scene.plan("trickle:0.2", "ok"))
+    # Long enough for its first words on a busy machine.
+    late = {"before_s": 1.5, "floor_s": 1.5}
+    outputs = await run(scene.plan("trickle:0.2", "ok", hedge=late))
     assert scene.kinds(outputs) == ["Cost", "Completion"] and scene.paid == 1
     (row,) = await scene.rows()
-    assert row.duration_ms is not None and row.duration_ms > 1000 * SOON["before_s"]
+    assert row.duration_ms is not None and row.duration_ms > 1000 * late["before_s"]
 
 
 async def test_a_kill_with_both_open_costs_one_more_call_and_books_both(scene: Scene) -> None:
     plan = scene.plan(NEVER, NEVER, "ok")
-    worker = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.support.complete_worker",
-        cwd=ROOT,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert worker.stdin is not None
-    worker.stdin.write(json.dumps(plan).encode())
-    worker.stdin.close()
+    worker = await start(plan | {"lease_s": 2.0})
     await until(lambda: scene.paid == 2, "both calls to be open", timeout_s=60)
-    worker.send_signal(signal.SIGKILL)
+    worker.kill()
     await worker.wait()
     assert [row.state for row in await scene.rows()] == ["calling", "calling"]
     outputs = await run(plan)

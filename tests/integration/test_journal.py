@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from processors.journal import (
-    AttemptRow,
     Bound,
     Busy,
     CallFailure,
@@ -32,11 +31,12 @@ from processors.journal.protocol import as_booked
 from processors.postgres import Database
 from schemas.errors import FencedError
 from schemas.records import Usage
+from tests.support.leases import LapsingJournal
+from tests.support.polling import until
 from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
 
-LEASE_S = 0.3
 BOUND = Bound(prompt_tokens=100, completion_tokens=50, usd=Decimal("0.000001234567"))
 TARGET = Target(
     route="default",
@@ -63,14 +63,8 @@ GIVEN_UP = CallFailure(kind="failed", code="http_500", error_class="transient-pr
 
 
 @pytest.fixture
-def patient(database: Database) -> PostgresJournal:
-    """A journal whose leases outlast a slow machine: for tests of what happens while one runs."""
-    return PostgresJournal(database, lease_s=15.0)
-
-
-@pytest.fixture
-def journal(database: Database) -> PostgresJournal:
-    return PostgresJournal(database, lease_s=LEASE_S)
+def journal(database: Database) -> LapsingJournal:
+    return LapsingJournal(database)
 
 
 def offer(lane: str, **changes: Any) -> Offer:
@@ -79,26 +73,22 @@ def offer(lane: str, **changes: Any) -> Offer:
     return Offer(key=key, **(settings | changes))
 
 
-async def granted(journal: PostgresJournal, wanted: Offer, owner: str = "w1") -> Granted:
-    """The grant, as soon as the lease of whoever holds it is over."""
+async def granted(journal: LapsingJournal, wanted: Offer, owner: str = "w1") -> Granted:
+    """The grant, once the lease of whoever holds it is over."""
     claim = await settled(journal, wanted, owner)
     assert isinstance(claim, Granted)
     return claim
 
 
-async def settled(journal: PostgresJournal, wanted: Offer, owner: str = "w1") -> Claim:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        claim = await journal.claim(wanted, owner=owner)
-        if not isinstance(claim, Busy):
-            return claim
-        await asyncio.sleep(0.02)
-    raise AssertionError("the lease did not end")
+async def settled(journal: LapsingJournal, wanted: Offer, owner: str = "w1") -> Claim:
+    claim = await journal.claim(wanted, owner=owner)
+    if not isinstance(claim, Busy):
+        return claim
+    await journal.lapse(wanted.key)
+    return await journal.claim(wanted, owner=owner)
 
 
-async def test_a_grant_is_committed_before_it_is_returned(
-    journal: PostgresJournal, stack: TestStack, lane: str
-) -> None:
+async def test_a_grant_is_committed_before_it_is_returned(journal: LapsingJournal, stack: TestStack, lane: str) -> None:
     grant = await granted(journal, offer(lane))
     other = await Database.open(stack.postgres_dsn)
     rows = await PostgresJournal(other).attempts_of(grant.lease.key)
@@ -106,43 +96,40 @@ async def test_a_grant_is_committed_before_it_is_returned(
     assert rows == (grant.attempt,) and rows[0].state == "calling" and rows[0].target == TARGET
 
 
-async def test_what_another_call_paid_for_is_booked_as_a_result_of_its_own(patient: PostgresJournal, lane: str) -> None:
-    served = await patient.serve(offer(lane), lambda lost: b"served" if not lost else b"")
+async def test_what_another_call_paid_for_is_booked_as_a_result_of_its_own(journal: LapsingJournal, lane: str) -> None:
+    served = await journal.serve(offer(lane), lambda lost: b"served" if not lost else b"")
     assert isinstance(served, Done) and (served.result, served.attempts) == (b"served", ())
     # What was decided stays, for who serves it again and for who would call.
-    assert await patient.serve(offer(lane, input_hash="h2"), lambda _: b"other") == served
-    assert await patient.claim(offer(lane), owner="w1") == served == await patient.outcome_of(offer(lane).key)
+    assert await journal.serve(offer(lane, input_hash="h2"), lambda _: b"other") == served
+    assert await journal.claim(offer(lane), owner="w1") == served == await journal.outcome_of(offer(lane).key)
 
 
-async def test_nothing_is_served_over_a_live_lease_nor_to_who_is_too_late(patient: PostgresJournal, lane: str) -> None:
+async def test_nothing_is_served_over_a_live_lease_nor_to_who_is_too_late(journal: LapsingJournal, lane: str) -> None:
     unwanted = offer(lane, expires_at=datetime(2020, 1, 1, tzinfo=UTC))
-    assert await patient.serve(unwanted, lambda _: b"served") == Expired()
-    grant = await granted(patient, offer(lane))
-    assert isinstance(await patient.serve(offer(lane), lambda _: b"served"), Busy)
-    rows = await patient.finish(grant.lease, grant.attempt.attempt_id, DONE, b"own")
-    served = await patient.serve(offer(lane), lambda _: b"served")
+    assert await journal.serve(unwanted, lambda _: b"served") == Expired()
+    grant = await granted(journal, offer(lane))
+    assert isinstance(await journal.serve(offer(lane), lambda _: b"served"), Busy)
+    rows = await journal.finish(grant.lease, grant.attempt.attempt_id, DONE, b"own")
+    served = await journal.serve(offer(lane), lambda _: b"served")
     assert isinstance(served, Done) and (served.result, served.attempts) == (b"own", rows)
 
 
 async def test_a_call_whose_worker_was_lost_is_served_and_its_late_result_is_fenced(
-    journal: PostgresJournal, lane: str
+    journal: LapsingJournal, lane: str
 ) -> None:
     grant = await granted(journal, offer(lane))
-    lost: list[AttemptRow] = []
-    deadline = time.monotonic() + 10
-    while isinstance(served := await journal.serve(offer(lane), lambda rows: bytes([len(rows)])), Busy):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
+    assert isinstance(await journal.serve(offer(lane), lambda rows: bytes([len(rows)])), Busy)
+    await journal.lapse(offer(lane).key)
+    served = await journal.serve(offer(lane), lambda rows: bytes([len(rows)]))
     assert isinstance(served, Done) and served.result == b"\x01"
-    lost += served.attempts
-    assert [(row.state, row.cost_usd) for row in lost] == [("unknown", BOUND.usd)]
+    assert [(row.state, row.cost_usd) for row in served.attempts] == [("unknown", BOUND.usd)]
     with pytest.raises(FencedError):
         await journal.finish(grant.lease, grant.attempt.attempt_id, DONE, b"late")
     kept = await journal.outcome_of(offer(lane).key)
     assert isinstance(kept, Done) and kept.result == b"\x01" and kept.attempts[0].late_at is not None
 
 
-async def test_a_result_comes_back_byte_for_byte_with_its_booking(journal: PostgresJournal, lane: str) -> None:
+async def test_a_result_comes_back_byte_for_byte_with_its_booking(journal: LapsingJournal, lane: str) -> None:
     grant = await granted(journal, offer(lane))
     result = bytes(range(256))
     rows = await journal.finish(grant.lease, grant.attempt.attempt_id, DONE, result)
@@ -153,7 +140,7 @@ async def test_a_result_comes_back_byte_for_byte_with_its_booking(journal: Postg
     assert rows[0].ended_at is not None and rows[0].ended_at >= rows[0].started_at
 
 
-async def test_an_outcome_is_read_as_it_was_booked(journal: PostgresJournal, lane: str) -> None:
+async def test_an_outcome_is_read_as_it_was_booked(journal: LapsingJournal, lane: str) -> None:
     key = offer(lane).key
     assert await journal.outcome_of(key) is None
     grant = await granted(journal, offer(lane))
@@ -168,32 +155,32 @@ async def test_an_outcome_is_read_as_it_was_booked(journal: PostgresJournal, lan
     assert outcome == await journal.claim(offer(lane), owner="w2")
 
 
-async def test_finishing_twice_with_one_lease_is_harmless(journal: PostgresJournal, lane: str) -> None:
+async def test_finishing_twice_with_one_lease_is_harmless(journal: LapsingJournal, lane: str) -> None:
     grant = await granted(journal, offer(lane))
     first = await journal.finish(grant.lease, grant.attempt.attempt_id, DONE, b"result")
     assert await journal.finish(grant.lease, grant.attempt.attempt_id, DONE, b"result") == first
 
 
-async def test_of_100_claims_by_two_owners_one_is_granted(patient: PostgresJournal, lane: str) -> None:
-    claims = await asyncio.gather(*(patient.claim(offer(lane), owner=f"w{n % 2}") for n in range(100)))
+async def test_of_100_claims_by_two_owners_one_is_granted(journal: LapsingJournal, lane: str) -> None:
+    claims = await asyncio.gather(*(journal.claim(offer(lane), owner=f"w{n % 2}") for n in range(100)))
     assert sum(isinstance(claim, Granted) for claim in claims) == 1
     assert sum(isinstance(claim, Busy) for claim in claims) == 99
 
 
-async def test_claims_that_meet_in_the_database_all_get_an_answer(patient: PostgresJournal, lane: str) -> None:
+async def test_claims_that_meet_in_the_database_all_get_an_answer(journal: LapsingJournal, lane: str) -> None:
     for number in range(40):
         asked = [replace(offer(lane), key=replace(offer(lane).key, request_id=f"r{number}"))] * 6
-        claims = await asyncio.gather(*(patient.claim(one, owner=f"w{n}") for n, one in enumerate(asked)))
+        claims = await asyncio.gather(*(journal.claim(one, owner=f"w{n}") for n, one in enumerate(asked)))
         assert sorted(type(claim).__name__ for claim in claims) == ["Busy"] * 5 + ["Granted"]
 
 
-async def test_a_live_lease_keeps_its_own_worker_out_too(patient: PostgresJournal, lane: str) -> None:
-    await granted(patient, offer(lane), "w1")
-    claim = await patient.claim(offer(lane), owner="w1")
-    assert isinstance(claim, Busy) and 0 < claim.remaining_s <= patient.lease_s
+async def test_a_live_lease_keeps_its_own_worker_out_too(journal: LapsingJournal, lane: str) -> None:
+    await granted(journal, offer(lane), "w1")
+    claim = await journal.claim(offer(lane), owner="w1")
+    assert isinstance(claim, Busy) and 0 < claim.remaining_s <= journal.lease_s
 
 
-async def test_the_call_of_a_lost_worker_is_booked_unknown_and_repeated(journal: PostgresJournal, lane: str) -> None:
+async def test_the_call_of_a_lost_worker_is_booked_unknown_and_repeated(journal: LapsingJournal, lane: str) -> None:
     first = await granted(journal, offer(lane), "w1")
     second = await granted(journal, offer(lane), "w2")
     assert (second.lease.epoch, second.attempt.ordinal) == (first.lease.epoch + 1, 1)
@@ -202,7 +189,7 @@ async def test_the_call_of_a_lost_worker_is_booked_unknown_and_repeated(journal:
 
 
 async def test_a_route_that_forbids_to_repeat_ends_the_call_of_a_lost_worker(
-    journal: PostgresJournal, lane: str
+    journal: LapsingJournal, lane: str
 ) -> None:
     await granted(journal, offer(lane), "w1")
     claim = await settled(journal, offer(lane, unknown_policy="fail"), "w2")
@@ -211,7 +198,7 @@ async def test_a_route_that_forbids_to_repeat_ends_the_call_of_a_lost_worker(
     assert await journal.claim(offer(lane), owner="w3") == claim
 
 
-async def test_three_lost_workers_are_a_crash_loop(journal: PostgresJournal, lane: str) -> None:
+async def test_three_lost_workers_are_a_crash_loop(journal: LapsingJournal, lane: str) -> None:
     for owner in ("w1", "w2", "w3"):
         await granted(journal, offer(lane), owner)
     claim = await settled(journal, offer(lane), "w4")
@@ -219,7 +206,7 @@ async def test_three_lost_workers_are_a_crash_loop(journal: PostgresJournal, lan
     assert [row.state for row in claim.attempts] == ["unknown"] * 3
 
 
-async def test_attempts_are_limited_across_owners(journal: PostgresJournal, lane: str) -> None:
+async def test_attempts_are_limited_across_owners(journal: LapsingJournal, lane: str) -> None:
     wanted = offer(lane, max_attempts=2)
     grant = await granted(journal, wanted)
     await journal.fail_attempt(grant.lease, grant.attempt.attempt_id, FAILED)
@@ -228,27 +215,25 @@ async def test_attempts_are_limited_across_owners(journal: PostgresJournal, lane
     assert isinstance(claim, Ended) and len(claim.attempts) == 2 and claim.failure.code == "worker_lost"
 
 
-async def test_a_further_attempt_is_a_row_of_its_own_and_renews_the_lease(database: Database, lane: str) -> None:
-    journal = PostgresJournal(database, lease_s=2.0)
+async def test_a_further_attempt_is_a_row_of_its_own_and_renews_the_lease(journal: LapsingJournal, lane: str) -> None:
     grant = await granted(journal, offer(lane))
-    await asyncio.sleep(1.2)
     await journal.fail_attempt(grant.lease, grant.attempt.attempt_id, FAILED)
+    await journal.lapse(grant.lease.key)
     attempt = await journal.next_attempt(grant.lease, TARGET)
-    await asyncio.sleep(1.2)
     assert isinstance(await journal.claim(offer(lane), owner="w2"), Busy)
     assert (attempt.ordinal, attempt.state, attempt.epoch) == (1, "calling", grant.lease.epoch)
     assert attempt.attempt_id == grant.lease.key.attempt_id(1)
 
 
 async def test_a_further_attempt_that_was_committed_unheard_is_not_opened_twice(
-    journal: PostgresJournal, lane: str
+    journal: LapsingJournal, lane: str
 ) -> None:
     grant = await granted(journal, offer(lane))
     await journal.fail_attempt(grant.lease, grant.attempt.attempt_id, FAILED)
     assert await journal.next_attempt(grant.lease, TARGET) == await journal.next_attempt(grant.lease, TARGET)
 
 
-async def test_a_paused_owner_is_fenced_and_its_late_result_booked(journal: PostgresJournal, lane: str) -> None:
+async def test_a_paused_owner_is_fenced_and_its_late_result_booked(journal: LapsingJournal, lane: str) -> None:
     paused = await granted(journal, offer(lane), "w1")
     second = await granted(journal, offer(lane), "w2")
     before = second.earlier[0]
@@ -265,7 +250,7 @@ async def test_a_paused_owner_is_fenced_and_its_late_result_booked(journal: Post
     assert (await journal.attempts_of(paused.lease.key))[0] == late
 
 
-async def test_a_late_result_is_fenced_after_the_call_is_done(journal: PostgresJournal, lane: str) -> None:
+async def test_a_late_result_is_fenced_after_the_call_is_done(journal: LapsingJournal, lane: str) -> None:
     paused = await granted(journal, offer(lane), "w1")
     second = await granted(journal, offer(lane), "w2")
     await journal.finish(second.lease, second.attempt.attempt_id, DONE, b"right")
@@ -275,7 +260,7 @@ async def test_a_late_result_is_fenced_after_the_call_is_done(journal: PostgresJ
     assert isinstance(claim, Done) and claim.result == b"right"
 
 
-async def test_a_fenced_owner_can_do_nothing_else_either(journal: PostgresJournal, lane: str) -> None:
+async def test_a_fenced_owner_can_do_nothing_else_either(journal: LapsingJournal, lane: str) -> None:
     paused = await granted(journal, offer(lane), "w1")
     await granted(journal, offer(lane), "w2")
     with pytest.raises(FencedError):
@@ -289,35 +274,33 @@ async def test_a_fenced_owner_can_do_nothing_else_either(journal: PostgresJourna
     assert (late.state, late.cost_usd, late.duplicate) == ("failed", Decimal(0), False)
 
 
-async def test_a_result_whose_lease_ran_out_unnoticed_is_taken(journal: PostgresJournal, lane: str) -> None:
+async def test_a_result_whose_lease_ran_out_unnoticed_is_taken(journal: LapsingJournal, lane: str) -> None:
     grant = await granted(journal, offer(lane))
-    await asyncio.sleep(LEASE_S * 1.5)
+    await journal.lapse(grant.lease.key)
     await journal.finish(grant.lease, grant.attempt.attempt_id, DONE, b"result")
     assert isinstance(await journal.claim(offer(lane), owner="w2"), Done)
 
 
-async def test_the_input_as_first_seen_wins(journal: PostgresJournal, lane: str) -> None:
+async def test_the_input_as_first_seen_wins(journal: LapsingJournal, lane: str) -> None:
     await granted(journal, offer(lane), "w1")
     drifted = await granted(journal, offer(lane, input_hash="h2", input=b"other"), "w2")
     assert (drifted.input, drifted.input_hash) == (b"\x00input", "h1")
 
 
-async def test_an_expired_request_leaves_nothing_behind(journal: PostgresJournal, lane: str) -> None:
+async def test_an_expired_request_leaves_nothing_behind(journal: LapsingJournal, lane: str) -> None:
     past = datetime.now(UTC) - timedelta(seconds=1)
     assert await journal.claim(offer(lane, expires_at=past), owner="w1") == Expired()
     assert await journal.claim(offer(lane, expired=True), owner="w1") == Expired()
     assert await journal.attempts_of(offer(lane).key) == ()
 
 
-async def test_a_lost_call_of_an_expired_request_is_booked_and_not_repeated(
-    journal: PostgresJournal, lane: str
-) -> None:
+async def test_a_lost_call_of_an_expired_request_is_booked_and_not_repeated(journal: LapsingJournal, lane: str) -> None:
     await granted(journal, offer(lane), "w1")
     claim = await settled(journal, offer(lane, expired=True), "w2")
     assert isinstance(claim, Ended) and claim.failure.kind == "expired" and claim.attempts[0].state == "unknown"
 
 
-async def test_a_failure_is_kept_and_repeating_it_is_harmless(journal: PostgresJournal, lane: str) -> None:
+async def test_a_failure_is_kept_and_repeating_it_is_harmless(journal: LapsingJournal, lane: str) -> None:
     grant = await granted(journal, offer(lane))
     rows = await journal.fail_attempt(grant.lease, grant.attempt.attempt_id, FAILED, GIVEN_UP)
     assert await journal.fail_attempt(grant.lease, grant.attempt.attempt_id, FAILED, GIVEN_UP) == rows
@@ -325,61 +308,56 @@ async def test_a_failure_is_kept_and_repeating_it_is_harmless(journal: PostgresJ
     assert isinstance(claim, Ended) and claim.failure == GIVEN_UP and claim.attempts == rows
 
 
-async def test_all_leases_of_a_worker_are_renewed_at_once(database: Database, lane: str) -> None:
-    journal = PostgresJournal(database, lease_s=1.5)
-    keeper = LeaseKeeper(journal, owner="w1")
+async def test_all_leases_of_a_worker_are_renewed_at_once(journal: LapsingJournal, lane: str) -> None:
+    keeper, since = LeaseKeeper(journal, owner="w1"), time.monotonic()
     wanted = [replace(offer(lane), key=replace(offer(lane).key, request_id=f"r{n}")) for n in range(20)]
-    since = time.monotonic()
     grants = [await granted(journal, one) for one in wanted]
+    for one in wanted[:3]:
+        await journal.lapse(one.key)
     with keeper.holding(grants[0].lease, since=since), keeper.holding(grants[1].lease, since=since):
-        keeper.start()
-        await asyncio.sleep(2.0)
-        await keeper.stop()
+        await keeper.renew()
         kept, also, dropped = [await journal.claim(one, owner="w2") for one in wanted[:3]]
-        assert isinstance(kept, Busy) and isinstance(also, Busy) and isinstance(dropped, Granted)
-        assert keeper.trusts(grants[0].lease)
-        await asyncio.sleep(1.3)
-        assert not keeper.trusts(grants[0].lease)
-    assert not keeper.trusts(grants[1].lease)
+    assert isinstance(kept, Busy) and isinstance(also, Busy) and isinstance(dropped, Granted)
 
 
-async def test_an_empty_renewal_is_no_statement(journal: PostgresJournal) -> None:
-    assert await journal.renew("w1", []) == frozenset()
+async def test_a_lease_is_trusted_again_once_it_was_renewed_in_the_background(database: Database, lane: str) -> None:
+    journal = PostgresJournal(database, lease_s=3.0)
+    keeper = LeaseKeeper(journal, owner="w1")
+    lease = (await granted(LapsingJournal(database), offer(lane))).lease
+    with keeper.holding(lease, since=time.monotonic() - 3.0):
+        assert not keeper.trusts(lease), "as after a pause"
+        keeper.start()
+        await until(lambda: keeper.trusts(lease), "a renewal")
+        await keeper.stop()
+    assert not keeper.trusts(lease)
 
 
-async def test_every_column_of_an_attempt_survives_the_table(journal: PostgresJournal, lane: str) -> None:
-    grant = await granted(journal, offer(lane))
-    (booked,) = await journal.finish(grant.lease, grant.attempt.attempt_id, DONE, b"result")
-    (read,) = await journal.attempts_of(grant.lease.key)
-    assert booked == read and isinstance(read, AttemptRow)
-
-
-async def test_a_cancelled_call_that_was_never_claimed_leaves_nothing(journal: PostgresJournal, lane: str) -> None:
-    wanted = offer(lane)
-    assert await journal.claim(replace(wanted, cancelled=True), owner="w1") == Expired()
-    assert await journal.attempts_of(wanted.key) == () and await journal.outcome_of(wanted.key) is None
-
-
-@pytest.mark.parametrize(
-    ("changes", "code"),
-    [({"cancelled": True}, "cancelled"), ({"if_lost": replace(GIVEN_UP, code="stream_broken")}, "stream_broken")],
-)
-async def test_a_lost_call_that_may_not_be_made_again_ends_with_its_reason(
-    journal: PostgresJournal, lane: str, changes: dict[str, Any], code: str
+async def test_what_was_kept_of_an_attempt_is_the_next_owners_until_the_call_has_ended(
+    journal: LapsingJournal, lane: str
 ) -> None:
     wanted = offer(lane)
-    await granted(journal, wanted)
-    assert isinstance(await journal.claim(replace(wanted, **changes), owner="w2"), Busy)
-    ended = await settled(journal, replace(wanted, **changes), "w2")
-    assert isinstance(ended, Ended) and ended.failure.code == code
-    [row] = ended.attempts
-    assert (row.state, row.error_code, row.cost_usd) == ("unknown", "worker_lost", BOUND.usd)
-    assert await journal.claim(wanted, owner="w3") == ended
+    first = await granted(journal, wanted)
+    await journal.fail_attempt(first.lease, first.attempt.attempt_id, FAILED, keep=b"\x00kept")
+    assert await journal.kept(wanted.key) == b"\x00kept"
+    attempt = await journal.next_attempt(first.lease, TARGET)
+    await journal.fail_attempt(first.lease, attempt.attempt_id, FAILED)
+    second = await granted(journal, wanted, "w2")
+    assert (second.kept, second.over) == (b"\x00kept", None)
+    with pytest.raises(FencedError):
+        await journal.fail_attempt(first.lease, attempt.attempt_id, FAILED, keep=b"late")
+    await journal.finish(second.lease, second.attempt.attempt_id, DONE, b"result")
+    assert await journal.kept(wanted.key) is None
 
 
-async def test_a_call_that_is_done_stays_so_whatever_is_cancelled(journal: PostgresJournal, lane: str) -> None:
-    wanted = offer(lane)
-    grant = await granted(journal, wanted)
-    await journal.finish(grant.lease, grant.attempt.attempt_id, DONE, b"result")
-    claim = await journal.claim(replace(wanted, cancelled=True), owner="w2")
-    assert isinstance(claim, Done) and claim.result == b"result"
+async def test_a_call_that_may_not_go_on_is_granted_to_whoever_ends_it_with_what_was_kept(
+    journal: LapsingJournal, lane: str
+) -> None:
+    first = await granted(journal, offer(lane))
+    await journal.fail_attempt(first.lease, first.attempt.attempt_id, FAILED, keep=b"kept")
+    second = await granted(journal, offer(lane, max_attempts=1, stands=True), "w2")
+    assert second.kept == b"kept" and second.over is not None and second.over.code == "http_500"
+    third = await granted(journal, offer(lane, refused=GIVEN_UP, stands=True), "w3")
+    assert third.over == GIVEN_UP
+    claim = await settled(journal, offer(lane, refused=GIVEN_UP), "w4")
+    assert isinstance(claim, Ended) and claim.failure == GIVEN_UP
+    assert await journal.kept(offer(lane).key) is None

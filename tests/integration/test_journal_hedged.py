@@ -2,64 +2,48 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
 
-from processors.clock import DatabaseClock
-from processors.journal import Busy, Done, Ended, Granted, Journal, MemoryJournal, Offer, PostgresJournal
+from processors.journal import Busy, Done, Ended, Granted, Offer
 from processors.journal.entry import WORKER_LOST
 from processors.journal.protocol import CRASH_LOOP_EPOCHS, HEDGE_LOST, INDETERMINATE, unknown
 from processors.postgres import Database
 from schemas.errors import FencedError
-from tests.integration.test_journal import DONE, FAILED, GIVEN_UP, LEASE_S, TARGET, offer
+from tests.integration.test_journal import DONE, FAILED, GIVEN_UP, TARGET, offer
+from tests.support.leases import LapsingJournal, LapsingMemory
 from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
 
 ELSEWHERE = replace(TARGET, deployment="d2")
-PATIENT_S = 30.0
-# A journal whose leases are this long.
-Open = Callable[[float], Journal]
+Lapsing = LapsingJournal | LapsingMemory
 
 
 @pytest.fixture(params=["postgres", "memory"])
-async def opened(request: pytest.FixtureRequest, stack: TestStack) -> AsyncIterator[Open]:
+async def journal(request: pytest.FixtureRequest, stack: TestStack) -> AsyncIterator[Lapsing]:
     if request.param == "memory":
-        clock = DatabaseClock()
-        clock.set(datetime.now(UTC))
-        yield lambda lease_s: MemoryJournal(clock, lease_s=lease_s)
+        yield LapsingMemory()
         return
     database = await Database.open(stack.postgres_dsn)
-    yield lambda lease_s: PostgresJournal(database, lease_s=lease_s)
+    yield LapsingJournal(database)
     await database.close()
 
 
-async def granted(journal: Journal, wanted: Offer, owner: str = "w1") -> Granted:
-    found: list[Granted] = []
-
-    async def free() -> bool:
+async def granted(journal: Lapsing, wanted: Offer, owner: str = "w1") -> Granted:
+    """The grant, once the lease of whoever holds it is over."""
+    claim = await journal.claim(wanted, owner=owner)
+    if isinstance(claim, Busy):
+        await journal.lapse(wanted.key)
         claim = await journal.claim(wanted, owner=owner)
-        if isinstance(claim, Granted):
-            found.append(claim)
-        return not isinstance(claim, Busy)
-
-    await until(free)
-    return found[0]
+    assert isinstance(claim, Granted)
+    return claim
 
 
-async def until(true: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
-        while not await true():
-            await asyncio.sleep(0.02)
-
-
-async def test_a_second_attempt_is_opened_beside_the_first_once(opened: Open, lane: str) -> None:
-    journal = opened(PATIENT_S)
+async def test_a_second_attempt_is_opened_beside_the_first_once(journal: Lapsing, lane: str) -> None:
     grant = await granted(journal, offer(lane))
     first = grant.attempt
     second = await journal.next_attempt(grant.lease, ELSEWHERE, beside=first.attempt_id)
@@ -70,8 +54,7 @@ async def test_a_second_attempt_is_opened_beside_the_first_once(opened: Open, la
 
 
 @pytest.mark.parametrize("winner", [0, 1])
-async def test_the_end_of_a_call_books_both_in_one_step(opened: Open, lane: str, winner: int) -> None:
-    journal = opened(PATIENT_S)
+async def test_the_end_of_a_call_books_both_in_one_step(journal: Lapsing, lane: str, winner: int) -> None:
     grant = await granted(journal, offer(lane))
     pair = grant.attempt, await journal.next_attempt(grant.lease, ELSEWHERE, beside=grant.attempt.attempt_id)
     won, lost = pair[winner], pair[1 - winner]
@@ -86,8 +69,7 @@ async def test_the_end_of_a_call_books_both_in_one_step(opened: Open, lane: str,
     assert isinstance(claim, Done) and claim.result == b"won" and claim.attempts == rows
 
 
-async def test_both_fail_in_one_step_and_an_attempt_that_is_not_there_is_none(opened: Open, lane: str) -> None:
-    journal = opened(PATIENT_S)
+async def test_both_fail_in_one_step_and_an_attempt_that_is_not_there_is_none(journal: Lapsing, lane: str) -> None:
     grant = await granted(journal, offer(lane))
     second = await journal.next_attempt(grant.lease, ELSEWHERE, beside=grant.attempt.attempt_id)
     others = {second.attempt_id: FAILED, grant.lease.key.attempt_id(7): FAILED}
@@ -100,8 +82,7 @@ async def test_both_fail_in_one_step_and_an_attempt_that_is_not_there_is_none(op
     assert isinstance(await journal.claim(offer(lane), owner="w2"), Ended)
 
 
-async def test_a_crash_with_both_open_books_both_as_unknown_at_their_bounds(opened: Open, lane: str) -> None:
-    journal = opened(LEASE_S)
+async def test_a_crash_with_both_open_books_both_as_unknown_at_their_bounds(journal: Lapsing, lane: str) -> None:
     grant = await granted(journal, offer(lane))
     dearer = replace(ELSEWHERE, bound=replace(TARGET.bound, usd=Decimal("0.5")))
     second = await journal.next_attempt(grant.lease, dearer, beside=grant.attempt.attempt_id)
@@ -118,8 +99,7 @@ async def test_a_crash_with_both_open_books_both_as_unknown_at_their_bounds(open
     assert [row.state for row in rows] == ["done", "failed", "calling"] and all(row.late_at for row in rows[:2])
 
 
-async def test_the_two_attempts_of_a_lost_worker_count_as_one_crash(opened: Open, lane: str) -> None:
-    journal = opened(LEASE_S)
+async def test_the_two_attempts_of_a_lost_worker_count_as_one_crash(journal: Lapsing, lane: str) -> None:
     grant = await granted(journal, offer(lane, max_attempts=20))
     await journal.next_attempt(grant.lease, ELSEWHERE, beside=grant.attempt.attempt_id)
     for crash in range(1, CRASH_LOOP_EPOCHS):
@@ -127,16 +107,10 @@ async def test_the_two_attempts_of_a_lost_worker_count_as_one_crash(opened: Open
         assert again.lease.epoch == crash + 1
 
 
-async def test_where_nothing_is_repeated_the_loss_of_both_ends_the_call(opened: Open, lane: str) -> None:
-    journal = opened(LEASE_S)
+async def test_where_nothing_is_repeated_the_loss_of_both_ends_the_call(journal: Lapsing, lane: str) -> None:
     grant = await granted(journal, offer(lane))
     await journal.next_attempt(grant.lease, ELSEWHERE, beside=grant.attempt.attempt_id)
-    found: list[Ended] = []
-
-    async def ended() -> bool:
-        claim = await journal.claim(offer(lane, unknown_policy="fail"), owner="w2")
-        found.extend([claim] if isinstance(claim, Ended) else [])
-        return isinstance(claim, Ended)
-
-    await until(ended)
-    assert found[0].failure == INDETERMINATE and [row.state for row in found[0].attempts] == ["unknown", "unknown"]
+    await journal.lapse(grant.lease.key)
+    claim = await journal.claim(offer(lane, unknown_policy="fail"), owner="w2")
+    assert isinstance(claim, Ended) and claim.failure == INDETERMINATE
+    assert [row.state for row in claim.attempts] == ["unknown", "unknown"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -13,7 +11,7 @@ import pytest
 
 from processors.complete.records import attempt_of, costs_of
 from processors.event import Output
-from processors.journal import Bound, Busy, CallKey, Done, Ended, Granted, Offer, PostgresJournal, Settled, Target
+from processors.journal import Bound, CallKey, Done, Ended, Granted, Offer, PostgresJournal, Settled, Target
 from processors.journal.late import PostgresLateOutcomes
 from processors.journal.protocol import INDETERMINATE, unknown
 from processors.postgres import Database
@@ -23,6 +21,7 @@ from schemas.records import Cost, Usage
 from streams.spending import Late
 from streams.stages import STAGES
 from tests.support.enrichments import enrichment, incoming
+from tests.support.leases import LapsingJournal
 from tests.support.running import Bench
 
 pytestmark = pytest.mark.stack
@@ -46,16 +45,14 @@ DONE = Settled(
 
 async def book_late(database: Database, lane: str) -> tuple[Any, CallKey, Done]:
     """A worker that was taken for dead books what its call cost, and ends before it can publish anything."""
-    journal = PostgresJournal(database, lease_s=0.2)
+    journal = LapsingJournal(database)
     event = incoming(enrichment("r1", lane=lane), CODEC)
     key = CallKey(tenant="acme", lane=lane, run="", request_id="r1")
     offer = Offer(key=key, target=TARGET, input=event.raw, input_hash="h", max_attempts=3)
     first = await journal.claim(offer, owner="w1")
     assert isinstance(first, Granted)
-    deadline = time.monotonic() + 20
-    while isinstance(second := await journal.claim(offer, owner="w2"), Busy):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
+    await journal.lapse(key)
+    second = await journal.claim(offer, owner="w2")
     assert isinstance(second, Granted)
     await journal.finish(second.lease, second.attempt.attempt_id, DONE, b"result")
     with pytest.raises(FencedError):

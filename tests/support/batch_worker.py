@@ -15,6 +15,7 @@ from typing import Any
 from processors.batchapi.policy import BatchPolicy
 from processors.budgets.postgres import PostgresBudgets
 from processors.budgets.rule import Budget
+from processors.cache import CachePolicy, Caches, PostgresCacheStore
 from processors.clock import DatabaseClock
 from processors.complete.processor import Complete
 from processors.complete.purse import Guard
@@ -33,7 +34,7 @@ from tests.support.complete_worker import digests
 from tests.support.enrichments import enrichment, incoming
 
 CODEC = Codec.offline()
-DEADLINE_S = 60.0
+DEADLINE_S = 180.0
 OPEN_ITEMS = "SELECT 1 FROM batch_items WHERE lane = %s AND state <> 'done' LIMIT 1"
 
 
@@ -92,8 +93,10 @@ async def run(plan: dict[str, Any]) -> dict[str, list[str]]:
         look_for_s=0.5,
         lead_s=1.0,
     )
+    journal, cached = PostgresJournal(database, lease_s=0.6), bool(plan.get("cache"))
+    policies = {"default": CachePolicy(exact=cached, single_flight=cached)}
     stage = Complete(
-        PostgresJournal(database, lease_s=0.6),
+        journal,
         batching.handing.replies,
         routes=routes,
         codec=CODEC,
@@ -105,6 +108,7 @@ async def run(plan: dict[str, Any]) -> dict[str, list[str]]:
         backoff=Backoff(first_s=0.01, longest_s=0.02),
         guard=guard,
         batches=batching.handing,
+        caches=Caches(PostgresCacheStore(database), journal, policies=policies, codec=CODEC, clock=clock),
     )
     stage.start()
     outputs: dict[str, list[str]] = {}

@@ -24,6 +24,7 @@ from processors.batchapi.provider import FakeProvider
 from processors.batchapi.replies import BatchReplies
 from processors.budgets.port import FakeBudgets
 from processors.budgets.rule import Budget
+from processors.cache import CachePolicy, Caches, MemoryCacheStore
 from processors.clock import FakeClock
 from processors.complete.observer import NullObserver
 from processors.complete.processor import Complete
@@ -32,11 +33,13 @@ from processors.complete.retry import Backoff
 from processors.complete.routes import Deployment, Route
 from processors.complete.tasks import Tasks
 from processors.control import FakeControl
+from processors.embeddings import HashingEmbedder
 from processors.event import Incoming, Recorded
 from processors.journal import CallKey, MemoryJournal
 from processors.model import FakeModelClient
 from schemas.errors import NotYetError
 from schemas.records import Completion, Enrichment
+from tests.support.caching import Seen
 from tests.support.completing import CODEC, PRICE
 from tests.support.enrichments import ACCEPTED, enrichment, incoming
 
@@ -90,6 +93,9 @@ class BatchBench:
         self.store, self.provider = MemoryBatches(self.clock), FakeProvider()
         self.heard, self.failpoints = HeardBatches(), StopAt()
         self.observer = NullObserver()
+        # None: the route uses no cache.
+        self.cached: CachePolicy | None = None
+        self.entries, self.seen = MemoryCacheStore(self.journal, self.store), Seen()
         values = {"max_wait_s": 0.0, "poll_s": 1.0, **(policy or {})}
         self.deployment = Deployment(
             name="d1", base_url="http://x/v1", model="m1", price=PRICE, batch=BatchPolicy(**values)
@@ -125,6 +131,7 @@ class BatchBench:
             random_=random.Random(1),
             guard=self.guard,
             batches=handing,
+            caches=self._caches(),
             observer=self.observer,
         )
 
@@ -157,6 +164,20 @@ class BatchBench:
 
     def item(self, request_id: str = "r1") -> Item:
         return self.store.rows[key_of(request_id).call_id]
+
+    def _caches(self) -> Caches | None:
+        if self.cached is None:
+            return None
+        policies = {"default": self.cached}
+        return Caches(
+            self.entries,
+            self.journal,
+            policies=policies,
+            codec=CODEC,
+            clock=self.clock,
+            embedder=HashingEmbedder(),
+            observer=self.seen,
+        )
 
     def _opener(self) -> Opener:
         tasks = Tasks({"default": self.route}, CODEC, self.clock, can_stream=False)

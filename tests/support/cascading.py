@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -10,11 +11,13 @@ from typing import Any
 from processors.complete.policies import CascadePolicy
 from processors.complete.routes import Deployment, Group
 from processors.evaluate.replies import FixedScorer
-from processors.event import Recorded
+from processors.event import Incoming, Recorded
 from processors.model.port import ModelReply, SentCall
 from processors.prices.tariff import Price
-from schemas.records import Completion
-from tests.support.completing import Bench
+from schemas.records import Completion, Cost, Enrichment, ResponseFormat
+from tests.support.completing import Bench, event
+
+JSON = ResponseFormat(type="json_object")
 
 
 def deployment(name: str, dollars: str = "1", **changes: Any) -> Deployment:
@@ -28,6 +31,9 @@ def reply(text: str | None, **changes: Any) -> ModelReply:
     """A reply of 100 and 10 tokens."""
     values: dict[str, Any] = {"finish_reason": "stop", "usage": {"prompt_tokens": 100, "completion_tokens": 10}}
     return ModelReply(text=text, **{**values, **changes})
+
+
+DECLINED = reply("I'm sorry, but I can't help with that.")
 
 
 class Said(Bench):
@@ -67,3 +73,34 @@ def completion(outputs: Sequence[Any]) -> Completion:
     """The completion among a stage's outputs."""
     [found] = [one.record for one in outputs if isinstance(one, Recorded) and isinstance(one.record, Completion)]
     return found
+
+
+def costs(outputs: Sequence[Any]) -> list[Cost]:
+    """The costs among a stage's outputs."""
+    return [one for one in outputs if isinstance(one, Cost)]
+
+
+def told(one: Completion) -> tuple[Any, ...]:
+    """What a completion tells of its cascade: outcome, reason and steps."""
+    assert one.cascade is not None
+    steps = [(step.attempt, step.deployment, step.outcome, step.check, step.code) for step in one.cascade.steps]
+    return one.cascade.outcome, one.cascade.reason, steps
+
+
+async def crash_after_escalation(bench: Cascading, asked: Incoming[Enrichment] | None = None, **options: Any) -> None:
+    """Lose the worker whose cheap reply failed its check, before it could send the next call."""
+    reached, never = asyncio.Event(), asyncio.Event()
+    worker = bench.worker(options.pop("owner", "w1"), **options)
+    next_attempt = bench.journal.next_attempt
+
+    async def crash(*_: Any) -> Any:
+        reached.set()
+        await never.wait()
+
+    bench.journal.next_attempt = crash  # type: ignore[method-assign]
+    task = asyncio.create_task(worker(asked or event()))
+    await reached.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    bench.journal.next_attempt = next_attempt  # type: ignore[method-assign]
+    bench.clock.advance(16)

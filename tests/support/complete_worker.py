@@ -1,6 +1,7 @@
 """One life of a complete stage without a broker: ``python -m tests.support.complete_worker`` reads a plan as JSON.
 
-Processes one event and prints the sha256 of every output, one a line. A fail point may end it before.
+Processes one event and prints the sha256 of every output, one a line. A fail point may end it before. ``run`` is such a
+life in the test's own process, ``start`` and ``die`` are processes of their own.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import secrets
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,11 +21,11 @@ from processors.budgets.postgres import PostgresBudgets
 from processors.budgets.rule import Budget
 from processors.cache import CachePolicy, Caches, PostgresCacheStore
 from processors.clock import DatabaseClock
-from processors.complete.policies import FanOutPolicy
+from processors.complete.policies import CascadePolicy, FanOutPolicy
 from processors.complete.processor import Complete
 from processors.complete.purse import Guard
 from processors.complete.retry import Backoff
-from processors.complete.routes import Deployment, HedgePolicy, Route
+from processors.complete.routes import Deployment, Group, HedgePolicy, Route
 from processors.control import FakeControl
 from processors.event import Output, Recorded
 from processors.failpoints import failpoints
@@ -33,9 +35,38 @@ from processors.postgres import Database
 from processors.prices.tariff import Price
 from schemas.codec import Codec
 from schemas.records import ResponseFormat, Text
+from tests.provider.process import ROOT
 from tests.support.enrichments import enrichment, incoming
 
 CODEC = Codec.offline()
+# Far more than a life takes on a busy machine.
+_PATIENCE_S = 120.0
+
+
+async def start(plan: dict[str, Any]) -> asyncio.subprocess.Process:
+    """A process that works on the plan; what it prints can be read."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.support.complete_worker",
+        cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(plan).encode())
+    process.stdin.close()
+    return process
+
+
+async def die(plan: dict[str, Any], failpoint: str) -> None:
+    """Work on the plan in a process that the fail point kills before it has printed anything."""
+    process = await start(plan | {"failpoint": failpoint})
+    assert process.stdout is not None
+    async with asyncio.timeout(_PATIENCE_S):
+        printed = await process.stdout.read()
+        await process.wait()
+    assert (process.returncode, printed) == (-signal.SIGKILL, b"")
 
 
 async def run(plan: dict[str, Any]) -> list[str]:
@@ -85,13 +116,17 @@ async def run(plan: dict[str, Any]) -> list[str]:
 
 
 def _route(deployment: Deployment, plan: dict[str, Any]) -> Route:
-    """The route, with a second deployment and with the hedging that the plan wants."""
+    """The route, with a second deployment for the hedging or the cascade that the plan wants."""
     route = Route(name="default", deployment=replace(deployment, **plan.get("first", {})), max_attempts=4)
     if "fan_out" in plan:
         return replace(route, max_attempts=1, fan_out=FanOutPolicy(**plan["fan_out"]))
+    other = replace(deployment, name="d2", weight=0.0)
+    if "cascade" in plan:
+        # As many attempts as there are models: no repeat makes up for what a crash has cost.
+        stronger = CascadePolicy(groups=(Group(deployments=(other,)),), least_time_s=0.0)
+        return replace(route, max_attempts=plan["cascade"], cascade=stronger)
     if "hedge" not in plan:
         return route
-    other = replace(deployment, name="d2", weight=0.0)
     return replace(route, others=(other,), hedge=HedgePolicy(share=1.0, **plan["hedge"]))
 
 

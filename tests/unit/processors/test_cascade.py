@@ -18,23 +18,20 @@ from processors.complete.routes import Group
 from processors.complete.worst import worst_case
 from processors.model.port import ModelReply
 from schemas.errors import DependencyDownError, PermanentProviderError, TransientProviderError
-from schemas.records import Answer, Completion, Cost, ResponseFormat, Text
-from tests.support.cascading import Cascading, completion, deployment, reply
+from schemas.records import Answer, ResponseFormat, Text
+from tests.support.cascading import (
+    DECLINED,
+    JSON,
+    Cascading,
+    completion,
+    costs,
+    crash_after_escalation,
+    deployment,
+    reply,
+    told,
+)
 from tests.support.completing import KEY, as_bytes, event
 from tests.support.enrichments import ACCEPTED
-
-DECLINED = reply("I'm sorry, but I can't help with that.")
-JSON = ResponseFormat(type="json_object")
-
-
-def costs(outputs: Any) -> list[Cost]:
-    return [one for one in outputs if isinstance(one, Cost)]
-
-
-def told(one: Completion) -> tuple[Any, ...]:
-    assert one.cascade is not None
-    steps = [(step.attempt, step.deployment, step.outcome, step.check, step.code) for step in one.cascade.steps]
-    return one.cascade.outcome, one.cascade.reason, steps
 
 
 @pytest.mark.parametrize(
@@ -195,31 +192,12 @@ async def test_a_budget_holds_both_calls_or_the_reply_of_the_first_stands(hard: 
     assert one.cascade.reason == (None if len(went) == 2 else "budget")
 
 
-async def crash_after_escalation(bench: Cascading, **options: Any) -> None:
-    """Lose the worker whose cheap reply failed its check, before it could send the next call."""
-    reached, never = asyncio.Event(), asyncio.Event()
-    worker = bench.worker(**options)
-    next_attempt = bench.journal.next_attempt
-
-    async def crash(*_: Any) -> Any:
-        reached.set()
-        await never.wait()
-
-    bench.journal.next_attempt = crash  # type: ignore[method-assign]
-    task = asyncio.create_task(worker(event()))
-    await reached.wait()
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    bench.journal.next_attempt = next_attempt  # type: ignore[method-assign]
-    bench.clock.advance(16)
-
-
 async def test_after_a_crash_an_escalated_reply_is_not_bought_again() -> None:
     bench = Cascading([DECLINED])
     await crash_after_escalation(bench)
     one = completion(await bench.worker("w2")(event()))
     assert bench.went == ["cheap", "strong"] and one.deployment == "strong"
-    assert told(one) == ("escalated", None, [(0, "cheap", "escalated", "refusal", None)])
+    assert told(one) == ("escalated", None, [(0, "cheap", "escalated", "refusal", "phrase")])
     assert [row.error_code for row in await bench.journal.attempts_of(KEY)] == ["escalated_refusal", None]
 
 
@@ -279,22 +257,37 @@ async def test_what_was_held_for_the_first_model_alone_is_no_money_for_a_stronge
     assert standing.reserved == 0 and standing.spent + standing.reserved <= worst
 
 
-async def test_after_a_crash_no_stronger_model_is_asked_with_money_for_the_first_one_alone() -> None:
-    bench = Cascading([DECLINED])
-    worst = worst_case(event().record, bench.route, at=ACCEPTED)
-    alone = worst_case(event().record, replace(bench.route, cascade=None), at=ACCEPTED)
+@pytest.mark.parametrize("response_format", [ResponseFormat(), JSON])
+async def test_after_a_crash_no_stronger_model_is_asked_with_money_for_the_first_one_alone(
+    response_format: ResponseFormat,
+) -> None:
+    """The kept reply stands; JSON that was wrong does not."""
+    bench = Cascading([DECLINED if response_format.type == "text" else reply("no json at all {{{")])
+    asked = event(response_format=response_format)
+    worst = worst_case(asked.record, bench.route, at=ACCEPTED)
+    alone = worst_case(asked.record, replace(bench.route, cascade=None), at=ACCEPTED)
     budgets = FakeBudgets(bench.clock)
     budget = Budget(name="acme", period="day", only={"tenant": "acme"}, hard_usd=worst)
     guard = Guard(budgets, (budget,), clock=bench.clock, hold_s=150)
-    await crash_after_escalation(bench, guard=guard)
+    await crash_after_escalation(bench, asked, guard=guard)
     # Swept; then others spent all but what the first model's call may cost.
     await budgets.settle(KEY.call_id, Decimal("0.00011"))
     [(key, standing)] = budgets.standings.items()
     budgets.standings[key] = replace(standing, spent=worst - alone)
-    *booked, answer = await bench.worker("w2", guard=guard)(event())
-    assert isinstance(answer, Answer) and answer.failure is not None and answer.failure.code == "budget_exceeded"
+    outputs = await bench.worker("w2", guard=guard)(asked)
     assert bench.went == ["cheap"]
-    assert [(cost.error_code, cost.amount_usd) for cost in costs(booked)] == [("escalated_refusal", Decimal("0.00011"))]
+    first, *more = [(cost.error_code, cost.amount_usd) for cost in costs(outputs)]
+    if response_format.type == "text":
+        one = completion(outputs)
+        assert told(one) == ("stood", "budget", [(0, "cheap", "escalated", "refusal", "phrase")])
+        assert (one.text, one.deployment) == (Text(inline=DECLINED.text or ""), "cheap")
+        assert (first, more) == (("escalated_refusal", Decimal("0.00011")), [("budget_exceeded", 0)])
+    else:
+        answer = outputs[-1]
+        assert isinstance(answer, Answer) and answer.failure is not None and answer.failure.code == "budget_exceeded"
+        assert (first, more) == (("escalated_format", Decimal("0.00011")), [])
+    [standing] = budgets.standings.values()
+    assert standing.reserved == 0
 
 
 async def test_a_cascade_is_written_as_a_whole_whatever_the_request_wants() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from processors.complete.routes import HedgePolicy
@@ -48,6 +50,23 @@ def test_no_more_than_the_share_of_the_calls_is_hedged(share: float) -> None:
             hedged += 1
         assert hedged <= share * calls + 1e-6
     assert hedged >= share * 400 - 1
+
+
+def test_no_more_than_the_share_of_all_calls_is_hedged_however_they_fall_to_processes() -> None:
+    """Each holds the share by itself, so that nobody has to be asked; processes that end and begin don't add to it."""
+    chance = random.Random(7)
+    processes = [HedgePace(HedgePolicy(share=0.05)) for _ in range(8)]
+    hedged = 0
+    for calls in range(1, 4_001):
+        place = min(chance.randrange(8), chance.randrange(8))
+        if chance.random() < 0.01:
+            processes[place] = HedgePace(HedgePolicy(share=0.05))
+        processes[place].called()
+        if processes[place].may_hedge:
+            processes[place].hedged()
+            hedged += 1
+        assert hedged <= 0.05 * calls + 1e-6
+    assert hedged > 0.02 * 4_000
 
 
 def test_what_was_not_used_is_saved_up_to_a_bound() -> None:

@@ -1,0 +1,2 @@
+DROP TABLE batch_followers;
+ALTER TABLE calls DROP COLUMN kept;
