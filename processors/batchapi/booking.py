@@ -10,9 +10,8 @@ from processors.batchapi.entry import Item
 from processors.batchapi.opening import Opener, at_batch_price
 from processors.batchapi.replies import reply_of
 from processors.clock import Clock
-from processors.complete.pricing import usage_of
 from processors.complete.routes import Deployment
-from processors.complete.settling import failed
+from processors.complete.settling import brought, failed
 from processors.journal import AttemptRow, CallFailure, Journal, Lease, Settled
 from schemas.errors import FencedError, ProviderError
 
@@ -51,18 +50,5 @@ class Booking:
         except ProviderError as error:
             return failed(error, row, duration_ms=0.0)
         record = self._opener.incoming(item).record
-        usage = usage_of(
-            reply,
-            self._opener.payload(item, priced),
-            priced,
-            prompt_estimate=record.grounding.prompt_tokens_estimate,
-        )
-        return Settled(
-            state="done",
-            cost_usd=priced.price.amount(usage, self._clock.now()),
-            usage=usage,
-            estimated=usage.estimated,
-            http_status=200,
-            response_id=reply.response_id,
-            duration_ms=reply.duration_ms,
-        )
+        estimate, payload = record.grounding.prompt_tokens_estimate, self._opener.payload(item, priced)
+        return brought(reply, priced, payload, estimate=estimate, at=self._clock.now())

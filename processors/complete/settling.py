@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 
+from processors.complete.payload import Payload
 from processors.complete.pricing import usage_of
+from processors.complete.routes import Deployment
 from processors.complete.task import Sending, Task
 from processors.journal import AttemptRow, Settled
 from processors.journal.protocol import CANCELLED, bound_usage, unknown
@@ -26,6 +28,11 @@ def done(reply: ModelReply, sending: Sending, task: Task, *, at: datetime) -> Se
     # The estimate is that of the first messages.
     same = payload["messages"] is task.payload["messages"]
     estimate = task.stored.record.grounding.prompt_tokens_estimate if same else 0
+    return brought(reply, deployment, payload, estimate=estimate, at=at)
+
+
+def brought(reply: ModelReply, deployment: Deployment, payload: Payload, *, estimate: int, at: datetime) -> Settled:
+    """How an attempt is booked that had this reply. ``estimate``: tokens of the prompt by our own count."""
     usage = usage_of(reply, payload, deployment, prompt_estimate=estimate)
     return Settled(
         state="done",

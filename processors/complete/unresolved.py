@@ -10,10 +10,9 @@ from decimal import Decimal
 
 from processors.clock import Clock
 from processors.complete.payload import build_payload
-from processors.complete.pricing import usage_of
 from processors.complete.reconcile import Known, NotTaken, Reconciler, Undecided
 from processors.complete.routes import Deployment
-from processors.complete.settling import NOT_SENT
+from processors.complete.settling import NOT_SENT, brought
 from processors.complete.task import Task
 from processors.complete.unwritten import Outcome, Unwritten
 from processors.journal import AttemptRow, Journal, Lease, Settled
@@ -97,16 +96,9 @@ class Settler:
         deployment, record = _named(task, lost), task.stored.record
         assert deployment is not None
         payload, estimate = build_payload(record, deployment), record.grounding.prompt_tokens_estimate
-        usage = usage_of(reply, payload, deployment, prompt_estimate=estimate)
-        return Settled(
-            state="done",
-            cost_usd=deployment.price.amount(usage, self._clock.now()),
-            usage=usage,
-            estimated=usage.estimated,
-            http_status=200,
-            response_id=reply.response_id,
-            duration_ms=lost.duration_ms,
-        )
+        booked = brought(reply, deployment, payload, estimate=estimate, at=self._clock.now())
+        # The reply's own times are those of asking for it.
+        return replace(booked, duration_ms=lost.duration_ms, first_token_ms=None)
 
 
 def _named(task: Task, row: AttemptRow) -> Deployment | None:

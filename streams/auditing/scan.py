@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 from schemas.ids import request_event_id
 from schemas.records import Answer, Completion, Meta, Request
@@ -213,8 +213,3 @@ class Scan:
             meta = completion.meta
             detail = f"differs in {', '.join(fields)}"
             self._seen.found([Finding("filter_differs", meta.tenant, meta.request_id, place, detail)])
-
-
-def now_micros(now: datetime) -> int:
-    """A moment as the store has it."""
-    return round(now.astimezone(UTC).timestamp() * _MICRO)
