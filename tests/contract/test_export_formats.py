@@ -102,3 +102,26 @@ def test_polars_reads_it(name: str, tmp_path: Path) -> None:
     if name == "parquet":
         assert frame["cost_usd"].sum() == Decimal("0.000000000006")
         assert frame["_time"].to_list()[0] == AT
+
+
+@pytest.mark.parametrize("name", ["parquet", "jsonl"])
+@given(data=st.data())
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
+)
+def test_duckdb_and_polars_read_every_kind_of_event(
+    name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    event = data.draw(st.sampled_from(EVENTS))
+    records = data.draw(st.lists(record_of(event), min_size=1, max_size=3))
+    folder = tmp_path_factory.mktemp("export")
+    for part in range(2):
+        rows = [row(record, offset) for offset, record in enumerate(records)]
+        write(name, BY_NAME[event], folder / f"part-{part}.{name}", rows)
+    reader = "read_parquet" if name == "parquet" else "read_ndjson"
+    with duckdb.connect() as connection:
+        counted = f"SELECT count(meta.event_id), max(_offset) FROM {reader}('{folder}/*.{name}')"
+        assert connection.execute(counted).fetchone() == (2 * len(records), len(records) - 1)
+    scan = polars.scan_parquet if name == "parquet" else polars.scan_ndjson
+    frame = scan(folder / f"*.{name}").select(polars.col("meta").struct.field("event_id"), "_offset").collect()
+    assert frame["event_id"].to_list() == [record.meta.event_id for record in records] * 2  # type: ignore[attr-defined]
