@@ -71,6 +71,7 @@ class Yielding:
         self._interval_s, self._patience_s = interval_s, patience_s
         # Nothing is begun before the first answer.
         self._free = asyncio.Event()
+        self._queued = False
 
     async def run(self) -> None:
         """Look again and again.
@@ -89,6 +90,7 @@ class Yielding:
                 if loop.time() - heard > self._patience_s:
                     self._free.clear()
                     raise
+            self._queued = not free
             if free:
                 self._free.set()
             else:
@@ -99,6 +101,11 @@ class Yielding:
     def free(self) -> bool:
         """Whether live traffic has what it needs."""
         return self._free.is_set()
+
+    @property
+    def queued(self) -> bool:
+        """Whether live traffic was seen to wait, or can't be seen."""
+        return self._queued
 
     async def wait(self) -> None:
         """Return while live traffic has what it needs."""

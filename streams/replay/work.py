@@ -267,7 +267,7 @@ class Work:
 
 def _queued(yielding: Yielding, stage: str) -> str:
     """What a run waits for, in words, where it is live events before a stage."""
-    return "" if yielding.free else f"live events wait before the stage {stage}"
+    return f"live events wait before the stage {stage}" if yielding.queued else ""
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -24,7 +24,7 @@ class LiveLoad:
 
     def __init__(self, settings: Settings, codec: Codec, lane: str, *, in_flight: int) -> None:
         self._settings, self._codec, self._lane, self._in_flight = settings, codec, lane, in_flight
-        options = {"bootstrap.servers": settings.kafka.bootstrap, "partitioner": "murmur2_random", "linger.ms": 0}
+        options = {"bootstrap.servers": settings.kafka.bootstrap, "partitioner": "murmur2_random", "log_level": 0}
         self._producer = Producer(options)
         self.sent: list[str] = []
         self.answered: set[str] = set()
