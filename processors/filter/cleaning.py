@@ -12,8 +12,8 @@ from processors.filter.tokens import strip_tokens
 
 MASKS = {"email": "[EMAIL]", "ssn": "[SSN]", "card": "[CARD]", "phone": "[PHONE]"}
 SPECIAL = "special_token"
-# Every number that is masked has six digits with a few marks at most between them. Most texts have none, and looking for
-# this alone takes a tenth of the time.
+# Every number that is masked has six digits with a few marks at most between them. Most texts have none, and to look
+# for this alone takes a tenth of the time.
 _DIGITS = re.compile(r"\d(?:\W{0,7}\d){5}")
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("codec", "stages", "audit", "seal", "retrieval", "account", "release", "caches", "nearest", "replay")
-LONG = ("proxy", "overhead", "concurrency", "backlog", "arrivals", "disk", "live-replay")
+BENCHES = ("codec", "stages", "audit", "seal", "retrieval", "account", "release", "caches", "nearest")
+LONG = ("proxy", "overhead", "concurrency", "backlog", "arrivals", "disk", "replay", "live-replay")
 
 
 def main() -> int:

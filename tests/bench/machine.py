@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -132,6 +132,18 @@ class Meter:
 def resident_mb(pid: int) -> float:
     """Memory of one process, in MB."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_MB
+
+
+def tree_mb(pid: int) -> float:
+    """Memory of a process and those below it, in MB; what they share is counted for each."""
+    children: dict[int, list[int]] = {}
+    for one, (parent, _) in _stats().items():
+        children.setdefault(parent, []).append(one)
+    found = 0.0
+    for one in _tree(pid, children, set()):
+        with suppress(OSError):
+            found += resident_mb(one)
+    return found
 
 
 def _tree(root: int, children: Mapping[int, Sequence[int]], others: set[int]) -> list[int]:
