@@ -201,8 +201,8 @@ class Attempting:
     ) -> ModelReply:
         """Send the call. Raises ``RefusedError`` when the request is cancelled while the call is open."""
         deployment, payload = sending.deployment, sending.payload
-        if not self._keeper.trusts(granted.lease):
-            # Paused since the row was committed: another worker may have the call by now. Nothing was sent.
+        if not await self._keeper.regains(granted.lease):
+            # Paused since the row was committed, and another worker may have the call by now. Nothing was sent.
             raise TransientProviderError("lease_lost", "the worker was paused before the call was sent")
         deadline_s = deadline_of(deployment, task)
         # Ids only: they let a provider's support, and whoever audits its log, find the call.

@@ -32,6 +32,7 @@ class LeaseKeeper:
         self._renew_every_s = journal.lease_s / 3
         self._trusted_for_s = journal.lease_s * (1 - _MARGIN)
         self._renewed: dict[Lease, float] = {}
+        self._regaining = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     @contextmanager
@@ -52,6 +53,20 @@ class LeaseKeeper:
         """Whether the lease still runs, by this worker's monotonic clock. False after a pause or a long outage."""
         renewed = self._renewed.get(lease)
         return renewed is not None and time.monotonic() - renewed < self._trusted_for_s
+
+    async def regains(self, lease: Lease) -> bool:
+        """Whether the lease is to be trusted; after a pause the journal is asked, which renews it.
+
+        Blocks for a statement then. False where another worker has taken the call over, and where nobody can tell.
+        """
+        if self.trusts(lease):
+            return True
+        # Whoever waits meanwhile has the answer of the first one.
+        async with self._regaining:
+            if not self.trusts(lease):
+                with suppress(DependencyDownError):
+                    await self.renew()
+        return self.trusts(lease)
 
     async def renew(self) -> None:
         """Renew once. A lease with a later owner is forgotten. Raises ``DependencyDownError``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -27,6 +26,7 @@ from schemas.errors import (
 from schemas.records import Answer, Completion, Cost, PromptRef, Sampling
 from tests.support.completing import KEY, Bench, as_bytes, event
 from tests.support.enrichments import ACCEPTED
+from tests.support.polling import turns, until
 
 
 async def test_a_call_gives_its_cost_and_then_its_completion() -> None:
@@ -60,7 +60,8 @@ async def test_the_same_event_100_times_on_two_workers_is_paid_once() -> None:
     bench.model.hold = asyncio.Event()
     workers = [bench.worker("w1"), bench.worker("w2")]
     tasks = [asyncio.create_task(workers[n % 2](event())) for n in range(100)]
-    await asyncio.sleep(0.05)
+    await until(lambda: bench.model.running == 1, "the call is open")
+    await turns()
     bench.model.hold.set()
     results = await asyncio.gather(*tasks)
     assert len(bench.model.calls) == 1
@@ -73,7 +74,7 @@ async def test_an_event_that_drifted_is_called_with_the_stored_input() -> None:
     lost = bench.worker("w1")
     bench.model.hold = asyncio.Event()
     task = asyncio.create_task(lost(event(text="first")))
-    await asyncio.sleep(0.01)
+    await until(lambda: bench.model.running == 1, "the call is open")
     task.cancel()
     bench.clock.advance(16)
     bench.model.hold.set()
@@ -88,7 +89,7 @@ async def test_a_lost_worker_is_booked_at_its_upper_bound() -> None:
     bench = Bench()
     bench.model.hold = asyncio.Event()
     task = asyncio.create_task(bench.worker("w1")(event()))
-    await asyncio.sleep(0.01)
+    await until(lambda: bench.model.running == 1, "the call is open")
     task.cancel()
     bench.clock.advance(16)
     bench.model.hold.set()
@@ -179,9 +180,9 @@ async def test_a_response_outlives_an_outage_of_the_journal() -> None:
 async def test_three_workers_lost_in_one_call_are_a_crash_loop() -> None:
     bench = Bench(max_attempts=9)
     bench.model.hold = asyncio.Event()
-    for owner in ("w1", "w2", "w3"):
-        task = asyncio.create_task(bench.worker(owner)(event()))
-        await asyncio.sleep(0.01)
+    for number in (1, 2, 3):
+        task = asyncio.create_task(bench.worker(f"w{number}")(event()))
+        await until(lambda number=number: len(bench.model.calls) == number, "the call is open")  # type: ignore[misc]
         task.cancel()
         bench.clock.advance(16)
     with pytest.raises(CrashLoopError) as caught:
@@ -193,7 +194,7 @@ async def test_a_late_result_is_booked_as_duplicate_spend_and_the_sum_is_the_tru
     bench = Bench()
     hold = bench.model.hold = asyncio.Event()
     paused = asyncio.create_task(bench.worker("w1")(event()))
-    await asyncio.sleep(0.01)
+    await until(lambda: bench.model.running == 1, "the call is open")
     bench.clock.advance(16)
     bench.model.hold = None
     first = await bench.worker("w2")(event())
@@ -238,7 +239,8 @@ async def test_a_deployment_is_never_called_more_often_at_once_than_it_may_be() 
     bench.model.hold = asyncio.Event()
     worker = bench.worker()
     tasks = [asyncio.create_task(worker(event(f"r{n}"))) for n in range(20)]
-    await asyncio.sleep(0.02)
+    await until(lambda: bench.model.running == 4, "every place is taken")
+    await turns()
     assert bench.model.running == 4
     assert len(bench.journal.calls) == 4  # nobody holds a lease while waiting
     bench.model.hold.set()
@@ -297,14 +299,27 @@ def test_a_timeout_that_holds_no_lease_and_call_is_refused_at_start() -> None:
         Bench().worker(timeout_s=100)
 
 
-async def test_a_worker_that_was_paused_before_sending_does_not_send(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_worker_that_was_paused_before_sending_sends_only_what_is_known_to_be_its_own(
+    monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
     bench = Bench()
     worker = bench.worker()
-    trusts: Callable[[Any], bool] = worker.keeper.trusts
-    answers = iter([False])
-    monkeypatch.setattr(worker.keeper, "trusts", lambda lease: next(answers, None) is None and trusts(lease))
-    skipped, done, _ = await worker(event())
-    assert (skipped.state, skipped.amount_usd, done.state) == ("failed", 0, "done")
+    holding, renew = worker.keeper.holding, worker.keeper.renew
+    # Before the first attempt alone: the second one renews the lease by itself.
+    monkeypatch.setattr(worker.keeper, "holding", lambda lease, *, since: holding(lease, since=since - 60))
+    away = iter([] if known else [DependencyDownError("postgres", "away")])
+
+    async def asked() -> None:
+        for error in away:
+            raise error
+        await renew()
+
+    monkeypatch.setattr(worker.keeper, "renew", asked)
+    *skipped, done, _ = await worker(event())
+    assert isinstance(done, Cost) and done.state == "done"
+    told = [(one.state, one.error_code, one.amount_usd) for one in skipped if isinstance(one, Cost)]
+    assert told == ([] if known else [("failed", "lease_lost", 0)])
     assert len(bench.model.calls) == 1
 
 
