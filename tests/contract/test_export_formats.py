@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
+import avro.datafile
+import avro.io
 import duckdb
 import polars
 import pytest
@@ -125,3 +127,17 @@ def test_duckdb_and_polars_read_every_kind_of_event(
     scan = polars.scan_parquet if name == "parquet" else polars.scan_ndjson
     frame = scan(folder / f"*.{name}").select(polars.col("meta").struct.field("event_id"), "_offset").collect()
     assert frame["event_id"].to_list() == [record.meta.event_id for record in records] * 2  # type: ignore[attr-defined]
+
+
+@given(data=st.data())
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
+)
+def test_the_reference_reader_of_avro_reads_it(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    event = data.draw(st.sampled_from(EVENTS))
+    record = data.draw(record_of(event))
+    file = tmp_path_factory.mktemp("export") / "part.avro"
+    write("avro", BY_NAME[event], file, [row(record, 7)])
+    with avro.datafile.DataFileReader(file.open("rb"), avro.io.DatumReader()) as reader:
+        [read] = list(reader)
+    assert (read["_offset"], read["_time"], read["meta"]["event_id"]) == (7, AT, record.meta.event_id)  # type: ignore[attr-defined]
