@@ -13,7 +13,7 @@ from schemas.records import Control, Meta
 from streams.replay.calls import Limits
 from streams.replay.control import RecordedControl, at_moment
 from streams.replay.limits import Pace, Purse, Yielding
-from tests.support.polling import until
+from tests.support.polling import turns, until
 
 META = Meta(event_id="c", request_id="", tenant="", lane="live")
 
@@ -53,13 +53,16 @@ async def test_calls_wait_while_live_requests_do_and_while_nobody_can_say() -> N
 
     yielding = Yielding(ask, least=10, interval_s=0.01, patience_s=0.2)
     assert not yielding.free, "nobody has said so"
+    assert not yielding.queued
     watching = asyncio.ensure_future(yielding.run())
-    await until(lambda: not yielding.free, "it waits")
+    await until(lambda: yielding.queued, "it waits")
+    assert not yielding.free
     held = asyncio.ensure_future(yielding.wait())
     await asyncio.sleep(0)
     assert not held.done()
     waiting = 10
     await asyncio.wait_for(held, 20)
+    assert not yielding.queued
     waiting = -1
     await until(lambda: not yielding.free, "it waits again")
     await until(watching.done, "it gives up")
@@ -80,7 +83,7 @@ async def test_stages_without_calls_give_way_too() -> None:
     limits = Limits(Pace(None), Purse(None, Decimal(0)), yielding, None)
     incoming: Any = None
     began = asyncio.ensure_future(limits.begin(incoming))
-    await asyncio.sleep(0.05)
+    await turns()
     assert not began.done()
     watching = asyncio.ensure_future(yielding.run())
     assert await asyncio.wait_for(began, 20)
