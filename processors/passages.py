@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from processors.clock import Clock, FakeClock
 from processors.embeddings import Vector
 
 
@@ -77,7 +78,10 @@ class NewPassage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What to look for: the ``k`` passages nearest to ``vector`` among a tenant's namespaces."""
+    """What to look for: the ``k`` passages nearest to ``vector`` among a tenant's namespaces.
+
+    ``as_of``: in the index as it was at that moment, which ``History`` may no longer hold; ``None``: as it is.
+    """
 
     tenant: str
     namespaces: tuple[str, ...]
@@ -86,6 +90,17 @@ class Search:
     k: int
     minimum_score: float | None = None
     filters: Mapping[str, str] = field(default_factory=dict)
+    as_of: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What is kept of the index as it was: all of it ``since`` a moment. ``versions``: those that have passages, those
+    that were replaced included.
+    """
+
+    since: datetime
+    versions: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +121,15 @@ class Hit:
     score: float
 
 
-class PassageStore(Protocol):
+class PassageSearch(Protocol):
+    """Finds passages. Blocks on the store; raises ``DependencyDownError`` when it is away."""
+
+    async def search(self, search: Search) -> list[Hit]:
+        """The nearest passages, best first; equal scores by passage id."""
+        ...
+
+
+class PassageStore(PassageSearch, Protocol):
     """All methods block on the store and raise ``DependencyDownError`` when it is away."""
 
     async def document(self, key: DocumentKey) -> DocumentState | None:
@@ -131,8 +154,8 @@ class PassageStore(Protocol):
         something else is stored by now or a later record was."""
         ...
 
-    async def search(self, search: Search) -> list[Hit]:
-        """The nearest passages, best first; equal scores by passage id."""
+    async def history(self) -> History:
+        """What of the index as it was can be searched."""
         ...
 
 
@@ -145,10 +168,14 @@ def ranked(hits: Iterable[Hit], search: Search) -> list[Hit]:
 class FakePassages:
     """Passages in memory, searched exhaustively."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
         self.documents: dict[DocumentKey, DocumentState] = {}
         self.passages: dict[DocumentKey, tuple[NewPassage, ...]] = {}
         self.models: dict[DocumentKey, str] = {}
+        self._clock = clock or FakeClock()
+        self._indexed: dict[DocumentKey, datetime] = {}
+        self._past: list[_Superseded] = []
+        self._since = self._clock.now()
         self.pending: dict[tuple[DocumentKey, str], dict[str, Vector]] = {}
         # Raised by the next call of ``replace``, once.
         self.failure: Exception | None = None
@@ -170,8 +197,12 @@ class FakePassages:
         stored = self.documents.get(state.key)
         if stored is not None and state.position.before(stored.position):
             return False
+        now = self._clock.now()
+        if stored is not None:
+            was = (stored, self.models[state.key], self.passages[state.key], self._indexed[state.key])
+            self._past.append(_Superseded(*was, superseded_at=now))
         self.documents[state.key], self.models[state.key] = state, embedding_model
-        self.passages[state.key] = tuple(passages)
+        self.passages[state.key], self._indexed[state.key] = tuple(passages), now
         self.pending.pop((state.key, embedding_model), None)
         return True
 
@@ -183,18 +214,52 @@ class FakePassages:
         return True
 
     async def search(self, search: Search) -> list[Hit]:
+        as_of = search.as_of
+        there = [
+            (self.documents[key], self.models[key], passages)
+            for key, passages in self.passages.items()
+            if as_of is None or self._indexed[key] <= as_of
+        ]
+        if as_of is not None:
+            there += [
+                (one.state, one.model, one.passages)
+                for one in self._past
+                if one.indexed_at <= as_of < one.superseded_at
+            ]
         return ranked(
             (
-                _found(self.documents[key], passage, search.vector)
-                for key, passages in self.passages.items()
-                if key.tenant == search.tenant
-                and key.namespace in search.namespaces
-                and self.models[key] == search.embedding_model
-                and search.filters.items() <= self.documents[key].metadata.items()
+                _found(state, passage, search.vector)
+                for state, model, passages in there
+                if state.key.tenant == search.tenant
+                and state.key.namespace in search.namespaces
+                and model == search.embedding_model
+                and search.filters.items() <= state.metadata.items()
                 for passage in passages
             ),
             search,
         )
+
+    async def history(self) -> History:
+        now = [state.index_version for key, state in self.documents.items() if self.passages[key]]
+        past = [one.state.index_version for one in self._past if one.passages]
+        return History(self._since, frozenset({*now, *past}))
+
+    def forget(self, before: datetime) -> None:
+        """Drop what was superseded before then, as a purge does."""
+        gone = [one for one in self._past if one.superseded_at < before]
+        self._past = [one for one in self._past if one not in gone]
+        self._since = max([self._since, *(one.superseded_at for one in gone)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Superseded:
+    """A document's passages as they were for a while."""
+
+    state: DocumentState
+    model: str
+    passages: tuple[NewPassage, ...]
+    indexed_at: datetime
+    superseded_at: datetime
 
 
 def _found(state: DocumentState, passage: NewPassage, vector: Vector) -> Hit:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, LiteralString
 
 import numpy as np
 from psycopg.types.json import Jsonb
 
 from processors.embeddings import Vector
-from processors.passages import DocumentKey, DocumentState, Hit, NewPassage, Position, Search, ranked
+from processors.passages import DocumentKey, DocumentState, History, Hit, NewPassage, Position, Search, ranked
 from processors.postgres import Connection, Database
 
 # Rows of one INSERT: a vector in the graph costs a few milliseconds, and a statement has 15 s.
@@ -115,7 +115,13 @@ class PgPassages:
                     "SELECT set_config('enable_indexscan', 'off', true), set_config('enable_sort', 'on', true)"
                 )
                 hits = await _nearest(connection, search)
+            if search.as_of is not None:
+                hits += await _nearest(connection, search, superseded=True)
         return ranked(hits, search)
+
+    async def history(self) -> History:
+        [(since, versions)] = await self._database.execute(_HISTORY)
+        return History(since, frozenset(versions))
 
 
 async def _claim(connection: Connection, state: DocumentState, passages: int) -> bool:
@@ -176,23 +182,35 @@ async def _insert(
     )
 
 
-async def _nearest(connection: Connection, search: Search) -> list[Hit]:
+async def _nearest(connection: Connection, search: Search, *, superseded: bool = False) -> list[Hit]:
+    table: LiteralString = "superseded_passages" if superseded else "passages"
+    # Passages without the column's value were there before the history began.
+    there: LiteralString = "" if search.as_of is None else " AND coalesce(indexed_at, '-infinity') <= %(as_of)s"
+    if superseded:
+        there += " AND superseded_at > %(as_of)s"
     rows = await connection.execute(
         "SELECT passage_id, document_id, namespace, title, uri, text, digest, document_digest, start_char, end_char,"
-        " index_version, 1 - (embedding <=> %s::vector) FROM passages"
-        " WHERE tenant = %s AND namespace = ANY(%s) AND embedding_model = %s AND metadata @> %s"
-        " ORDER BY embedding <=> %s::vector LIMIT %s",
-        (
-            _literal(search.vector),
-            search.tenant,
-            list(search.namespaces),
-            search.embedding_model,
-            Jsonb(dict(search.filters)),
-            _literal(search.vector),
-            search.k,
-        ),
+        " index_version, 1 - (embedding <=> %(vector)s::vector) FROM " + table + ""
+        " WHERE tenant = %(tenant)s AND namespace = ANY(%(namespaces)s) AND embedding_model = %(model)s"
+        " AND metadata @> %(filters)s" + there + " ORDER BY embedding <=> %(vector)s::vector LIMIT %(k)s",
+        {
+            "vector": _literal(search.vector),
+            "tenant": search.tenant,
+            "namespaces": list(search.namespaces),
+            "model": search.embedding_model,
+            "filters": Jsonb(dict(search.filters)),
+            "as_of": search.as_of,
+            "k": search.k,
+        },
     )
     return [_hit(row) for row in await rows.fetchall()]
+
+
+_HISTORY = """
+    SELECT since, ARRAY(
+        SELECT index_version FROM documents WHERE NOT deleted UNION SELECT index_version FROM superseded_passages)
+    FROM index_history
+"""
 
 
 def _hit(row: tuple[Any, ...]) -> Hit:

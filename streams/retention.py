@@ -134,6 +134,8 @@ TABLES = (
         outlives=("documents",),
         why="tombstones of removed documents; documents themselves stay",
     ),
+    # As long as requests, which replays have their passages retrieved for as of then, and a week to replay them in.
+    Table("superseded_passages", "superseded_at", 14, why="passages that were replaced or removed, for replays"),
 )
 # Rows of these go with a row of the table that they belong to.
 GO_WITH = {
@@ -155,6 +157,7 @@ KEPT_FOREVER = {
     "replay_answers": "as replay_runs",
     "mirror_days": "as replay_runs; one row a mirror and day",
     "mirror_calls": "as replay_runs; an event's row goes once its outputs are noted",
+    "index_history": "one row: since when the index can be searched as it was",
     "prompts": "small, and every answer names a version of one",
     "schema_migrations": "what this database has been through",
 }

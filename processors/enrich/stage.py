@@ -13,7 +13,7 @@ from processors.enrich.template import Renderer, ShownPassage
 from processors.enrich.tokens import estimate_tokens
 from processors.enrich.window import Conversation, Fitted, KeptPassage, Window, converse
 from processors.event import Incoming, Output
-from processors.passages import Hit, PassageStore, Search
+from processors.passages import Hit, PassageSearch, Search
 from processors.prompts import PromptStore, StoredPrompt
 from processors.spending.payer import Payer, payer_of
 from processors.text import inline, message_text
@@ -37,7 +37,7 @@ class Enrich:
 
     def __init__(
         self,
-        passages: PassageStore,
+        passages: PassageSearch,
         embedder: Embedder,
         *,
         prompts: PromptStore,
@@ -64,8 +64,7 @@ class Enrich:
         policy = self._routes.get(admission.route, self._policy)
         conversation = _conversation(request)
         prompt = await self._prompt(request, policy)
-        # A picture alone asks nothing that could be searched for.
-        k = _passages_wanted(request, policy) if conversation.question.strip() else 0
+        k = _to_find(request, conversation.question, policy)
         payer = payer_of(
             incoming.meta, request, admission, stage=STAGE, version=VERSION, prompt_version=prompt.reference
         )
@@ -97,7 +96,7 @@ class Enrich:
         if not k:
             return []
         retrieval = request.retrieval
-        [vector] = await self._embedder.embed([question[: policy.query_chars]], (payer,))
+        [vector] = await self._embedder.embed([_searched(question, policy)], (payer,))
         return await self._passages.search(
             Search(
                 tenant=payer.meta.tenant,
@@ -168,6 +167,24 @@ class Enrich:
             dropped_passages=fitted.dropped_passages,
             truncated=fitted.truncated,
         )
+
+
+def searched_for(request: Request, policy: EnrichPolicy) -> tuple[str, int]:
+    """The text that is embedded for the request, and how many passages are looked for with it: 0 embeds nothing.
+
+    Raises ``RefusedError`` as the stage does.
+    """
+    question = _conversation(request).question
+    return _searched(question, policy), _to_find(request, question, policy)
+
+
+def _searched(question: str, policy: EnrichPolicy) -> str:
+    return question[: policy.query_chars]
+
+
+def _to_find(request: Request, question: str, policy: EnrichPolicy) -> int:
+    # A picture alone asks nothing that could be searched for.
+    return _passages_wanted(request, policy) if question.strip() else 0
 
 
 def _conversation(request: Request) -> Conversation:

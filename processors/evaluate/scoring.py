@@ -19,17 +19,12 @@ _READ_CHARS = 1_000
 async def score(material: Material, embedder: Embedder, policy: EvaluatePolicy, payer: Payer) -> tuple[Score, ...]:
     """Every scorer that the policy has on. Blocks on the embedder once, if at all; raises what it raises."""
     found: list[Score] = []
-    texts: list[str] = []
     grounded = ungroundable(GROUNDEDNESS, material, model=embedder.model) if policy.groundedness else None
     weigh = policy.groundedness and grounded is None
     said, evidence = len(material.sentences), len(material.evidence)
-    if weigh:
-        texts += [sentence.text for sentence in material.sentences]
-        texts += [text for _, text in material.evidence]
     relevant = incomparable(material, embedder.model) if policy.relevance else None
     compare = policy.relevance and relevant is None
-    if compare:
-        texts += [start(material.question), start(material.text)]
+    texts = embedded(material, policy)
     vectors = await embedder.embed(texts, [payer] * len(texts)) if texts else []
     if weigh:
         grounded = groundedness(
@@ -50,6 +45,17 @@ async def score(material: Material, embedder: Embedder, policy: EvaluatePolicy, 
     if policy.format:
         found.append(form(material))
     return tuple(found)
+
+
+def embedded(material: Material, policy: EvaluatePolicy) -> list[str]:
+    """The texts that the policy's scorers embed: sentences, those of the passages, then question and answer."""
+    texts: list[str] = []
+    if policy.groundedness and ungroundable(GROUNDEDNESS, material) is None:
+        texts += [sentence.text for sentence in material.sentences]
+        texts += [text for _, text in material.evidence]
+    if policy.relevance and incomparable(material, "") is None:
+        texts += [start(material.question), start(material.text)]
+    return texts
 
 
 def incomparable(material: Material, model: str) -> Score | None:

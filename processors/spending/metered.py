@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -71,7 +71,7 @@ class _Part:
     @property
     def bound(self) -> int:
         """The most tokens that it can have: one for every byte."""
-        return sum(len(text.encode()) + _TOKENS_PER_TEXT for text in self.owes)
+        return most_tokens(self.owes)
 
 
 class Metered:
@@ -181,12 +181,14 @@ class Metered:
             owed=self._asked(part.owes),
             event=lambda ordinal: self._codec.encode(self._at_bound(part, ordinal, "unknown", "worker_lost")),
             due_s=self._terms.deadline_s + _LOST_AFTER_S,
+            asker=payer.meta.event_id,
+            bound_usd=self._terms.tariff.amount(Usage(prompt_tokens=part.bound), self._clock.now()),
         )
 
     def _done(self, part: _Part, tokens: int, known: Mapping[str, Vector], *, estimated: bool) -> Closing:
         cost = self._cost(part, _ordinal(part), "done", Usage(prompt_tokens=tokens, estimated=estimated))
         kept = part.payer is not None and part.payer.keeps
-        return self._closing(part, self._codec.encode(cost), _packed(part.texts, known) if kept else None)
+        return self._closing(part, cost, _packed(part.texts, known) if kept else None)
 
     def _failed(self, part: _Part, failure: Failure) -> Closing:
         if isinstance(failure.error, DependencyDownError) and failure.state == "failed":
@@ -194,13 +196,18 @@ class Metered:
             return self._closing(part, None)
         ordinal, code = _ordinal(part), failure.code
         if failure.state == "unknown" or failure.maybe_paid:
-            return self._closing(part, self._codec.encode(self._at_bound(part, ordinal, failure.state, code)))
-        cost = replace(self._cost(part, ordinal, "failed", Usage()), error_code=code)
-        return self._closing(part, self._codec.encode(cost))
+            return self._closing(part, self._at_bound(part, ordinal, failure.state, code))
+        return self._closing(part, replace(self._cost(part, ordinal, "failed", Usage()), error_code=code))
 
-    def _closing(self, part: _Part, event: bytes | None, vectors: bytes | None = None) -> Closing:
+    def _closing(self, part: _Part, cost: Cost | None, vectors: bytes | None = None) -> Closing:
         assert part.payer is not None
-        return Closing(spender=part.payer.spender, ordinal=_ordinal(part), event=event, vectors=vectors)
+        return Closing(
+            spender=part.payer.spender,
+            ordinal=_ordinal(part),
+            event=None if cost is None else self._codec.encode(cost),
+            vectors=vectors,
+            amount_usd=Decimal(0) if cost is None else cost.amount_usd,
+        )
 
     def _at_bound(self, part: _Part, ordinal: int, state: str, code: str) -> Cost:
         usage = Usage(prompt_tokens=part.bound, estimated=True)
@@ -234,6 +241,11 @@ class Metered:
             arm=payer.arm,
             incurred_at=now,
         )
+
+
+def most_tokens(texts: Iterable[str]) -> int:
+    """The most tokens that these texts can have: one for every byte, and what an endpoint adds to each."""
+    return sum(len(text.encode()) + _TOKENS_PER_TEXT for text in texts)
 
 
 def _parts(texts: Sequence[str], payers: Sequence[Payer | None]) -> list[_Part]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Protocol
 
 from processors.clock import Clock, FakeClock
@@ -19,7 +20,8 @@ class Opening:
     """An attempt that is about to be sent. ``event`` makes its cost event at the upper bound, from its number.
 
     ``asked`` has the digests of the texts that it wants, one after the other, and ``owed`` those of them that it would
-    pay for; ``due_s``: after so many seconds without an outcome that event is published.
+    pay for; ``due_s``: after so many seconds without an outcome that event is published. ``asker`` is the id of the
+    event for which it asks, ``bound_usd`` the amount of its cost event at the upper bound.
     """
 
     spender: str
@@ -29,6 +31,8 @@ class Opening:
     owed: bytes
     event: Callable[[int], bytes]
     due_s: float
+    asker: str = ""
+    bound_usd: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +60,16 @@ class Bought:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closing:
-    """What became of an attempt: its cost event, and the vectors to be kept. No event: nothing was spent."""
+    """What became of an attempt: its cost event with its amount, and the vectors to be kept.
+
+    No event: nothing was spent.
+    """
 
     spender: str
     ordinal: int
     event: bytes | None = None
     vectors: bytes | None = None
+    amount_usd: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +114,18 @@ class Spends(Protocol):
         """Note that the broker has them."""
         ...
 
+    async def kept(self, spenders: Sequence[str]) -> Mapping[str, tuple[Kept, ...]]:
+        """The vectors that are kept for these spenders; one that has none is left out."""
+        ...
+
+    async def abandon(self, lane: str) -> None:
+        """Have the lane's open attempts told at once, because whoever sent them is gone."""
+        ...
+
+    async def spent(self, lane: str) -> Decimal:
+        """What the attempts of a replay's lane came to in US dollars; those without an outcome at their bounds."""
+        ...
+
 
 def digests(asked: bytes) -> list[bytes]:
     """The digests that stand one after the other."""
@@ -129,6 +149,11 @@ class Spend:
     state: str = "open"
     vectors: bytes | None = None
     told: bool = False
+    amount_usd: Decimal = Decimal(0)
+
+
+def _kept(rows: Mapping[int, Spend]) -> Iterator[Kept]:
+    return (Kept(row.asked, row.vectors) for row in rows.values() if row.vectors is not None)
 
 
 @dataclass(slots=True)
@@ -152,6 +177,7 @@ class MemorySpends:
                 del self.rows[one.spender, one.ordinal]
             elif row.state == "open":
                 row.state, row.event, row.due_at = "closed", one.event, self.clock.now()
+                row.amount_usd = one.amount_usd
 
     async def keep(self, keepings: Sequence[Keeping]) -> None:
         self._reach()
@@ -178,18 +204,34 @@ class MemorySpends:
         for one in untold:
             self.rows[one.spender, one.ordinal].told = True
 
+    async def kept(self, spenders: Sequence[str]) -> Mapping[str, tuple[Kept, ...]]:
+        self._reach()
+        found = {one: tuple(_kept(self._own(one))) for one in spenders}
+        return {spender: kept for spender, kept in found.items() if kept}
+
+    async def abandon(self, lane: str) -> None:
+        self._reach()
+        for row in self.rows.values():
+            if row.lane == lane and row.state == "open":
+                row.due_at = self.clock.now()
+
+    async def spent(self, lane: str) -> Decimal:
+        self._reach()
+        return sum((row.amount_usd for row in self.rows.values() if row.lane == lane), Decimal(0))
+
     def events(self) -> list[bytes]:
         """The cost events of all attempts, told or not."""
         return [row.event for row in self.rows.values() if row.event is not None]
 
     def _open(self, opening: Opening) -> Opened | Bought:
         own = self._own(opening.spender)
-        kept = tuple(Kept(row.asked, row.vectors) for row in own.values() if row.vectors is not None)
+        kept = tuple(_kept(own))
         if kept and covers(kept, opening.owed):
             return Bought(kept)
         ordinal = max(own, default=-1) + 1
         due_at = self.clock.now() + timedelta(seconds=opening.due_s)
-        self.rows[opening.spender, ordinal] = Spend(opening.lane, opening.asked, opening.event(ordinal), due_at)
+        row = Spend(opening.lane, opening.asked, opening.event(ordinal), due_at, amount_usd=opening.bound_usd)
+        self.rows[opening.spender, ordinal] = row
         return Opened(ordinal, kept)
 
     def _own(self, spender: str) -> dict[int, Spend]:

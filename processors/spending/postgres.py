@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
 
 from processors.postgres import Database
 from processors.spending.port import Bought, Closing, Keeping, Kept, Opened, Opening, Untold, covers
@@ -43,6 +44,7 @@ class PostgresSpends:
                 "ordinals": [one.ordinal for one in ordered],
                 "events": [one.event for one in ordered],
                 "vectors": [one.vectors for one in ordered],
+                "amounts": [one.amount_usd for one in ordered],
             }
             await self._database.execute(_CLOSE, parameters)
 
@@ -71,6 +73,17 @@ class PostgresSpends:
             }
             await self._database.execute(_TOLD, parameters)
 
+    async def kept(self, spenders: Sequence[str]) -> Mapping[str, tuple[Kept, ...]]:
+        rows = await self._database.execute(_LOOK, {"spenders": list(spenders)}) if spenders else []
+        return {str(spender): _pairs(asked, vectors) for spender, _, asked, vectors in rows if asked}
+
+    async def abandon(self, lane: str) -> None:
+        await self._database.execute(_ABANDON, {"lane": lane})
+
+    async def spent(self, lane: str) -> Decimal:
+        [(amount,)] = await self._database.execute(SPENT, {"lane": lane})
+        return Decimal(amount)
+
     async def _insert(self, openings: Sequence[Opening], numbers: dict[str, int]) -> list[str]:
         ordered = sorted(openings, key=lambda one: one.spender)
         parameters = {
@@ -81,6 +94,7 @@ class PostgresSpends:
             "events": [one.event(numbers[one.spender]) for one in ordered],
             "asked": [one.asked for one in ordered],
             "due_s": [one.due_s for one in ordered],
+            "amounts": [one.bound_usd for one in ordered],
         }
         return [str(row[0]) for row in await self._database.execute(_OPEN, parameters)]
 
@@ -92,18 +106,22 @@ class PostgresSpends:
         parameters = {"spenders": [one.spender for one in openings]}
         for spender, last, asked, vectors in await self._database.execute(_LOOK, parameters):
             numbers[str(spender)] = last + 1
-            kept[str(spender)] = tuple(Kept(*pair) for pair in zip(asked or (), vectors or (), strict=True))
+            kept[str(spender)] = _pairs(asked, vectors)
+
+
+def _pairs(asked: Sequence[bytes] | None, vectors: Sequence[bytes] | None) -> tuple[Kept, ...]:
+    return tuple(Kept(*pair) for pair in zip(asked or (), vectors or (), strict=True))
 
 
 # What is written here may be paid for the next moment: on disk when this returns, whatever the server's default. In the
 # order of keys, so that two workers never wait for each other in a circle.
 _OPEN = """
 WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true))
-INSERT INTO spends (spender, ordinal, lane, tenant, event, asked, due_at)
-SELECT spender, ordinal, lane, tenant, event, asked, clock_timestamp() + make_interval(secs => due_s)
+INSERT INTO spends (spender, ordinal, lane, tenant, event, asked, due_at, amount_usd)
+SELECT spender, ordinal, lane, tenant, event, asked, clock_timestamp() + make_interval(secs => due_s), amount
 FROM durable, unnest(%(spenders)s::uuid[], %(ordinals)s::integer[], %(lanes)s::text[], %(tenants)s::text[],
-                     %(events)s::bytea[], %(asked)s::bytea[], %(due_s)s::float8[])
-    AS opening (spender, ordinal, lane, tenant, event, asked, due_s)
+                     %(events)s::bytea[], %(asked)s::bytea[], %(due_s)s::float8[], %(amounts)s::numeric[])
+    AS opening (spender, ordinal, lane, tenant, event, asked, due_s, amount)
 ORDER BY spender, ordinal
 ON CONFLICT DO NOTHING
 RETURNING spender
@@ -131,7 +149,8 @@ _CLOSE = """
 WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true)),
 closing AS (
     SELECT closing.* FROM durable, unnest(%(spenders)s::uuid[], %(ordinals)s::integer[], %(events)s::bytea[],
-                                          %(vectors)s::bytea[]) AS closing (spender, ordinal, event, vectors)
+                                          %(vectors)s::bytea[], %(amounts)s::numeric[])
+        AS closing (spender, ordinal, event, vectors, amount)
 ), unspent AS (
     DELETE FROM spends USING closing
     WHERE spends.spender = closing.spender AND spends.ordinal = closing.ordinal
@@ -141,9 +160,18 @@ UPDATE spends
 SET state = CASE WHEN spends.state = 'open' THEN 'closed' ELSE spends.state END,
     event = CASE WHEN spends.state = 'open' THEN closing.event ELSE spends.event END,
     due_at = CASE WHEN spends.state = 'open' THEN clock_timestamp() ELSE due_at END,
+    amount_usd = CASE WHEN spends.state = 'open' THEN closing.amount ELSE spends.amount_usd END,
     vectors = closing.vectors
 FROM closing
 WHERE spends.spender = closing.spender AND spends.ordinal = closing.ordinal AND closing.event IS NOT NULL
+"""
+_ABANDON = """
+UPDATE spends SET due_at = clock_timestamp()
+WHERE lane = %(lane)s AND state = 'open' AND told_at IS NULL AND due_at > clock_timestamp()
+"""
+# The second condition is that of the index, which has no lane but replays'. What is told stays in the sum.
+SPENT = """
+SELECT coalesce(sum(amount_usd), 0) FROM spends WHERE lane = %(lane)s AND lane LIKE 'replay-%%'
 """
 _TAKE = """
 UPDATE spends

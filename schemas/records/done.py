@@ -226,6 +226,9 @@ class Grounding(Record):
     prompt_digest: str = ""
     # Version of the index that was searched
     index_version: str = ""
+    # The moment as of which a replay searched the index; null where it was searched as it
+    # is (UTC microseconds)
+    index_as_of: datetime | None = None
     # Model that embedded the query
     embedding_model: str = ""
     # Tokens of the messages by our own count

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import TypeVar
+
+import structlog
 
 from schemas.errors import ConfigurationError
 from streams.cli.output import say
@@ -46,4 +49,7 @@ def with_desk(settings: Settings, work: Callable[[Desk], Awaitable[T]]) -> T:
         async with Desk.open(settings, note=say) as desk:
             return await work(desk)
 
+    if not structlog.is_configured():
+        # What stages log, too, is no data.
+        structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
     return asyncio.run(run())

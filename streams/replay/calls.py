@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -38,6 +38,7 @@ from streams.capacity.spare import Leftover
 from streams.deployed import check_keys, routes
 from streams.ports import enrich_policies
 from streams.replay.changes import Changes
+from streams.replay.embeddings import Bounds
 from streams.replay.limits import Pace, Purse, Yielding
 from streams.replay.rerender import Rerender
 from streams.replay.run import Run
@@ -141,6 +142,18 @@ class Calls:
             deployments=tuple(one.name for one in chosen.own.deployments),
         )
 
+    def most(self, record: Enrichment) -> Decimal:
+        """The most that the call of an enrichment can cost, in US dollars, whatever its complexity is taken for."""
+        route, at = self.routes.get(record.admission.route), self._clock.now()
+        if route is None:
+            return Decimal(0)
+        ways = (replace(route, complexity=None), *(route.complexity.routes.values() if route.complexity else ()))
+        found = []
+        for way in ways:
+            with suppress(HeadraceError):
+                found.append(worst_case(record, narrowed(way, record.request.model), at=at))
+        return max(found, default=Decimal(0))
+
     async def _find_reusable(self, batch: Sequence[Incoming[Any]]) -> None:
         asked = [(one, known) for one in batch if (known := self.prepared[one.meta.event_id]).input_hash]
         if not asked:
@@ -218,7 +231,8 @@ class RunJournal(PostgresJournal):
 
 
 class Limits:
-    """What holds back the events of a step. ``left`` is what live leaves of the deployments."""
+    """What holds back the events of a step. ``left`` is what live leaves of the deployments; ``bounds`` what events
+    have embedded, where that is paid."""
 
     def __init__(
         self,
@@ -227,30 +241,32 @@ class Limits:
         yielding: Yielding | None,
         calls: Calls | None,
         left: Leftover | None = None,
+        bounds: Bounds | None = None,
     ) -> None:
         self._pace, self._purse, self._yielding, self._calls, self._left = pace, purse, yielding, calls, left
+        self._bounds = bounds
         # Events that were given room there.
         self._placed: set[str] = set()
 
     async def begin(self, incoming: Incoming[Any]) -> bool:
         """Wait until the event may begin. False: the run may spend no more. Raises ``PassedOverError``."""
-        most = Decimal(0)
-        if self._calls is not None:
-            known = self._calls.prepared[incoming.meta.event_id]
-            most = Decimal(0) if known.reused else known.most
-            self._purse.look(most)
+        known = None if self._calls is None else self._calls.prepared[incoming.meta.event_id]
+        most = Decimal(0) if known is None or known.reused else known.most
+        embeddings = Decimal(0) if self._bounds is None else self._bounds.of(incoming).most_usd
+        self._purse.look(most + embeddings)
         await self._pace.wait()
         if self._yielding is not None:
             await self._yielding.wait()
-        if self._calls is None:
+        if known is None and not embeddings:
             return True
         event_id = incoming.meta.event_id
-        known = self._calls.prepared[event_id]
-        needs = self._left is not None and known.needs_place
-        if self._left is not None and needs:
+        needs = self._left is not None and known is not None and known.needs_place
+        if self._left is not None and known is not None and needs:
             await self._left.room(known.deployments)
-        if not await self._purse.open(event_id, most):
+        if not await self._purse.open(event_id, most + embeddings):
             return False
+        if embeddings:
+            self._purse.keep_for_embeddings(event_id, embeddings)
         if self._left is not None and needs:
             self._left.prepare()
             self._placed.add(event_id)
@@ -259,7 +275,7 @@ class Limits:
     def done(self, incoming: Incoming[Any], cost: Decimal) -> None:
         """Note what the event cost."""
         event_id = incoming.meta.event_id
-        self._purse.settle(event_id, cost)
+        self._purse.settle(event_id, cost + self._purse.bought(event_id))
         if self._left is not None and event_id in self._placed:
             self._placed.discard(event_id)
             self._left.done()

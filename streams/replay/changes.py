@@ -1,7 +1,8 @@
 """``--set``: what a replay changes in the events it reads, or in how its stages work.
 
-A prompt, a model and the sampling parameters go by short names; every other plain field of the event goes by its path
-(``admission.route``), which also supplies what an old event lacks. ``policy.NAME`` is the stage's own policy.
+A prompt, a model, the index and the sampling parameters go by short names; every other plain field of the event goes
+by its path (``admission.route``), which also supplies what an old event lacks. ``policy.NAME`` is the stage's own
+policy.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
+from datetime import UTC, datetime
 from types import UnionType
 from typing import Any, get_args, get_type_hints
 
@@ -19,7 +21,9 @@ from schemas.records import Sampling
 from streams.replay.where import nearest
 from streams.stages import STAGES
 
-PROMPT, POLICY = "prompt", "policy."
+PROMPT, POLICY, INDEX = "prompt", "policy.", "index"
+# What ``enrich`` may search besides the index as of a time.
+TODAY, RECORDED, RECORDED_OR_TODAY = "today", "recorded", "recorded-or-today"
 _PROMPT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})@([0-9]{1,9})")
 # Fields that say which event it is; changing one would change whose it is.
 _FIXED = ("meta",)
@@ -44,6 +48,23 @@ class PromptVersion:
     version: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexChoice:
+    """Which index is searched: as it was when each request was enriched (``recorded``), ``at`` a time, else today's.
+
+    ``or_today``: today's for a request whose index of then is gone.
+    """
+
+    recorded: bool = False
+    or_today: bool = False
+    at: datetime | None = None
+
+    @property
+    def past(self) -> bool:
+        """Whether it may be another than today's."""
+        return self.recorded or self.at is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What ``--set`` asks for, understood for one stage."""
@@ -52,6 +73,7 @@ class Changes:
     policy: Mapping[str, Any]
     # Each puts one field of the record to its value.
     edits: tuple[Callable[[Any], Any], ...]
+    index: IndexChoice = IndexChoice()
 
     def apply(self, record: Any) -> Any:
         """The event with its fields changed."""
@@ -73,6 +95,8 @@ def changes_for(
         if name == PROMPT:
             # What was enriched in the run has its messages by it.
             prompt = _prompt(value) if stage == "enrich" or (stage == "complete" and first) else None
+        elif name == INDEX:
+            continue
         elif name.startswith(POLICY):
             known = _POLICIES.get(stage, {})
             if name.removeprefix(POLICY) in known:
@@ -82,7 +106,8 @@ def changes_for(
             edits.append(_edit(stage, name, value))
     if first:
         edits += [_edit(stage, path, value, empty_only=True) for path, value in (fills or {}).items()]
-    return Changes(prompt, policy, tuple(edits))
+    index = _index(sets[INDEX]) if stage == "enrich" and INDEX in sets else IndexChoice()
+    return Changes(prompt, policy, tuple(edits), index)
 
 
 def needed_path(stage: str, name: str) -> str | None:
@@ -99,6 +124,10 @@ def check_sets(stages: Iterable[str], sets: Mapping[str, str]) -> None:
             _prompt(value)
             if not {"enrich", "complete"} & set(names):
                 raise ConfigurationError(f"--set prompt: none of the stages {', '.join(names)} renders a prompt")
+        elif name == INDEX:
+            if "enrich" not in names:
+                raise ConfigurationError(f"--set index: none of the stages {', '.join(names)} searches an index")
+            _index(value)
         elif name.startswith(POLICY):
             known = {key: kind for stage in names for key, kind in _POLICIES.get(stage, {}).items()}
             key = name.removeprefix(POLICY)
@@ -119,6 +148,19 @@ def _prompt(value: str) -> PromptVersion:
     if match is None:
         raise ConfigurationError(f"--set prompt={value}: write NAME@N, e.g. support@7; see headrace prompt list")
     return PromptVersion(match[1], int(match[2]))
+
+
+def _index(value: str) -> IndexChoice:
+    if value in (TODAY, RECORDED, RECORDED_OR_TODAY):
+        return IndexChoice(recorded=value != TODAY, or_today=value == RECORDED_OR_TODAY)
+    try:
+        at = datetime.fromisoformat(value)
+    except ValueError:
+        raise ConfigurationError(
+            f"--set index={value[:100]}: write {TODAY}, {RECORDED}, {RECORDED_OR_TODAY}, or a time such as "
+            "2026-05-01T10:00 (UTC)"
+        ) from None
+    return IndexChoice(at=at if at.tzinfo else at.replace(tzinfo=UTC))
 
 
 def aliases(record: type[Record]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from streams.dead_letters import safe_message
 from streams.lineage.happening import NoLineage
 from streams.lineage.replays import ReplayLineage
 from streams.reading import TopicReader
+from streams.replay.embeddings import buying
 from streams.replay.gone import check_outputs
 from streams.replay.lane import already_written, ends_of, make_topics
 from streams.replay.plan import source_topics
@@ -160,7 +161,7 @@ class Conductor:
             steps = (await self._runs.progress(run.run)).places
             earlier = [place for place in steps if place.step < number]
             known = await asyncio.to_thread(already_written, reader, self._settings, run, places, earlier=earlier)
-        parts = parted(run, number, places)
+        parts = parted(run, number, places, pays=bool(buying(self._settings, run.stages[number : number + 1])))
         services = (self._settings, self._database, self._runs, self._codec, self._clock)
         work: Work | Shares
         if len(parts) == 1:

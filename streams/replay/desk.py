@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from importlib.metadata import PackageNotFoundError, version
 
+from processors.passages_pg import PgPassages
 from processors.postgres import Database
 from processors.prompts import PgPrompts
 from schemas.codec import Codec
@@ -26,7 +27,8 @@ from streams.replay.calls import check_model, check_prompt
 from streams.replay.changes import changes_for, check_sets, needed_path
 from streams.replay.conduct import Conductor
 from streams.replay.lane import lane_of, remove_topics
-from streams.replay.paid import check_embeddings, check_limit
+from streams.replay.paid import pays, with_books
+from streams.replay.past_index import check_kept
 from streams.replay.plan import Planner, stages_of
 from streams.replay.run import RESUMABLE, Place, Progress, Run, RunConfig, Target
 from streams.replay.runs import PostgresRuns, Runs
@@ -43,7 +45,8 @@ TOLD_S = 5.0
 _PUBLISHES: Mapping[str, str] = {"filter": "answers", "account": "the books"}
 
 
-def _version() -> str:
+def code_version() -> str:
+    """The version of this code, which a run is noted with."""
     try:
         return version("headrace")
     except PackageNotFoundError:
@@ -116,9 +119,9 @@ class Desk:
 
         Raises ``ConfigurationError`` for whatever of it can't be done.
         """
-        stages = stages_of(stage, through)
+        stages = with_books(stages_of(stage, through), self.settings)
         await check_known(config.where, self.database, lane=lane, stage=stages[0])
-        await self._check_asked(stages, config.sets, config.max_cost_usd)
+        await self.check_asked(stages, config.sets, config.max_cost_usd)
         copies = stages == ("account",)
         if target == "live" and (through or stage) not in _PUBLISHES:
             raise ConfigurationError(
@@ -141,7 +144,7 @@ class Desk:
             target=target,
             stages=stages,
             config=config,
-            code_version=_version(),
+            code_version=code_version(),
             copies_books=copies,
         )
         return Planned(planned, places)
@@ -158,9 +161,8 @@ class Desk:
     async def begin(self, planned: Planned) -> Run:
         """Keep the run as a row.
 
-        Raises ``ConfigurationError`` where its name was taken meanwhile, and for a price that is not known nor limited.
+        Raises ``ConfigurationError`` where its name was taken meanwhile.
         """
-        check_limit(planned.run, self.settings)
         await self.runs.create(planned.run, planned.places)
         return planned.run
 
@@ -193,7 +195,7 @@ class Desk:
             return run
         if run.state not in RESUMABLE:
             raise ConfigurationError(f"the run {run.name} is {run.state}; begin another one")
-        await self._check_asked(run.stages, sets, max_cost_usd)
+        await self.check_asked(run.stages, sets, max_cost_usd)
         first = run.stages[0]
         fills = {path: value for name, value in sets.items() if (path := needed_path(first, name)) is not None}
         others = {name: value for name, value in sets.items() if needed_path(first, name) is None}
@@ -210,19 +212,20 @@ class Desk:
         await self.runs.configure(run.run, config)
         return replace(run, config=config)
 
-    async def _check_asked(
-        self, stages: tuple[str, ...], sets: Mapping[str, str], max_cost_usd: Decimal | None
-    ) -> None:
+    async def check_asked(self, stages: tuple[str, ...], sets: Mapping[str, str], max_cost_usd: Decimal | None) -> None:
+        """Raise ``ConfigurationError`` for stages and changes that can't be run here."""
         # What is wrong with its settings is said before anything is begun.
         _ = self.lineage
         check_sets(stages, sets)
         if "complete" in stages:
             check_keys(self.settings)
-        elif max_cost_usd is not None:
+        elif max_cost_usd is not None and not pays(stages, self.settings):
             raise ConfigurationError(f"--max-cost: {', '.join(stages)} makes no calls, so there is nothing to limit")
-        check_embeddings(self.settings, stages)
         check_model(self.settings, sets.get("model"))
-        await check_prompt(PgPrompts(self.database), changes_for(stages[0], sets))
+        changes = changes_for(stages[0], sets)
+        await check_prompt(PgPrompts(self.database), changes)
+        if changes.index.at is not None:
+            check_kept(changes.index, await PgPassages(self.database).history())
 
     async def cancel(self, run: Run) -> bool:
         """Cancel a run; False where it had ended. Whoever leads it notices at its next note."""

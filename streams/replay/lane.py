@@ -23,6 +23,11 @@ def lane_of(run: str) -> str:
     return f"replay-{run}"
 
 
+def run_of_lane(lane: str) -> str:
+    """The run whose lane it is; empty for a lane of another kind."""
+    return lane.removeprefix("replay-") if lane.startswith("replay-") else ""
+
+
 def output_kinds(stages: Iterable[str]) -> tuple[str, ...]:
     """The kinds of topic that these stages write, and dead letters."""
     written = {kind for name in stages for record in STAGES[name].outputs for kind in kinds_of(record)}

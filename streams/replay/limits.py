@@ -16,12 +16,27 @@ class PassedOverError(Exception):
     """The event is not to be done: there is no room for it in what may be spent today."""
 
 
+class LimitReachedError(Exception):
+    """The run may not buy what its event needs: nothing is sent, and the event is not done.
+
+    Of no kind that a stage could take for an outcome of the event's: only the step of a run knows it.
+    """
+
+
 class Purse:
-    """What a run may spend: nothing is begun whose worst case would pass the limit while others are open."""
+    """What a run may spend: nothing is begun whose worst case would pass the limit while others are open.
+
+    A part of what an event holds may be for what it embeds: attempts at the embedding endpoint take their bounds of it.
+    """
 
     def __init__(self, limit: Decimal | None, spent: Decimal) -> None:
         self._limit, self.spent = limit, spent
         self._open: dict[str, Decimal] = {}
+        # Of what an event holds, what is for embeddings and not taken yet; what attempts hold, with their event; and
+        # what they came to, by event.
+        self._room: dict[str, Decimal] = {}
+        self._taken: dict[object, tuple[str, Decimal]] = {}
+        self._bought: dict[str, Decimal] = {}
         self._settled = asyncio.Event()
 
     def look(self, most: Decimal) -> None:
@@ -29,7 +44,7 @@ class Purse:
 
     async def open(self, event_id: str, most: Decimal) -> bool:
         """Hold what a call can cost at the most; waits for others to settle. False: the limit is reached."""
-        while self._limit is not None and self.spent + sum(self._open.values()) + most > self._limit:
+        while not self._fits(most):
             if not self._open:
                 return False
             self._settled.clear()
@@ -42,6 +57,41 @@ class Purse:
         self._open.pop(event_id, None)
         self.spent += cost
         self._settled.set()
+
+    def keep_for_embeddings(self, event_id: str, most: Decimal) -> None:
+        """So much of what the event holds is for what it embeds."""
+        self._room[event_id] = most
+
+    def take(self, attempt: object, event_id: str, bound: Decimal, *, may_fail: bool) -> None:
+        """Hold an attempt's bound: of what its event keeps for it, and the rest beside that.
+
+        Raises ``LimitReachedError`` where there is no room for the rest; one that must not fail is held all the same,
+        and the run begins nothing more.
+        """
+        own = min(bound, self._room.get(event_id, Decimal(0)))
+        if may_fail and bound > own and not self._fits(bound - own):
+            raise LimitReachedError("the limit leaves no room for another attempt at the embedding endpoint")
+        if own:
+            self._room[event_id] -= own
+            self._open[event_id] -= own
+        self._taken[attempt] = (event_id, bound)
+
+    def give(self, attempt: object, amount: Decimal | None) -> None:
+        """Book what an attempt cost; ``None``: its bound, because nobody knows."""
+        event_id, bound = self._taken.pop(attempt)
+        self._bought[event_id] = self._bought.get(event_id, Decimal(0)) + (bound if amount is None else amount)
+        self._settled.set()
+
+    def bought(self, event_id: str) -> Decimal:
+        """What the event's embeddings cost, which is settled with it; forgets it."""
+        self._room.pop(event_id, None)
+        return self._bought.pop(event_id, Decimal(0))
+
+    def _fits(self, more: Decimal) -> bool:
+        if self._limit is None:
+            return True
+        taken = sum(bound for _, bound in self._taken.values()) + sum(self._bought.values())
+        return self.spent + sum(self._open.values()) + taken + more <= self._limit
 
 
 class Pace:

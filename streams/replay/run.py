@@ -149,9 +149,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is: its places, and sums over them."""
+    """How far a run is: its places, sums over them, and what embeddings cost so far."""
 
     places: tuple[Place, ...]
+    embeddings_usd: Decimal = Decimal(0)
 
     def of_step(self, step: int) -> tuple[Place, ...]:
         """The places of one step; empty where it was not begun."""
@@ -167,7 +168,7 @@ class Progress:
     @property
     def cost_usd(self) -> Decimal:
         """What was spent."""
-        return sum((place.cost_usd for place in self.places), Decimal(0))
+        return sum((place.cost_usd for place in self.places), self.embeddings_usd)
 
     @property
     def avoided_usd(self) -> Decimal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Protocol
 
 import orjson
@@ -125,7 +126,9 @@ class PostgresRuns:
         return [_run(row) for row in await self._database.execute(f"{_SELECT} ORDER BY created_at DESC, run")]
 
     async def progress(self, run: str) -> Progress:
-        return Progress(tuple(_place(row) for row in await self._database.execute(_PLACES, {"run": run})))
+        places = tuple(_place(row) for row in await self._database.execute(_PLACES, {"run": run}))
+        [(embeddings,)] = await self._database.execute(_EMBEDDINGS, {"run": run})
+        return Progress(places, Decimal(embeddings))
 
     async def take(self, run: str, *, owner: str) -> int | None:
         rows = await self._database.execute(_TAKE, {"run": run, "owner": owner, "lease_s": LEASE_S})
@@ -252,6 +255,11 @@ _INSERT = f"""
 _PLACES = """
     SELECT step, topic, partition, first_offset, end_offset, next_offset, counts, cost_usd, avoided_usd, written
     FROM replay_places WHERE run = %(run)s ORDER BY step, topic, partition
+"""
+# What is not told yet, too: open attempts at their bounds. The last condition is that of the index.
+_EMBEDDINGS = """
+    SELECT coalesce(sum(amount_usd), 0) FROM spends
+    WHERE lane = (SELECT lane FROM replay_runs WHERE run = %(run)s) AND lane LIKE 'replay-%%'
 """
 _TAKE = """
     UPDATE replay_runs SET state = 'running', reason = '', owner = %(owner)s, epoch = epoch + 1, ended_at = NULL,

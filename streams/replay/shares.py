@@ -32,10 +32,13 @@ LOOK_S = 0.5
 GC_THRESHOLD = 100_000
 
 
-def parted(run: Run, number: int, places: Sequence[Place]) -> list[list[Place]]:
-    """The places that are left, in as many parts of about the same length as there are to be processes."""
+def parted(run: Run, number: int, places: Sequence[Place], *, pays: bool = False) -> list[list[Place]]:
+    """The places that are left, in as many parts of about the same length as there are to be processes.
+
+    One where the stage ``pays`` for what it embeds: a run has one purse.
+    """
     left = [place for place in places if place.left]
-    alone = STAGES[run.stages[number]].effect is Effect.PAYS or run.config.rate is not None
+    alone = pays or STAGES[run.stages[number]].effect is Effect.PAYS or run.config.rate is not None
     if alone or sum(place.left for place in left) < WORTH_IT:
         return [left]
     parts: list[list[Place]] = [[] for _ in range(min(len(left), run.config.workers or os.cpu_count() or 1))]

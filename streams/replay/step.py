@@ -40,7 +40,7 @@ from streams.reading import Entry
 from streams.replay.backfill import Backfill, is_over
 from streams.replay.corrections import Corrections, Feedback
 from streams.replay.events import Events
-from streams.replay.limits import PassedOverError
+from streams.replay.limits import LimitReachedError, PassedOverError
 from streams.replay.remembered import Remembered
 from streams.replay.run import BURIED, DUPLICATE, OVER_BUDGET, PUBLISHED, REFUSED, SKIPPED, Place, Run
 from streams.replay.selection import Selection
@@ -251,10 +251,15 @@ class Step:
                 self.stop()
         return not self.stopping
 
-    async def _one(self, item: _Item) -> _Done:
+    async def _one(self, item: _Item) -> _Done | None:
         assert item.incoming is not None
         started = time.perf_counter()
-        done = await self._attempts(item.entry, item.incoming)
+        try:
+            done = await self._attempts(item.entry, item.incoming)
+        except LimitReachedError:
+            self.exhausted = True
+            self.stop()
+            return None
         if self._ports.done is not None:
             self._ports.done(item.incoming, sum((amounts(one)[0] for one in done.outputs), Decimal(0)))
         done.service_ms = (time.perf_counter() - started) * 1000
@@ -270,7 +275,7 @@ class Step:
                 return self._refused(entry, incoming, refusal)
             except (PoisonError, OversizedError) as error:
                 return self._given_up(entry, incoming, error)
-            except (ConfigurationError, DependencyDownError):
+            except (ConfigurationError, DependencyDownError, LimitReachedError):
                 raise
             except (FencedError, NotYetError) as error:
                 if self.stopping:

@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from processors.bodies import PostgresBodies
-from processors.clock import DatabaseClock
+from processors.clock import Clock, DatabaseClock
+from processors.event import Incoming
 from processors.postgres import Database
 from schemas.codec import Codec
 from schemas.errors import PoisonError
 from streams.claims import Claims
 from streams.replay.backfill import prospects
-from streams.replay.calls import Calls, calls_of
+from streams.replay.calls import Prepared, calls_of
 from streams.replay.changes import changes_for
+from streams.replay.embeddings import NOTHING, Embedded, bounds_of
 from streams.replay.events import Events
+from streams.replay.foresight import PASSAGE_BYTES, Foreseen, Foresight, Waiting
+from streams.replay.paid import asks_later
+from streams.replay.ports import replay_settings
 from streams.replay.remembered import Remembered
 from streams.replay.run import Place, Run
 from streams.replay.selection import Selection
@@ -30,7 +37,9 @@ class Surveyed:
     """What a run would do. ``calls`` are those to be made, by model; ``answers`` what becomes of the source lane's.
 
     Amounts in US dollars: what they cost with one attempt each that generates as many tokens as it may, and the most
-    that they can cost with every attempt of their routes.
+    that they can cost with every attempt of their routes. Where a stage before them makes their prompts, the first is
+    by the enrichments that are recorded, and the second by the most that the settings let be retrieved; of
+    ``not_recorded`` requests nothing is recorded, and both are for the longest prompt. ``embeddings`` are by stage.
     """
 
     read: int = 0
@@ -43,6 +52,25 @@ class Surveyed:
     reused: int = 0
     refused: int = 0
     answers: Counter[str] = field(default_factory=Counter)
+    not_recorded: int = 0
+    embeddings: dict[str, Embedded] = field(default_factory=dict)
+
+    def embed(self, stage: str, more: Embedded) -> None:
+        """Count what a stage has embedded."""
+        self.embeddings[stage] = self.embeddings.get(stage, NOTHING) + more
+
+    def call(self, known: Prepared, *, most: Decimal) -> None:
+        """Count a call, which costs at most so much."""
+        if known.error is not None or not known.model:
+            self.refused += 1
+            return
+        if most:
+            self.most_usd[known.model] += most
+        if known.reused is not None:
+            self.reused += 1
+        else:
+            self.calls[known.model] += 1
+            self.likely_usd[known.model] += known.likely
 
 
 async def survey(
@@ -57,6 +85,19 @@ async def survey(
     """Read the events of a run's first step and say what it would do. Blocks on the broker, and on Postgres where
     the selection needs it. Raises ``ConfigurationError`` for a field that the events lack.
     """
+    with Waiting() as waiting:
+        return await _surveyed(run, places, settings, database, codec, observe, waiting)
+
+
+async def _surveyed(
+    run: Run,
+    places: Sequence[Place],
+    settings: Settings,
+    database: Database,
+    codec: Codec,
+    observe: Callable[[int], None] | None,
+    waiting: Waiting,
+) -> Surveyed:
     stage = STAGES[run.stages[0]]
     selection = Selection(run.config, database, source_lane=run.source_lane, run=run.run)
     changes = changes_for(stage.name, run.config.sets, fills=run.config.fills)
@@ -65,6 +106,7 @@ async def survey(
     found, seen, clock = Surveyed(), Remembered(), DatabaseClock()
     clock.set(await database.now())
     calls = calls_of(run, settings, changes, database, codec, clock) if stage.effect is Effect.PAYS else None
+    ahead = _Ahead(run, settings, database, codec, clock, found, waiting)
     async for batch in batches(settings, places, BATCH, selection.key):
         decoded = []
         for entry in batch:
@@ -81,22 +123,62 @@ async def survey(
         if run.target == "live" and not run.copies_books:
             found.answers += await prospects(database, codec, run.source_lane, taken, clock.now())
         if calls is not None:
-            await calls.prepare(ours)
-            _count(found, calls)
+            ours = await calls.prepare(ours)
+            for known in calls.prepared.values():
+                found.call(known, most=Decimal(0) if known.reused is not None else known.most)
+        ahead.note(ours)
         found.read += len(batch)
         if observe is not None:
             observe(found.read)
+    await ahead.look()
     return found
 
 
-def _count(found: Surveyed, calls: Calls) -> None:
-    """Add a batch of calls."""
-    for known in calls.prepared.values():
-        if known.error is not None or not known.model:
-            found.refused += 1
-        elif known.reused is not None:
-            found.reused += 1
-        else:
-            found.calls[known.model] += 1
-            found.likely_usd[known.model] += known.likely
-            found.most_usd[known.model] += known.most
+class _Ahead:
+    """What the run has embedded, and the calls of a stage whose prompts one before it makes."""
+
+    def __init__(
+        self,
+        run: Run,
+        settings: Settings,
+        database: Database,
+        codec: Codec,
+        clock: Clock,
+        found: Surveyed,
+        waiting: Waiting,
+    ) -> None:
+        self._run, self._codec, self._found, self._waiting = run, codec, found, waiting
+        self._foresight = Foresight(run, settings, database, codec, clock) if asks_later(run) else None
+        self._bounds = {}
+        for name in run.stages:
+            changes = changes_for(name, run.config.sets, first=name == run.stages[0])
+            bounds = bounds_of(name, replay_settings(settings, changes), clock, free=True)
+            if bounds is not None:
+                self._bounds[name] = bounds
+        # Of stages that come later than the events at hand, an enrichment is needed.
+        self._now = {name: one for name, one in self._bounds.items() if not self._foresight or name == run.stages[0]}
+        self._oldest: datetime | None = None
+
+    def note(self, events: Sequence[Incoming[Any]]) -> None:
+        """Count a batch of events as the first stage gets them."""
+        for incoming in events:
+            for name, bounds in self._now.items():
+                self._found.embed(name, bounds.of(incoming))
+            if self._foresight is not None:
+                value = self._codec.encode(incoming.record)
+                self._waiting.put(incoming.meta.tenant, incoming.meta.request_id, value)
+                self._oldest = min(self._oldest or incoming.appended_at, incoming.appended_at)
+
+    async def look(self) -> None:
+        """Count what comes after the first stage, where the events themselves don't tell."""
+        if self._foresight is None or self._oldest is None:
+            return
+        await self._foresight.look(self._waiting, self._oldest, self._foreseen)
+
+    def _foreseen(self, one: Foreseen) -> None:
+        assert self._foresight is not None
+        self._found.not_recorded += not one.recorded
+        self._found.call(one.known, most=self._foresight.calls.most(one.most))
+        for name, bounds in self._bounds.items():
+            if name not in self._now:
+                self._found.embed(name, bounds.of_enrichment(one.enrichment, one.passages * PASSAGE_BYTES))

@@ -16,6 +16,8 @@ from processors.clock import Clock
 from processors.control import ControlView
 from processors.failpoints import Unarmed
 from processors.postgres import Database
+from processors.spending.port import Spends
+from processors.spending.postgres import PostgresSpends
 from schemas.codec import Codec
 from streams.capacity.following import Following
 from streams.capacity.spare import Leftover
@@ -29,17 +31,20 @@ from streams.producer import Producer
 from streams.reading import Entry, Stretch, TopicReader
 from streams.replay.backfill import PostgresBackfill
 from streams.replay.calls import Calls, Limits, calls_of
-from streams.replay.changes import changes_for
+from streams.replay.changes import IndexChoice, changes_for
 from streams.replay.control import RecordedControl, read_control
+from streams.replay.embeddings import Bounds, bounds_of
 from streams.replay.events import Events
 from streams.replay.gone import check_ends, check_sources
 from streams.replay.lately import behind, remember
 from streams.replay.limits import Pace, Purse, Yielding
+from streams.replay.past_index import PastIndex, past_index
 from streams.replay.ports import as_of, replay_settings
 from streams.replay.run import Place, Run, State
 from streams.replay.runs import Runs
 from streams.replay.selection import Selection
-from streams.replay.sending import BulkSender
+from streams.replay.sending import BulkSender, Sender
+from streams.replay.spending import HeldSpends, TellingSender, bought_before
 from streams.replay.step import Step, StepPorts
 from streams.settings import Settings
 from streams.stages import STAGES, Effect, Stage
@@ -87,6 +92,8 @@ class Work:
         self._settings, self._database, self._runs, self._codec = settings, database, runs, codec
         self._clock, self._observe = clock, observe or unobserved
         self._step: Step | None = None
+        # Where the stage buys embeddings: what tells their costs.
+        self._telling: TellingSender | None = None
         self._control = RecordedControl()
         self._stopping = False
         self._unknown = ""
@@ -144,10 +151,14 @@ class Work:
                 await self._runs.save(run.run, epoch, after)
             now.update({(place.topic, place.partition): place for place in after})
             self._observe(number, tuple(now.values()))
-            if step.exhausted:
-                return Ended("stopped", "--max-cost is reached; resume with a higher one goes on")
             if step.stopping:
-                return Ended("stopped", self._unknown or "interrupted; headrace replay resume goes on")
+                break
+        if self._telling is not None:
+            await self._telling.settle_all()
+        if step.exhausted:
+            return Ended("stopped", "--max-cost is reached; resume with a higher one goes on")
+        if step.stopping:
+            return Ended("stopped", self._unknown or "interrupted; headrace replay resume goes on")
         # Events that a deleted topic took along were never handed out.
         await asyncio.to_thread(check_ends, reader, now.values())
         finished = [replace(place, next=max(place.next, place.end)) for place in now.values()]
@@ -174,18 +185,21 @@ class Work:
         pays = stage.effect is Effect.PAYS
         calls = calls_of(run, settings, changes, self._database, self._codec, self._clock) if pays else None
         left = None if calls is None else Leftover(calls.deployments, lane=run.source_lane)
+        sender: Sender = BulkSender(settings)
+        bounds = bounds_of(stage.name, settings, self._clock)
+        if bounds is not None:
+            # What whoever led the run before me had sent without an end counts at its bound.
+            sender = await self._told(run, settings.prefix, known, sender)
+        purse = self._purse(run, (await self._runs.progress(run.run)).cost_usd)
+        spends = None if bounds is None else await self._spends(run, stage, purse, first=number == 0)
+        ports = self._worker_ports(run, settings, control, stack, spends)
+        past = await self._past_index(run, changes.index, reader, stack)
         processor = (
-            stage.build(self._worker_ports(run, settings, control, stack))
+            (past.of_then(ports.enrich(past)) if past is not None else stage.build(ports))
             if calls is None
-            else calls.processor(
-                control,
-                stack,
-                scorer=self._worker_ports(run, settings, control, stack).reply_scorer(calls.routes),
-                spare=left,
-            )
+            else calls.processor(control, stack, scorer=ports.reply_scorer(calls.routes), spare=left)
         )
-        spent = (await self._runs.progress(run.run)).cost_usd
-        limits = await self._limits(run, stage, calls, spent, stack, left)
+        limits = await self._limits(run, stage, calls, purse, stack, left, bounds)
         publishes = run.target == "live" and not run.copies_books
         feedback = None
         if publishes:
@@ -201,7 +215,7 @@ class Work:
                 events=events,
                 processor=as_of(processor),
                 codec=self._codec,
-                sender=BulkSender(settings),
+                sender=sender,
                 now=self._clock.now,
                 selection=selection,
                 claims=claims,
@@ -217,21 +231,57 @@ class Work:
         )
         return step, events
 
-    def _worker_ports(self, run: Run, settings: Settings, control: ControlView, stack: AsyncExitStack) -> Ports:
+    async def _past_index(
+        self, run: Run, choice: IndexChoice, reader: TopicReader, stack: AsyncExitStack
+    ) -> PastIndex | None:
+        """What searches another index than today's; ``None`` where it is today's."""
+        if not choice.past:
+            return None
+        places = (await self._runs.progress(run.run)).of_step(0)
+        return await past_index(choice, reader, self._settings, self._codec, self._database, run, places, stack)
+
+    async def _told(self, run: Run, prefix: str, known: frozenset[str], sender: Sender) -> TellingSender:
+        """The sender, which tells what embeddings of the run cost; all that is to be told by now was."""
+        self._telling = TellingSender(
+            sender,
+            PostgresSpends(self._database),
+            self._codec,
+            lane=run.lane,
+            prefix=prefix,
+            now=self._clock.now,
+            known=known,
+        )
+        await self._telling.settle_all()
+        return self._telling
+
+    async def _spends(self, run: Run, stage: Stage, purse: Purse, *, first: bool) -> HeldSpends:
+        """The book of what the stage's embeddings cost, within the run's purse."""
+        # Events of a run's own have nothing that was bought before, and an evaluation is kept as a whole.
+        earlier = await bought_before(self._database, run, stage.name) if first and stage.name != "evaluate" else []
+        # What a reply costs is paid by then: its scores must not fail for the limit.
+        may_fail = stage.effect is not Effect.PAYS
+        book = PostgresSpends(self._database)
+        return HeldSpends(book, purse, stage=stage.name, earlier=earlier, may_fail=may_fail)
+
+    def _worker_ports(
+        self, run: Run, settings: Settings, control: ControlView, stack: AsyncExitStack, spends: Spends | None
+    ) -> Ports:
         """The adapters of a worker in the run's lane; in the source lane for what puts the books right."""
         lane = run.source_lane if run.copies_books and run.target == "live" else run.lane
         producer = Producer(settings.kafka)
         clock, codec = self._clock, self._codec
-        return Ports(settings, lane, self._database, codec, clock, control, Metrics(), Unarmed(), stack, producer)
+        ports = (settings, lane, self._database, codec, clock, control, Metrics(), Unarmed(), stack, producer)
+        return Ports(*ports, spends=spends)
 
     async def _limits(
         self,
         run: Run,
         stage: Stage,
         calls: Calls | None,
-        spent: Decimal,
+        purse: Purse,
         stack: AsyncExitStack,
         left: Leftover | None,
+        bounds: Bounds | None,
     ) -> Limits:
         yielding, shared = None, SHARES.get(stage.name)
         if shared is not None:
@@ -252,7 +302,7 @@ class Work:
                 watching = asyncio.ensure_future(looking)
                 watching.add_done_callback(self._unwatched)
                 stack.push_async_callback(_cancelled, watching)
-        return Limits(Pace(run.config.rate), self._purse(run, spent), yielding, calls, left)
+        return Limits(Pace(run.config.rate), purse, yielding, calls, left, bounds)
 
     def _purse(self, run: Run, spent: Decimal) -> Purse:
         return Purse(run.config.max_cost_usd, spent)

@@ -29,6 +29,8 @@ class Difference:
     feature: str
     prompt_base: str
     prompt_run: str
+    index_base: str
+    index_run: str
     route_base: str
     route_run: str
     status_base: str
@@ -74,6 +76,8 @@ def compare(base: Said, run: Said, scores: Scores, *, decide: Collection[str], t
         feature=base.feature or run.feature,
         prompt_base=base.prompt,
         prompt_run=run.prompt,
+        index_base=base.index,
+        index_run=run.index,
         route_base=base.route,
         route_run=run.route,
         status_base=base.status,

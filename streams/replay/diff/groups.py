@@ -1,4 +1,4 @@
-"""The same sums by tenant, feature, prompt and route."""
+"""The same sums by tenant, feature, prompt, index and route."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ _BY = {
     "tenant": "tenant",
     "feature": "feature",
     "prompt": "prompt_base || CASE WHEN prompt_base = prompt_run THEN '' ELSE ' → ' || prompt_run END",
+    "index": "index_base || CASE WHEN index_base = index_run THEN '' ELSE ' → ' || index_run END",
     "route": "route_base || CASE WHEN route_base = route_run THEN '' ELSE ' → ' || route_run END",
 }
 _SUMS = """

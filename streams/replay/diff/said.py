@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from schemas.records import Answer, Completion, Enrichment, Evaluation, Text, Timing, Verdict
+from schemas.records import Answer, Completion, Enrichment, Evaluation, Grounding, Text, Timing, Verdict
 
 # Statuses of what went well: from one of these to another one is a change for the worse.
 GOOD = frozenset({"answered", "completed", "enriched", "scored", "booked"})
@@ -45,6 +45,7 @@ class Said:
     route: str = ""
     model: str = ""
     served_by: str = ""
+    index: str = ""
 
     def encode(self) -> bytes:
         """As JSON."""
@@ -72,6 +73,7 @@ def of_answer(answer: Answer) -> Said:
         latency_ms=_called_ms(answer.timings) if answer.served_by == "model" else None,
         feature=answer.feature,
         prompt=answer.prompt_version,
+        index=answer.index_version,
         route=answer.route,
     )
 
@@ -88,6 +90,7 @@ def of_completion(completion: Completion) -> Said:
         latency_ms=completion.duration_ms if completion.served_by == "model" else None,
         feature=completion.request.feature,
         prompt=completion.grounding.prompt_version,
+        index=_index(completion.grounding),
         route=completion.admission.route,
     )
 
@@ -106,6 +109,7 @@ def of_enrichment(enrichment: Enrichment) -> Said:
         prompt_tokens=grounding.prompt_tokens_estimate,
         feature=enrichment.request.feature,
         prompt=grounding.prompt_version,
+        index=_index(grounding),
         route=enrichment.admission.route,
     )
 
@@ -139,6 +143,11 @@ def scores_of(evaluation: Evaluation) -> dict[str, float | None]:
 def pico(usd: Decimal) -> int:
     """An amount in picodollars."""
     return int((usd * PICO).to_integral_value())
+
+
+def _index(grounding: Grounding) -> str:
+    """The index that was searched; of a past one every request may have its own moment, which its event tells."""
+    return grounding.index_version + (" (as of then)" if grounding.index_as_of is not None else "")
 
 
 def _identity(record: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A run is not begun where nobody could tell or limit what it pays."""
+"""What a run pays for, what keeps its books, and how a dry run says it."""
 
 from __future__ import annotations
 
@@ -7,53 +7,60 @@ from typing import Any
 
 import pytest
 
-from schemas.errors import ConfigurationError
 from streams.cli.replay_text import survey_view
+from streams.replay.calls import Prepared
 from streams.replay.desk import Planned
-from streams.replay.paid import check_embeddings, check_limit
+from streams.replay.embeddings import Embedded, buying
+from streams.replay.paid import pays, with_books
 from streams.replay.run import Run, RunConfig
 from streams.replay.survey import Surveyed
-from streams.settings import Settings
 from tests.support.settings import NOWHERE, bare_settings
 
 PAID = {"base_url": NOWHERE, "model": "e1", "price": 0.02}
 
 
-def run_of(*stages: str, most: str | None = None) -> Run:
-    config = RunConfig(max_cost_usd=None if most is None else Decimal(most))
+def run_of(*stages: str) -> Run:
     names: dict[str, Any] = dict.fromkeys(("run", "name", "lane"), "r1")
-    return Run(**names, source_lane="live", target="shadow", stages=stages, config=config, code_version="1")
+    return Run(**names, source_lane="live", target="shadow", stages=stages, config=RunConfig(), code_version="1")
 
 
-def priced(price: float) -> Settings:
-    price_ = {"prompt": price, "completion": price}
-    return bare_settings(deployments={"local": {"base_url": NOWHERE, "model": "none", "price": price_}})
+@pytest.mark.parametrize(
+    ("stages", "found"),
+    [(("enrich",), ("enrich",)), (("filter", "evaluate"), ("evaluate",)), (("enrich", "complete"), ("enrich",))],
+)
+def test_a_run_that_buys_embeddings_keeps_its_own_books(stages: tuple[str, ...], found: tuple[str, ...]) -> None:
+    settings = bare_settings(embeddings=PAID)
+    assert buying(settings, stages) == found
+    assert pays(stages, settings)
+    assert with_books(stages, settings) == (*stages, "account")
+    free = bare_settings()
+    assert (buying(free, stages), with_books(stages, free)) == ((), stages)
 
 
-@pytest.mark.parametrize("stages", [("enrich",), ("filter", "evaluate"), ("enrich", "complete", "account")])
-def test_embeddings_that_have_a_price_are_not_bought_by_a_replay(stages: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigurationError, match="would buy embeddings of e1"):
-        check_embeddings(bare_settings(embeddings=PAID), stages)
-    check_embeddings(bare_settings(), stages)
+def test_stages_that_need_no_embeddings_keep_none() -> None:
+    assert buying(bare_settings(embeddings=PAID), ("complete", "filter", "account")) == ()
+    off = {"rate": 1.0, "groundedness": False, "relevance": False}
+    settings = bare_settings(embeddings=PAID, evaluate=off)
+    assert with_books(("filter", "evaluate"), settings) == ("filter", "evaluate")
+    assert not pays(("filter", "evaluate"), settings)
 
 
-def test_stages_that_need_no_embeddings_are_replayed_whatever_these_cost() -> None:
-    check_embeddings(bare_settings(embeddings=PAID), ("complete", "filter", "account"))
-    free = {"rate": 1.0, "groundedness": False, "relevance": False}
-    check_embeddings(bare_settings(embeddings=PAID, evaluate=free), ("filter", "evaluate"))
-
-
-def test_calls_that_a_dry_run_can_not_price_need_a_limit() -> None:
-    with pytest.raises(ConfigurationError, match="--max-cost"):
-        check_limit(run_of("enrich", "complete", "account"), priced(1.0))
-    check_limit(run_of("enrich", "complete", "account", most="1"), priced(1.0))
-    check_limit(run_of("enrich", "complete", "account"), priced(0.0))
-    check_limit(run_of("complete", "account"), priced(1.0))
-    check_limit(run_of("enrich"), priced(1.0))
-
-
-def test_a_dry_run_says_how_many_calls_it_can_not_price() -> None:
-    found = Surveyed(read=9, taken=7)
+def test_a_dry_run_names_what_its_amounts_are_made_of() -> None:
+    found = Surveyed(read=9, taken=7, not_recorded=1)
+    found.call(Prepared(model="m1", likely=Decimal(1)), most=Decimal(5))
+    found.call(Prepared(model="m1", likely=Decimal(2), reused="live"), most=Decimal(6))
+    found.call(Prepared(model="m2", likely=Decimal(2), reused="live"), most=Decimal(7))
+    found.embed("enrich", Embedded(1, Decimal("0.5"), Decimal(2)))
+    found.embed("enrich", Embedded(1, Decimal("0.5"), Decimal(2)))
     view = survey_view(Planned(run_of("enrich", "complete", "account"), ()), found)
-    assert (view["calls"], view["calls_not_priced"]) == ({}, 7)
-    assert survey_view(Planned(run_of("complete", "account"), ()), found)["calls_not_priced"] == 0
+    assert view["calls"] == {
+        "m1": {"calls": 1, "likely_usd": "1", "most_usd": "11"},
+        # Other passages would make a call of it.
+        "m2": {"calls": 0, "likely_usd": "0", "most_usd": "7"},
+    }
+    assert (view["reused"], view["not_recorded"]) == (2, 1)
+    assert "recorded enrichments" in view["likely_usd_by"]
+    assert "as many passages as may be retrieved" in view["most_usd_by"]
+    assert view["embeddings"] == {"enrich": {"texts": 2, "likely_usd": "1.0", "most_usd": "4"}}
+    alone = survey_view(Planned(run_of("complete", "account"), ()), Surveyed())
+    assert "recorded" not in alone["likely_usd_by"]

@@ -21,6 +21,7 @@ from streams.reading import Entry
 from streams.replay.backfill import FakeBackfill
 from streams.replay.changes import changes_for
 from streams.replay.events import Events
+from streams.replay.limits import LimitReachedError
 from streams.replay.run import Place, Run, RunConfig
 from streams.replay.selection import Selection
 from streams.replay.sending import FakeSender
@@ -190,6 +191,20 @@ async def test_a_stop_finishes_what_is_begun_and_notes_no_more(concurrency: int)
     assert sorted(answer.meta.request_id for answer in scene.answers()) == ["live-r0", "live-r1", "live-r3"]
     # The last one that can't be read comes after what was not begun: it is not noted either.
     assert (scene.place.next, scene.place.counts) == (4, {"published": 3, "dead_letter": 1})
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_an_event_that_the_limit_leaves_no_room_for_ends_the_run_and_is_not_done(concurrency: int) -> None:
+    async def second(incoming: Incoming[Any]) -> Sequence[Output]:
+        if incoming.meta.request_id == "live-r1":
+            raise LimitReachedError
+        return await Filter(policy=FilterPolicy(), clock=FakeClock(NOW))(incoming)
+
+    scene = Scene(second, concurrency=concurrency)
+    await scene.batch(entry(0), entry(1), entry(2))
+    assert (scene.step.exhausted, scene.step.stopping) == (True, True)
+    assert [answer.meta.request_id for answer in scene.answers()] == ["live-r0"]
+    assert (scene.place.next, scene.place.counts) == (1, {"published": 1})
 
 
 async def test_a_backfill_publishes_revisions_and_leaves_corrected_answers_alone() -> None:
