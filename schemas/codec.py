@@ -17,7 +17,6 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.schema import SchemaParseException
 
 from schemas.bounds import unbounded
-from schemas.compiled import Compiled, compiled
 from schemas.errors import ConfigurationError, UndecodableError, UnencodableError, UnknownSchemaError, WrongRecordError
 from schemas.files import event_schemas
 from schemas.record import Record, RecordT, from_plain, to_plain
@@ -61,8 +60,6 @@ class Codec:
                 # One unreadable version of a subject is no reason not to start; its frames stay unknown.
                 with suppress(UndecodableError):
                     self._learn(entry)
-        # Made when the first event of a type comes by.
-        self._compiled: dict[str, Compiled | None] = {}
 
     @classmethod
     def offline(cls) -> Codec:
@@ -89,8 +86,6 @@ class Codec:
     def encode(self, record: Record) -> bytes:
         """The record as a frame. Does no I/O; raises ``UnencodableError`` for a value that its schema doesn't take."""
         prefix, schema = self._encoders[record.AVRO_NAME]
-        if (quick := self._written(record, prefix)) is not None:
-            return quick
         out = BytesIO()
         out.write(prefix)
         try:
@@ -154,39 +149,7 @@ class Codec:
             raise UnknownSchemaError(schema_id)
         return writer
 
-    def _functions(self, name: str) -> Compiled | None:
-        try:
-            return self._compiled[name]
-        except KeyError:
-            self._compiled[name] = made = compiled(self._today[name])
-            return made
-
-    def _written(self, record: Record, prefix: bytes) -> bytes | None:
-        """The frame, or ``None`` where fastavro has to say what is wrong with the record."""
-        functions = self._functions(record.AVRO_NAME)
-        if functions is None:
-            return None
-        out = bytearray(prefix)
-        try:
-            functions.write(record, out)
-        except Exception:
-            return None
-        return bytes(out)
-
-    def _quickly(self, writer: _Writer, data: bytes) -> Record | None:
-        """The record, or ``None`` where fastavro has to resolve it, or to say what is wrong with the bytes."""
-        functions = None if writer.resolve_to is not None else self._functions(writer.name)
-        if functions is None:
-            return None
-        try:
-            record, end = functions.read(data, HEADER_BYTES)
-        except Exception:
-            return None
-        return cast("Record", record) if end == len(data) else None
-
     def _read(self, writer: _Writer, data: bytes, kind: type[RecordT]) -> RecordT:
-        if (quick := self._quickly(writer, data)) is not None:
-            return cast("RecordT", quick)
         body = BytesIO(data)
         body.seek(HEADER_BYTES)
         try:

@@ -15,9 +15,9 @@ Convert = Callable[[Any], Any]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 # Money is decimal(38, 12) in every schema.
-MONEY_SCALE = 12
-_MONEY_UNIT = Decimal(1).scaleb(-MONEY_SCALE)
-MONEY_LIMIT = 10**38
+_MONEY_SCALE = 12
+_MONEY_UNIT = Decimal(1).scaleb(-_MONEY_SCALE)
+_MONEY_LIMIT = 10**38
 # Wide enough that rounding never meets the context's own precision.
 _EXACT = Context(prec=80, rounding=ROUND_HALF_EVEN)
 
@@ -35,7 +35,7 @@ _DUMPS: dict[type[Record], Convert] = {}
 _LOADS: dict[type[Record], Convert] = {}
 
 
-def opened(kind: type[RecordT]) -> type[Any]:
+def _opened(kind: type[RecordT]) -> type[Any]:
     """A class like a record's, whose attributes can be set. Setting ``__class__`` to the record's makes it one.
 
     A frozen record sets its attributes by a call each, which is most of what it costs to make one.
@@ -74,7 +74,7 @@ def from_plain(kind: type[RecordT], plain: Mapping[str, Any]) -> RecordT:
 
 def _copy_of(kind: type[Record]) -> Convert:
     """A function that copies the fields of a record into one that is open."""
-    known: dict[str, Any] = {"open": opened(kind)}
+    known: dict[str, Any] = {"open": _opened(kind)}
     lines = ["other = open()", *(f"other.{name} = record.{name}" for name in kind.__dict__["__slots__"])]
     exec("def copy(record):\n " + "\n ".join([*lines, "return other"]), known)  # noqa: S102
     _COPIES[kind] = known["copy"]
@@ -95,7 +95,7 @@ def _dump_of(kind: type[Record]) -> Convert:
 
 def _load_of(kind: type[Record]) -> Convert:
     """A function that makes a record of what is plain."""
-    known: dict[str, Any] = {"open": opened(kind), "kind": kind}
+    known: dict[str, Any] = {"open": _opened(kind), "kind": kind}
     lines = ["record = open()"]
     for name, (_, load) in _fields(kind).items():
         known[f"load_{name}"] = load
@@ -114,9 +114,9 @@ def _fields(kind: type[Record]) -> dict[str, tuple[Convert | None, Convert | Non
 def _converters(hint: Any) -> tuple[Convert | None, Convert | None]:
     """How to dump and load a value of this type; ``None`` where it stays as it is."""
     if hint is datetime:
-        return micros, _time
+        return _micros, _time
     if hint is Decimal:
-        return unscaled, money
+        return _unscaled, _money
     if isinstance(hint, type) and issubclass(hint, Record):
         return _DUMPS.get(hint) or _dump_of(hint), _LOADS.get(hint) or _load_of(hint)
     origin, arguments = get_origin(hint), get_args(hint)
@@ -133,7 +133,7 @@ def _converters(hint: Any) -> tuple[Convert | None, Convert | None]:
     return None, None
 
 
-def micros(value: datetime) -> int:
+def _micros(value: datetime) -> int:
     """Microseconds since 1970; a time without a zone is refused, because its meaning would be the machine's."""
     return (value - _EPOCH) // _MICROSECOND
 
@@ -143,20 +143,20 @@ def _time(value: datetime | int) -> datetime:
     return value if isinstance(value, datetime) else _EPOCH + value * _MICROSECOND
 
 
-def unscaled(value: Decimal) -> bytes:
+def _unscaled(value: Decimal) -> bytes:
     """Two's complement of the amount in units of 1e-12; finer amounts are rounded half to even."""
-    units = int(value.quantize(_MONEY_UNIT, context=_EXACT).scaleb(MONEY_SCALE, context=_EXACT))
-    if abs(units) >= MONEY_LIMIT:
+    units = int(value.quantize(_MONEY_UNIT, context=_EXACT).scaleb(_MONEY_SCALE, context=_EXACT))
+    if abs(units) >= _MONEY_LIMIT:
         raise ValueError("an amount has more than 38 digits")
     return units.to_bytes((units.bit_length() + 8) // 8, "big", signed=True)
 
 
-def money(value: Decimal | bytes | str) -> Decimal:
+def _money(value: Decimal | bytes | str) -> Decimal:
     """The amount; bytes or text where fastavro hands out a default as the schema spells it."""
     if isinstance(value, Decimal):
         return value
     raw = value.encode("latin-1") if isinstance(value, str) else value
-    return Decimal(int.from_bytes(raw, "big", signed=True)).scaleb(-MONEY_SCALE, context=_EXACT)
+    return Decimal(int.from_bytes(raw, "big", signed=True)).scaleb(-_MONEY_SCALE, context=_EXACT)
 
 
 def _list(convert: Convert | None) -> Convert:
