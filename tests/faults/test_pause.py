@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -21,13 +22,20 @@ pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.timeout(900)]
 
 SHORT = {"lease_s": 2.0, "session_timeout_s": 6.0, "commit_interval_s": 0.5}
 DEADLINE_S = 150.0
+# However long it takes another worker to start and to answer: the reply is late, and the call is not.
+CALL_S = 160.0
+LONG: dict[str, Any] = {
+    "deployments": {"fake": {"total_timeout_s": CALL_S, "first_token_timeout_s": CALL_S}},
+    "stages": {"complete": {"timeout_s": CALL_S + 10}},
+}
 
 
 def test_a_worker_that_wakes_after_its_lease_changes_nothing_but_its_own_booking(
     stack: TestStack, tmp_path: Path, lane: str
 ) -> None:
     assert stack.embeddings_url
-    with scene(stack, tmp_path, lane, "--slow-ms", "4000", "--slow-share", "1", partitions=1, worker=SHORT) as where:
+    slow = ("--slow-ms", "4000", "--slow-share", "1")
+    with scene(stack, tmp_path, lane, *slow, partitions=1, worker=SHORT, **LONG) as where:
         publisher = Publisher(where)
         publisher.push_prompt()
         asked = Planned(request_id=f"{lane}-asked", question="How does the lamp work?")

@@ -22,8 +22,8 @@ TEXT = PROSE * 4
 
 
 @pytest.fixture
-def scene(stack: TestStack, lane: str, tmp_path: Path, request: pytest.FixtureRequest) -> ReleaseScene:
-    return ReleaseScene(stack, lane, tmp_path, partitions=2, **getattr(request, "param", {}))
+def scene(stack: TestStack, lane: str, tmp_path: Path) -> ReleaseScene:
+    return ReleaseScene(stack, lane, tmp_path, partitions=2)
 
 
 @pytest.fixture
@@ -38,14 +38,12 @@ def worker(scene: ReleaseScene) -> Iterator[WorkerProcess]:
             started.kill()
 
 
-@pytest.mark.parametrize("scene", [{"release": {"stall_s": 8.0}}], indirect=True, ids=["stall"])
 def test_a_stream_goes_out_while_it_comes_and_holds_its_offsets_until_it_is_over(
     scene: ReleaseScene, worker: WorkerProcess
 ) -> None:
-    """One life of a worker: a stream that goes well, one that stands still, a drain and what comes after it."""
+    """Streams that go well, break off and stand still, over a drain of the worker and what comes after it."""
     lane = scene.lane
-    open_ = lives("open", TEXT, lane=lane)
-    scene.publish(open_)
+    scene.publish(lives("open", TEXT, lane=lane))
     eventually(lambda: len(joined(scene.chunks()["open"]).text) > len(TEXT) // 2, "chunks before the end")
     scene.publish(stream_of("whole", TEXT, lane=lane))
     eventually(lambda: "whole" in scene.ended(), "the end of a stream that went well")
@@ -53,26 +51,32 @@ def test_a_stream_goes_out_while_it_comes_and_holds_its_offsets_until_it_is_over
     scene.publish([aborted("broken", lane=lane, code="provider_unavailable")])
     eventually(lambda: "broken" in scene.ended(), "a failed chunk")
     assert worker.metrics()["headrace_open_streams"] == 1
+    _nothing_is_committed_of(scene, "open")
 
-    # Its deltas are not acknowledged, so the partition is not committed past the first of them.
-    first = {e.partition: e.offset for e in reversed(scene.entries("deltas")) if e.key == b"open"}
-    assert all(scene.committed().get(partition, 0) <= offset for partition, offset in first.items())
-
+    scene.publish(lives("late", TEXT, lane=lane))
+    eventually(lambda: bool(scene.chunks()["late"]), "chunks of another stream")
+    assert worker.stop() == 0, worker.tail()
+    _nothing_is_committed_of(scene, "open", "late")
+    # One goes on where it was, the other one is not heard of any more.
+    scene.publish(stream_of("late", TEXT, lane=lane)[-1:])
+    worker.start(HEADRACE_RELEASE__STALL_S="4")
+    eventually(lambda: "late" in scene.ended(), "the end of a stream over a restart")
+    chunks = scene.chunks()["late"]
+    assert joined(chunks).text == cleaned(TEXT) and joined(chunks).failure is None
+    assert len({chunk.meta.event_id for chunk in chunks}) < len(chunks), "rebuilt from its first delta"
     eventually(lambda: "open" in scene.ended(), "the end of a stream that stands still")
     assert kinds(scene.chunks()["open"]) == ["text", "failed"]
     ends = {e.partition: e.offset + 1 for e in scene.entries("deltas")}
     eventually(lambda: scene.committed() == ends, "all is committed")
 
-    scene.publish(lives("late", TEXT, lane=lane))
-    eventually(lambda: bool(scene.chunks()["late"]), "chunks of another stream")
-    assert worker.stop() == 0, worker.tail()
-    assert scene.committed() != {e.partition: e.offset + 1 for e in scene.entries("deltas")}
-    worker.start()
-    scene.publish(stream_of("late", TEXT, lane=lane)[-1:])
-    eventually(lambda: "late" in scene.ended(), "the end of a stream over a restart")
-    chunks = scene.chunks()["late"]
-    assert joined(chunks).text == cleaned(TEXT) and joined(chunks).failure is None
-    assert len({chunk.meta.event_id for chunk in chunks}) < len(chunks), "rebuilt from its first delta"
+
+def _nothing_is_committed_of(scene: ReleaseScene, *names: str) -> None:
+    """No delta of these is acknowledged, so no partition is committed past the first of them."""
+    keys = {name.encode() for name in names}
+    first = {e.partition: e.offset for e in reversed(scene.entries("deltas")) if e.key in keys}
+    assert first
+    committed = scene.committed()
+    assert all(committed.get(partition, 0) <= offset for partition, offset in first.items())
 
 
 def test_streams_move_with_their_partitions_when_workers_join_and_leave(
