@@ -51,6 +51,8 @@ from streams.stages import STAGES, Effect, Stage
 
 # Entries of a batch, and bytes: memory is the same for large events and small.
 BATCH, BATCH_BYTES = 2_000, 16_000_000
+# Of the first, so that there is soon something to see.
+FIRST = 250
 # What a stage shares with live traffic, by the live stage whose requests wait for it: calls, and embeddings.
 SHARES: Mapping[str, str] = {"complete": "complete", "enrich": "enrich", "evaluate": "enrich"}
 # Batches that are read ahead.
@@ -340,13 +342,13 @@ async def batches(
         try:
             with TopicReader(settings, strict=True) as reader:
                 batch: list[Entry] = []
-                size = 0
+                size, enough = 0, min(most, FIRST)
                 for entry in reader.read(stretches, wanted):
                     batch.append(entry)
                     size += entry.size
-                    if len(batch) >= most or size >= BATCH_BYTES:
+                    if len(batch) >= enough or size >= BATCH_BYTES:
                         put(batch)
-                        batch, size = [], 0
+                        batch, size, enough = [], 0, most
                     if ended.is_set():
                         return
                 put(batch)
