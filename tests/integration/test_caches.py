@@ -48,7 +48,7 @@ class Workers:
         self.clock.set(await database.now())
         client = OpenAIClient()
         self._stack.push_async_callback(client.close)
-        journal = PostgresJournal(database, lease_s=5.0)
+        journal = PostgresJournal(database, lease_s=60.0)
         caches = Caches(
             PostgresCacheStore(database),
             journal,

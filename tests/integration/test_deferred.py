@@ -95,7 +95,7 @@ async def test_an_event_that_is_set_aside_while_it_is_put_back_keeps_its_row(
 async def test_what_one_worker_took_no_other_gets_until_its_hold_is_over(store: PostgresDeferred, lane: str) -> None:
     for number in range(20):
         await store.store(event(lane, number))
-    batches = await asyncio.gather(*(due(store, lane, limit=5, hold_s=2) for _ in range(4)))
+    batches = await asyncio.gather(*(due(store, lane, limit=5, hold_s=5) for _ in range(4)))
     ids = [taken.event.event_id for batch in batches for taken in batch]
     assert len(ids) == len(set(ids)) > 0
     async with asyncio.timeout(120):
