@@ -6,16 +6,16 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
 from schemas.errors import ConfigurationError
+from streams.cli.mirror import app as mirror
 from streams.cli.output import print_json, say
+from streams.cli.replay_asked import parse_sets, usd, with_desk
 from streams.cli.replay_diff import diff, gate
 from streams.cli.replay_lineage import lineage
 from streams.cli.replay_text import Bar, asked_text, ended_line, planned_text, run_line, run_text, run_view, survey_view
@@ -29,8 +29,6 @@ from streams.replay.survey import Surveyed, survey
 from streams.replay.work import Ended
 from streams.settings import Settings, load_settings
 
-T = TypeVar("T")
-
 app = typer.Typer(
     help="Run stages once more over what was recorded. See docs/replay.md.",
     invoke_without_command=True,
@@ -39,6 +37,7 @@ app = typer.Typer(
 
 app.command()(diff)
 app.command()(gate)
+app.add_typer(mirror, name="mirror")
 app.command()(lineage)
 
 Named = Annotated[str, typer.Argument(metavar="RUN", help="The run's id or name.")]
@@ -123,7 +122,7 @@ def replay(
         say(planned_text(planned))
         return begun, await _led(desk, begun)
 
-    _conclude(settings, _with_desk(settings, work), json=json)
+    _conclude(settings, with_desk(settings, work), json=json)
 
 
 @app.command("list")
@@ -138,7 +137,7 @@ def list_runs(folder: Folder = None, json: Lines = False) -> None:
             else:
                 sys.stdout.write(run_line(run, progress) + "\n")
 
-    _with_desk(load_settings(folder=folder), work)
+    with_desk(load_settings(folder=folder), work)
 
 
 @app.command()
@@ -154,7 +153,7 @@ def show(run: Named, folder: Folder = None, json: Lines = False) -> None:
         else:
             sys.stdout.write(run_text(found, progress, left, waits_for=waits_for))
 
-    _with_desk(load_settings(folder=folder), work)
+    with_desk(load_settings(folder=folder), work)
 
 
 @app.command()
@@ -167,10 +166,13 @@ def resume(run: Named, sets: Sets = None, max_cost: MaxCost = None, folder: Fold
     step_aside()
 
     async def work(desk: Desk) -> tuple[Run, Ended]:
-        found = await desk.reconfigure(await desk.find(run), max_cost_usd=usd(max_cost), sets=parse_sets(sets))
+        found = await desk.find(run)
+        if found.config.mirror:
+            raise ConfigurationError(f"{found.name} is a mirror: headrace replay mirror start {found.name} goes on")
+        found = await desk.reconfigure(found, max_cost_usd=usd(max_cost), sets=parse_sets(sets))
         return found, await _led(desk, found)
 
-    _conclude(settings, _with_desk(settings, work), json=json)
+    _conclude(settings, with_desk(settings, work), json=json)
 
 
 @app.command()
@@ -186,7 +188,7 @@ def cancel(run: Named, folder: Folder = None, json: Lines = False) -> None:
             say(f"{found.name} is cancelled" if done else f"{found.name} had ended: {found.state}")
         return done
 
-    if not _with_desk(load_settings(folder=folder), work):
+    if not with_desk(load_settings(folder=folder), work):
         raise typer.Exit(1)
 
 
@@ -202,31 +204,7 @@ def delete(run: Named, folder: Folder = None, json: Lines = False) -> None:
         else:
             say(f"{found.name} is deleted, with {len(removed)} topics and groups")
 
-    _with_desk(load_settings(folder=folder), work)
-
-
-def parse_sets(given: Sequence[str] | None) -> dict[str, str]:
-    """``NAME=VALUE``, each. Raises ``ConfigurationError``."""
-    found = {}
-    for one in given or ():
-        name, sign, value = one.partition("=")
-        if not sign or not name.strip():
-            raise ConfigurationError(f"--set {one}: write NAME=VALUE, e.g. prompt=support@7")
-        found[name.strip()] = value.strip()
-    return found
-
-
-def usd(text: str | None) -> Decimal | None:
-    """An amount in US dollars. Raises ``ConfigurationError``."""
-    if text is None:
-        return None
-    try:
-        amount = Decimal(text)
-    except InvalidOperation:
-        amount = Decimal(-1)
-    if not amount.is_finite() or amount <= 0:
-        raise ConfigurationError(f"--max-cost {text}: it has to be an amount in US dollars above 0")
-    return amount
+    with_desk(load_settings(folder=folder), work)
 
 
 async def _surveyed(desk: Desk, planned: Planned) -> Surveyed:
@@ -279,14 +257,6 @@ def _conclude(settings: Settings, outcome: tuple[Run, Ended] | None, *, json: bo
         else:
             say(ended_line(found, progress, ended, left))
 
-    _with_desk(settings, work)
+    with_desk(settings, work)
     if ended.state != "done":
         raise typer.Exit(1)
-
-
-def _with_desk(settings: Settings, work: Callable[[Desk], Awaitable[T]]) -> T:
-    async def run() -> T:
-        async with Desk.open(settings, note=say) as desk:
-            return await work(desk)
-
-    return asyncio.run(run())

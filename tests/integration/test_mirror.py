@@ -74,6 +74,7 @@ class Place:
         self.commands.config.write_text(TOML.format(stack=stack, provider=self.provider.base_url))
         self.sent = 0
         self.process: subprocess.Popen[str] | None = None
+        self.address = ""
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -124,6 +125,13 @@ class Place:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def metrics(self) -> str:
+        """What the process serves; where, it says on its first line."""
+        assert self.process is not None and self.process.stderr is not None
+        self.address = self.address or self.process.stderr.readline().rpartition(" metrics on ")[2].strip()
+        with urllib.request.urlopen(self.address, timeout=30) as response:
+            return str(response.read().decode())
 
     def ended(self) -> tuple[int, str]:
         assert self.process is not None
@@ -201,7 +209,7 @@ def test_a_share_is_mirrored_on_a_daily_budget_whatever_becomes_of_the_process(p
     # What came before the mirror was begun is not its business.
     place.live(2)
     early, before = place.share(), place.ends()
-    place.start(first, *place.options())
+    place.start(first, *place.options(), "--http-port", "0")
     place.wait("it leads", state="running")
     old = place.sent
     place.live(20)
@@ -212,6 +220,11 @@ def test_a_share_is_mirrored_on_a_daily_budget_whatever_becomes_of_the_process(p
     assert 0 < place.spent()["2026-01-01"] <= LIMIT
     assert Decimal(found["cost_usd"]) == place.spent()["2026-01-01"]
     assert sum(place.provider.paid().values()) == found["mirrored"]
+
+    passed_over = (
+        f'headrace_mirror_events_total{{mirror="{place.name}",outcome="over_budget"}} {found["over_budget"]}.0'
+    )
+    eventually(lambda: passed_over in place.metrics(), "it serves its figures")
 
     assert place.process is not None
     place.process.send_signal(signal.SIGTERM)
