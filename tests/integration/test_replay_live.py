@@ -189,6 +189,7 @@ def test_live_goes_first_and_is_left_as_it_is(scene: Scene, tmp_path: Path) -> N
         assert os.getpriority(os.PRIO_PROCESS, run.pid) == NICENESS
         assert len(scene.provider.calls()) == seen, "nothing was begun"
         with load.going_on("new"):
+            eventually(lambda: len(load.answered) > RECORDED, "live goes on")
             scene.execute("DELETE FROM provider_use WHERE holder = %s", f"{scene.lane}-other")
             out, err = run.communicate(timeout=240)
     finally:
