@@ -78,7 +78,7 @@ class Emitter:
         self._told, self._taken, self._reason = 0, 0, ""
         self._failed_at = -PAUSE_S
         self._thread: threading.Thread | None = None
-        self._closed = False
+        self._closed, self._given_up = False, False
 
     def tell(self, happening: Happening) -> None:
         with self._lock:
@@ -111,13 +111,14 @@ class Emitter:
             else:
                 thread.join(self._timeout_s)
             if thread.is_alive():
-                # It ends with the process.
+                # It ends with what it has in hand, or with the process.
+                self._given_up = True
                 self._lost(f"no answer in {self._timeout_s:g} s")
         with self._lock:
             return Sums(self._taken, self._told - self._taken, self._reason)
 
     def _send(self) -> None:
-        while (happening := self._waiting.get()) is not None:
+        while (happening := self._waiting.get()) is not None and not self._given_up:
             try:
                 self._transport.emit(self._make(happening))
             except Exception as error:  # whatever the library and its transports let out: a run goes on without it

@@ -55,6 +55,7 @@ deployment = "local"
 prompt = "{prompt}"
 [lineage]
 url = "{lineage}"
+timeout_s = 60
 """
 
 
