@@ -7,6 +7,7 @@ on purpose, and must not be in a log, a metric, an event's header, a dead letter
 from __future__ import annotations
 
 import secrets
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -276,8 +277,12 @@ def _logs(folder: Path) -> list[Path]:
 
 
 def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=60) as reply:
-        return str(reply.read().decode())
+    try:
+        with urllib.request.urlopen(url, timeout=60) as reply:
+            return str(reply.read().decode())
+    except urllib.error.HTTPError as error:
+        # Not ready, for once: its reasons must not tell it either.
+        return str(error.read().decode())
 
 
 def _around(text: str) -> str:
