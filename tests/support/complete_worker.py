@@ -96,7 +96,7 @@ async def run(plan: dict[str, Any]) -> list[str]:
         clock=clock,
         control=FakeControl(),
         owner=secrets.token_hex(4),
-        timeout_s=60.0,
+        timeout_s=60.0 + plan["lease_s"],
         failpoints=failpoints(plan.get("failpoint")),
         backoff=Backoff(first_s=0.01, longest_s=0.02),
         caches=caches,
