@@ -32,10 +32,10 @@ class Purse:
     def __init__(self, limit: Decimal | None, spent: Decimal) -> None:
         self._limit, self.spent = limit, spent
         self._open: dict[str, Decimal] = {}
-        # Of what an event holds, what is for embeddings and not taken yet; what attempts hold, with their event; and
-        # what they came to, by event.
+        # Of what an event holds, what is for embeddings and not taken yet; what attempts hold, with their event and
+        # what of it was the event's; and what they came to, by event.
         self._room: dict[str, Decimal] = {}
-        self._taken: dict[object, tuple[str, Decimal]] = {}
+        self._taken: dict[object, tuple[str, Decimal, Decimal]] = {}
         self._bought: dict[str, Decimal] = {}
         self._settled = asyncio.Event()
 
@@ -74,11 +74,15 @@ class Purse:
         if own:
             self._room[event_id] -= own
             self._open[event_id] -= own
-        self._taken[attempt] = (event_id, bound)
+        self._taken[attempt] = (event_id, bound, own)
 
     def give(self, attempt: object, amount: Decimal | None) -> None:
         """Book what an attempt cost; ``None``: its bound, because nobody knows."""
-        event_id, bound = self._taken.pop(attempt)
+        event_id, bound, own = self._taken.pop(attempt)
+        if not amount and amount is not None and event_id in self._room:
+            # Another attempt may take it again.
+            self._room[event_id] += own
+            self._open[event_id] += own
         self._bought[event_id] = self._bought.get(event_id, Decimal(0)) + (bound if amount is None else amount)
         self._settled.set()
 
@@ -90,7 +94,7 @@ class Purse:
     def _fits(self, more: Decimal) -> bool:
         if self._limit is None:
             return True
-        taken = sum(bound for _, bound in self._taken.values()) + sum(self._bought.values())
+        taken = sum(bound for _, bound, _ in self._taken.values()) + sum(self._bought.values())
         return self.spent + sum(self._open.values()) + taken + more <= self._limit
 
 

@@ -19,6 +19,7 @@ from processors.postgres import Database
 from processors.spending.port import Spends
 from processors.spending.postgres import PostgresSpends
 from schemas.codec import Codec
+from schemas.errors import ConfigurationError
 from streams.capacity.following import Following
 from streams.capacity.spare import Leftover
 from streams.capacity.store import PostgresUses
@@ -148,7 +149,13 @@ class Work:
             async for batch in batches(self._settings, before, BATCH, wanted):
                 await remember(batch, step.seen, events, run.config, selection)
         async for batch in batches(self._settings, places, most, wanted):
-            after = await step.batch(batch, now)
+            try:
+                after = await step.batch(batch, now)
+            except ConfigurationError:
+                # What its events have bought by now is told, whenever somebody mends that.
+                if self._telling is not None:
+                    await self._telling.settle_all()
+                raise
             if after:
                 await self._runs.save(run.run, epoch, after)
             now.update({(place.topic, place.partition): place for place in after})
@@ -299,12 +306,16 @@ class Work:
             # What the live workers have in hand is not committed yet, and waits for nothing.
             yielding = Yielding(waiting, least=self._settings.call_concurrency)
             uses, says = PostgresUses(self._database), partial(_queued, yielding, shared)
-            following = Following(uses, holder=run.run, lane=run.lane, left=left, waits=says)
+            following = Following(uses, holder=self._holder(run, stage), lane=run.lane, left=left, waits=says)
             for looking in (yielding.run(), following.run()):
                 watching = asyncio.ensure_future(looking)
                 watching.add_done_callback(self._unwatched)
                 stack.push_async_callback(_cancelled, watching)
         return Limits(Pace(run.config.rate), purse, yielding, calls, left, bounds)
+
+    def _holder(self, run: Run, stage: Stage) -> str:  # noqa: ARG002
+        """Who tells what it takes of providers: a run has one step at a time."""
+        return run.run
 
     def _purse(self, run: Run, spent: Decimal) -> Purse:
         return Purse(run.config.max_cost_usd, spent)

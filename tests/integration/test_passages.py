@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -256,3 +257,28 @@ async def _plan(database: Database, tenant: str) -> str:
 async def test_the_fake_embedder_is_deterministic() -> None:
     first, second = await HashingEmbedder().embed(["one two", "one two"])
     assert np.array_equal(first, second)
+
+
+async def test_a_search_as_of_a_moment_finds_what_was_there_then(database: Database, lane: str) -> None:
+    store, where, near = PgPassages(database), key(lane), vector()
+
+    async def found(as_of: datetime | None) -> list[str]:
+        hits = await store.search(replace(search(lane, near), as_of=as_of))
+        return sorted(hit.text for hit in hits)
+
+    async def stored(offset: int, content: str, *, deleted: bool = False) -> datetime:
+        passages = [] if deleted else [passage(where, 0, near, content), passage(where, 1, vector(), f"{content} too")]
+        assert await store.replace(state(where, offset, content=content, deleted=deleted), MODEL, passages)
+        return await database.now()
+
+    never = await database.now()
+    first, second = await stored(1, "first"), await stored(2, "second")
+    gone = await stored(3, "", deleted=True)
+    moments = (never, first, second, gone, None)
+    assert [await found(one) for one in moments] == [[], ["first", "first too"], ["second", "second too"], [], []]
+    history = await store.history()
+    assert "v1" in history.versions and history.since <= first
+
+    # What is purged is not searched in silence: the history begins after it.
+    await database.execute("DELETE FROM superseded_passages WHERE tenant = %s AND superseded_at < %s", (lane, second))
+    assert first < (await store.history()).since <= second

@@ -253,9 +253,10 @@ def test_a_run_from_enrich_to_the_answer_takes_the_prompt_along(place: Place) ->
         events.append(Admitted(meta=replace(one.meta, stage="admit"), request=request, admission=one.admission))
     record(source.settings, source.codec, lane, events)
     options = ("--through", "filter", "--since", "1h", "--lane", lane, "--set", f"prompt={place.prompt}@1", "--json")
-    unlimited = place.commands.run("replay", "--stage", "enrich", *options)
-    assert (unlimited.code, "--max-cost" in unlimited.err) == (2, True)
-    options = (*options, "--max-cost", "1000")
+    # Nothing is recorded of what they were asked with: the longest prompt is taken.
+    dry = place.commands.run("replay", "--stage", "enrich", *options, "--dry-run").objects[0]
+    assert (dry["calls"]["m1"]["calls"], dry["not_recorded"], dry["embeddings"]["enrich"]["texts"]) == (3, 3, 0)
+    assert 0 < Decimal(dry["calls"]["m1"]["likely_usd"]) <= Decimal(dry["calls"]["m1"]["most_usd"])
     ran = place.commands.run("replay", "--stage", "enrich", *options)
     assert ran.code == 0, ran.err
     view = ran.objects[0]

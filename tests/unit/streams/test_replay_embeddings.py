@@ -128,6 +128,27 @@ async def test_another_attempt_after_one_that_may_be_paid_needs_room_of_its_own(
     assert scene.texts == 1
 
 
+async def test_an_attempt_that_cost_nothing_leaves_its_room_to_the_next(scene: Scene) -> None:
+    text = "[[fault:500,ok]] words"
+    bound = Decimal(most_tokens([text]))
+    purse = Purse(bound, Decimal(0))
+    assert await purse.open("e1", bound)
+    purse.keep_for_embeddings("e1", bound)
+    embedder = scene.embedder(purse)
+    with pytest.raises(TransientProviderError):
+        await embedder.embed([text], [payer(1)])
+    assert not await asyncio.wait_for(_opens(purse), 20), "nobody else has it meanwhile"
+    await embedder.embed([text], [payer(1)])
+    assert 0 < purse.bought("e1") < bound
+
+
+async def _opens(purse: Purse) -> bool:
+    waiting = asyncio.ensure_future(purse.open("e2", Decimal(1)))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    return waiting.done()
+
+
 async def test_what_live_or_an_earlier_run_bought_for_the_event_is_taken_from_there(scene: Scene) -> None:
     [bought] = await scene.live().embed(["a question"], [payer(1, "live", "")])
     purse = Purse(Decimal(1), Decimal(0))
