@@ -15,10 +15,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 
@@ -31,6 +32,8 @@ from tests.support.stack import TestStack
 
 LATENCY_MS = 200.0
 RECORDED = 30_000
+# For a command to begin, on a busy machine.
+UNDER_WAY_S = 120.0
 QUESTION = "How does the with statement work in Python, and when should it be used?"
 HEADS = (
     *("live beside", "live answers/s", "p50, ms", "p95, ms", "p99, ms", "lost", "calls open at once: all, live"),
@@ -76,13 +79,17 @@ class Replays:
 
 @contextmanager
 def beside(place: Scene, options: Sequence[str]) -> Iterator[None]:
-    """A replay all the time, or none without options."""
+    """A replay all the time, from when it is under way, or none without options."""
     if not options:
         yield
         return
     replays = Replays(place, *options)
     thread = threading.Thread(target=replays.run, daemon=True)
     thread.start()
+    ends = time.monotonic() + UNDER_WAY_S
+    while not replays.errors and not _asked(place, "SELECT count(*) FROM replay_runs WHERE state = 'running'"):
+        assert time.monotonic() < ends, "the replay does not begin"
+        time.sleep(0.2)
     try:
         yield
     finally:
@@ -95,8 +102,8 @@ def phase(running: Running, name: str, options: Sequence[str], *, in_flight: int
     """One line of the table."""
     flow, place = running.flow, running.flow.place
     tell(f"live beside {name}, {seconds:g} s")
-    seen, before = len(place.provider.calls()), _replayed(place)
     with beside(place, options):
+        seen, before = len(place.provider.calls()), _replayed(place)
         found = flow.closed(f"l{secrets.token_hex(3)}", Ask(lambda _: QUESTION), in_flight=in_flight, seconds=seconds)
     warm_s = min(5.0, seconds / 4)
     latencies = found.within(warm_s, seconds)
@@ -122,9 +129,12 @@ def _at_provider(lines: Sequence[dict[str, Any]], own: set[str]) -> tuple[int, i
 
 def _replayed(place: Scene) -> int:
     """Events that replays are done with, by their rows."""
+    return _asked(place, "SELECT coalesce(sum(next_offset - first_offset), 0) FROM replay_places")
+
+
+def _asked(place: Scene, statement: LiteralString) -> int:
     with psycopg.connect(place.dsn) as connection:
-        rows = connection.execute("SELECT coalesce(sum(next_offset - first_offset), 0) FROM replay_places").fetchall()
-    return int(rows[0][0])
+        return int(connection.execute(statement).fetchall()[0][0])
 
 
 def run(stack: TestStack, folder: Path, *, in_flight: int, limit: int, seconds: float) -> list[tuple[Any, ...]]:
