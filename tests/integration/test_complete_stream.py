@@ -40,7 +40,7 @@ ROUTES = {
     "whole": {"deployment": "fake", "stream": False},
 }
 # A call that hangs is ended by a cancel or a kill, and not by a deadline before it.
-LONG = {"fake": {"total_timeout_s": 54.0, "first_token_timeout_s": 50.0, "between_chunks_timeout_s": 50.0}}
+LONG = {"fake": {"total_timeout_s": 50.0, "first_token_timeout_s": 45.0, "between_chunks_timeout_s": 45.0}}
 # Both end with the worker; the first is asked again by the next one.
 KILLED, KILLED_FRAGILE = "killed", "killed-fragile"
 
