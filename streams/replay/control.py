@@ -93,9 +93,7 @@ def read_control(reader: TopicReader, settings: Settings, codec: Codec, lane: st
     return control
 
 
-def follow_control(
-    control: RecordedControl, reader: TopicReader, settings: Settings, codec: Codec, lane: str
-) -> None:
+def follow_control(control: RecordedControl, reader: TopicReader, settings: Settings, codec: Codec, lane: str) -> None:
     """Take in what is new in a lane's control topic. Blocks on the broker, which is read from the beginning."""
     topic = topic_name(settings.prefix, lane, "control")
     if topic not in reader.existing([topic]):
