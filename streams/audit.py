@@ -81,14 +81,16 @@ class Auditor:
         named; ``DependencyDownError`` when broker or registry are away. Without Postgres it reads whole partitions.
         """
         settings = self._settings
-        known = self._look_up(request_id, [tenant] if tenant else {*settings.tenants, "default"})
+        asked = {tenant} if tenant else {*settings.tenants, "default"}
+        known = self._look_up(request_id, asked)
         codec = self._codec or asyncio.run(security.codec(settings.registry))
         claims = BlockingClaims(settings, codec)
         opener = Opener(codec, prefix=settings.prefix, lane=self._lane, claims=claims)
         since = known.since - BEFORE if known.since else None
         until = known.until + after if known.until else None
         if since is None:
-            self._note("the database does not know this request: reading whole partitions")
+            hint = "" if tenant else "; --tenant is quicker for another one's"
+            self._note(f"the database has no such request of {_some(asked)}: reading whole partitions{hint}")
         with TopicReader(settings) as reader:
             search = _Search(reader, opener, request_id, self._topics(reader), self._is_requests)
             found = search.between(since, until)
@@ -129,6 +131,13 @@ class Auditor:
         if not there:
             raise ConfigurationError(f"the lane {self._lane} has no topics; name another with --lane")
         return there
+
+
+def _some(tenants: Collection[str], most: int = 3) -> str:
+    """A few names, and how many more there are."""
+    names = sorted(tenants)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"the tenant{'s' if len(names) > 1 else ''} {', '.join(names[:most])}{more}"
 
 
 def replay_lanes(reader: TopicReader, prefix: str, lane: str) -> list[str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
-from schemas.errors import ConfigurationError, HeadraceError
+from schemas.errors import ConfigurationError, DependencyDownError, HeadraceError
 
 # Command to module and function: a module is imported only when its command runs, so that help is quick.
 COMMANDS = {
@@ -72,7 +74,17 @@ def build(arguments: list[str]) -> typer.Typer:
     return app
 
 
-def _root() -> None:
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"headrace {version('headrace')}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
     """LLM calls as a replayable Kafka stream."""
 
 
@@ -83,6 +95,11 @@ def main() -> None:
     except ConfigurationError as error:
         sys.stderr.write(f"headrace: {error}\n")
         raise SystemExit(2) from None
+    except DependencyDownError as error:
+        from streams.cli.away import explain  # noqa: PLC0415  (slow to import; needed only then)
+
+        sys.stderr.write(f"headrace: {explain(error, sys.argv[1:])}\n")
+        raise SystemExit(1) from None
     except HeadraceError as error:
         sys.stderr.write(f"headrace: {error}\n")
         raise SystemExit(1) from None

@@ -47,7 +47,8 @@ class Seen:
         """What is down, one sentence each."""
         found = []
         if self.stack is not None and not self.stack.running:
-            found.append(f"no stack runs in {self.stack.folder}; start one with: headrace up")
+            option = "" if self.stack.folder == str(DEFAULT_FOLDER.absolute()) else f" --folder {self.stack.folder}"
+            found.append(f"no stack runs in {self.stack.folder}; start one with: headrace up{option}")
         elif self.stack is not None:
             found += [f"{child.name} is {child.status}" for child in self.stack.components if child.status != "ready"]
         found += [reason for name, reason in self.faults.items() if self.snapshot is None or name == "registry"]
