@@ -34,6 +34,7 @@ def mirror_view(figures: Figures) -> dict[str, Any]:
         "outcomes": dict(figures.outcomes),
         "lag_events": figures.lag_events,
         "lag_seconds": figures.lag_s,
+        "waits_for": figures.waits_for,
         "cost_usd": f"{figures.cost_usd:f}",
         "avoided_usd": f"{figures.avoided_usd:f}",
         "today": {
@@ -69,6 +70,7 @@ def mirror_text(figures: Figures) -> str:
     lines += [f"  --where {config.where}"] if config.where else []
     lines += [f"  --rate {config.rate:g}"] if config.rate else []
     lines.append(f"  seen {figures.seen:,}, mirrored {figures.mirrored:,}, {_behind(figures)}")
+    lines += [f"  waits for live: {figures.waits_for}"] if figures.waits_for else []
     if figures.over_budget:
         lines.append(f"  passed over for the day's budget: {figures.over_budget:,}")
     if figures.gone:

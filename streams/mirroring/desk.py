@@ -7,7 +7,7 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -187,7 +187,8 @@ async def standing(desk: Desk, run: Run) -> Figures:
     # The rest of it is known without the broker; a topic of the source lane may be gone.
     with suppress(DependencyDownError, ConfigurationError):
         behind = await asyncio.to_thread(_behind, desk, run, at)
-    return figures_of(run, progress, day, behind=behind, now=datetime.now(UTC))
+    found = figures_of(run, progress, day, behind=behind, now=datetime.now(UTC))
+    return replace(found, waits_for=await desk.waits_for(run))
 
 
 def _behind(desk: Desk, run: Run, at: Mapping[tuple[str, int], int]) -> tuple[int, datetime | None]:

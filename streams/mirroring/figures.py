@@ -38,6 +38,8 @@ class Figures:
     day: Day
     lag_events: int | None = None
     lag_s: float | None = None
+    # What holds it back now, where live goes first; in words.
+    waits_for: str = ""
 
     @property
     def limit_usd(self) -> Decimal | None:

@@ -23,7 +23,7 @@ from streams.replay.runs import Runs
 from streams.replay.selection import Selection
 from streams.replay.work import BATCH, CALLS_A_BATCH, CONCURRENCY, Work, batches
 from streams.settings import Settings
-from streams.stages import STAGES, Effect
+from streams.stages import STAGES, Effect, Stage
 
 
 class Line(Work):
@@ -56,6 +56,11 @@ class Line(Work):
         self.places: Mapping[TopicPlace, Place] = {}
         # Ids of outputs that are in the lane and not noted yet are looked up until a round is done.
         self._resumed = False
+
+    def _holder(self, run: Run, stage: Stage) -> str:
+        # The stages of a mirror are there side by side: what one takes must not be told in place of another's.
+        first = "complete" if "complete" in run.stages else run.stages[0]
+        return run.run if stage.name == first else f"{run.run}.{stage.name}"
 
     def _purse(self, run: Run, spent: Decimal) -> Allowance:  # noqa: ARG002
         return self._allowance

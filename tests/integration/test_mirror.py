@@ -20,16 +20,17 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from processors.evaluate.sampling import position
-from schemas.records import Completion
+from schemas.records import Answer, Completion
 from streams.app import group_name
 from streams.reading import TopicReader
 from streams.stages import STAGES
 from streams.topics import admin_client
 from tests.provider.process import ROOT, ProviderProcess
 from tests.support.commands import Commands, Ran
+from tests.support.comparing import answer
 from tests.support.enrichments import enrichment
 from tests.support.polling import eventually
-from tests.support.replaying import completion, entries, record
+from tests.support.replaying import entries, record
 from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
@@ -90,7 +91,7 @@ class Place:
             self.sent += 1
         numbers = range(first, self.sent)
         requests = [enrichment(f"{self.lane}-r{number}", f"Question {number}?", lane=self.lane) for number in numbers]
-        said = [completion(number, self.lane) for number in numbers]
+        said = [answer(f"{self.lane}-r{number}", lane=self.lane) for number in numbers]
         record(self.commands.settings, self.commands.codec, self.lane, requests)
         record(self.commands.settings, self.commands.codec, self.lane, said)
         # Nothing waits any more: live goes first.
@@ -111,7 +112,7 @@ class Place:
 
     def options(self, **changes: str) -> list[str]:
         asked = {
-            "--stage": "complete", "--share": str(SHARE), "--set": "model=m2",
+            "--stage": "complete", "--through": "filter", "--share": str(SHARE), "--set": "model=m2",
             "--max-cost-per-day": str(LIMIT), "--lane": self.lane, **changes,
         }  # fmt: skip
         return [part for pair in asked.items() for part in pair if part]
@@ -154,9 +155,9 @@ class Place:
         eventually(holds, what, timeout_s=180)
         return self.shown()
 
-    def completions(self, lane: str) -> list[Completion]:
-        found = entries(self.commands.settings, lane, "completions")
-        return [self.commands.codec.decode(entry.value or b"", Completion) for entry in found]
+    def made(self, lane: str, kind: str, record: type[Any]) -> list[Any]:
+        found = entries(self.commands.settings, lane, kind)
+        return [self.commands.codec.decode(entry.value or b"", record) for entry in found]
 
     def spent(self) -> dict[str, Decimal]:
         with psycopg.connect(self.stack.postgres_dsn) as connection:
@@ -245,11 +246,16 @@ def test_a_share_is_mirrored_on_a_daily_budget_whatever_becomes_of_the_process(p
     place.start(second)
     found = place.wait("it has seen all of it", seen=place.sent - old, lag_events=0)
     share = place.share() - early
-    made = place.completions(found["lane"])
+    made: list[Completion] = place.made(found["lane"], "completions", Completion)
     assert len({one.meta.event_id for one in made}) == len(made) == found["mirrored"]
     assert {one.meta.request_id for one in made} <= share
     assert found["mirrored"] + found["over_budget"] == len(share)
     assert {one.model for one in made} == {"m2"}
+    # The stages behind it, over what it made.
+    eventually(lambda: len(place.made(found["lane"], "answers", Answer)) >= len(made), "they are filtered")
+    answers: list[Answer] = place.made(found["lane"], "answers", Answer)
+    assert len(answers) == len(made)
+    assert {one.meta.causation_id for one in answers} == {one.meta.event_id for one in made}
     assert all(spent <= LIMIT for spent in place.spent().values())
     assert place.spent().keys() == {"2026-01-01", "2026-01-02"}
     # A call that was open at the kill may be paid once more.
@@ -258,7 +264,7 @@ def test_a_share_is_mirrored_on_a_daily_budget_whatever_becomes_of_the_process(p
     # Live is what it would have been: nothing of the mirror in its topics, and no group of it anywhere.
     grown = {topic: end - before[topic] for topic, end in place.ends().items() if end != before[topic]}
     sent = place.sent - old
-    assert grown == {f"{place.lane}.enrichments.normal": sent, f"{place.lane}.completions": sent}
+    assert grown == {f"{place.lane}.enrichments.normal": sent, f"{place.lane}.answers": sent}
     groups = admin_client(place.commands.settings).list_consumer_groups(request_timeout=60).result(60).valid
     assert [one.group_id for one in groups if found["run"] in one.group_id] == []
 
