@@ -46,6 +46,7 @@ CONTENT = {
     "evaluations": {"value", "record"},
     "documents": {"title", "body", "document_id", "metadata", "source"},
     "passages": {"text", "title", "heading", "document_id", "metadata", "embedding", "search"},
+    "superseded_passages": {"text", "title", "document_id", "metadata", "embedding"},
 }
 
 
