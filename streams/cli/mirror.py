@@ -16,7 +16,7 @@ from streams.cli.mirror_text import ended_text, mirror_line, mirror_text, mirror
 from streams.cli.output import print_json, say
 from streams.cli.replay_asked import parse_sets, usd, with_desk
 from streams.mirroring.conduct import MirrorConductor
-from streams.mirroring.desk import LANE, SHARE, STAGE, Asked, mirror_of, mirrors, standing, started
+from streams.mirroring.desk import LANE, SHARE, STAGE, Asked, changed, mirror_of, mirrors, standing, started
 from streams.mirroring.figures import Figures, MirrorMetrics
 from streams.mirroring.serving import serving
 from streams.replay.desk import Desk
@@ -29,6 +29,11 @@ app = typer.Typer(help="Replay a share of live traffic as it comes. See docs/mir
 
 Named = Annotated[str, typer.Argument(metavar="NAME", help="The mirror's name or id.")]
 Folder = Annotated[Path | None, typer.Option(help="The embedded stack's folder.")]
+MaxCost = Annotated[
+    str | None, typer.Option(metavar="USD", help="Pass over what would cost more than this in a day (UTC).")
+]
+Rate = Annotated[float | None, typer.Option(min=0.001, help="At most so many events a second.")]
+Workers = Annotated[int | None, typer.Option(min=1, max=256, help="Calls at a time; 16 if left out.")]
 Lines = Annotated[bool, typer.Option("--json", help="Print JSON, one object a mirror.")]
 
 
@@ -43,11 +48,9 @@ def start(
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change this; may be repeated.")
     ] = None,
-    max_cost_per_day: Annotated[
-        str | None, typer.Option(metavar="USD", help="Pass over what would cost more than this in a day (UTC).")
-    ] = None,
-    rate: Annotated[float | None, typer.Option(min=0.001, help="At most so many events a second.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Calls at a time; 16 if left out.")] = None,
+    max_cost_per_day: MaxCost = None,
+    rate: Rate = None,
+    workers: Workers = None,
     lane: Annotated[str | None, typer.Option(help=f"Lane that is mirrored; {LANE} if left out.")] = None,
     http_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Serve /livez, /readyz and /metrics here; 0 for any port.")
@@ -78,7 +81,7 @@ def start(
     settings = load_settings(folder=folder)
     step_aside()
 
-    async def work(desk: Desk) -> tuple[Ended, bool]:
+    async def work(desk: Desk) -> bool:
         run, new = await started(desk, name, asked)
         ended, told = await _led(desk, run, new, http_port)
         found = await standing(desk, await mirror_of(desk, run.run))
@@ -86,10 +89,10 @@ def start(
             print_json(mirror_view(found))
         else:
             say(ended_text(found, ended))
-        return ended, told
+        # One that another process has in hand by now was not stopped.
+        return told or found.run.state == "cancelled"
 
-    ended, told = with_desk(settings, work)
-    if not told and ended.state != "cancelled":
+    if not with_desk(settings, work):
         raise typer.Exit(1)
 
 
@@ -114,6 +117,28 @@ def show(name: Named, folder: Folder = None, json: Lines = False) -> None:
 
     async def work(desk: Desk) -> None:
         found = await standing(desk, await mirror_of(desk, name))
+        if json:
+            print_json(mirror_view(found))
+        else:
+            sys.stdout.write(mirror_text(found))
+
+    with_desk(load_settings(folder=folder), work)
+
+
+@app.command()
+def change(
+    name: Named,
+    max_cost_per_day: MaxCost = None,
+    rate: Rate = None,
+    workers: Workers = None,
+    folder: Folder = None,
+    json: Lines = False,
+) -> None:
+    """Change how much a mirror may spend, and how fast it may go; what it mirrors stays. End its process first."""
+    asked = Asked(per_day_usd=usd(max_cost_per_day, "--max-cost-per-day"), rate=rate, workers=workers)
+
+    async def work(desk: Desk) -> None:
+        found = await standing(desk, await changed(desk, await mirror_of(desk, name), asked))
         if json:
             print_json(mirror_view(found))
         else:

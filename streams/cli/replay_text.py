@@ -178,7 +178,8 @@ def run_text(run: Run, progress: RunProgress, left: Sequence[Left], *, waits_for
     lines += [f"  waits for live: {waits_for}"] if waits_for else []
     lines.append(f"  lane {run.lane}, from {run.source_lane} into {run.target}, by version {run.code_version}")
     asked = {name: value for name, value in run.config.as_json().items() if value not in (None, "", [], {}, 1.0)}
-    asked.pop("salt", None)
+    for name in ("salt", "mirror"):
+        asked.pop(name, None)
     lines += [f"  {name}: {_short(value)}" for name, value in asked.items()]
     for number, stage in enumerate(run.stages):
         places = progress.of_step(number)

@@ -80,7 +80,8 @@ async def started(desk: Desk, name: str, asked: Asked) -> tuple[Run, bool]:
     if differs:
         raise ConfigurationError(
             f"the mirror {name!r} has other settings: {'; '.join(differs)}. Start it with its own (the "
-            f"name alone is enough), choose another name, or headrace replay mirror delete {name}"
+            f"name alone is enough), choose another name, or headrace replay mirror delete {name}; its budget, rate "
+            f"and workers can be changed by headrace replay mirror change {name}"
         )
     if found.state in ("cancelled", "done"):
         raise ConfigurationError(
@@ -89,6 +90,21 @@ async def started(desk: Desk, name: str, asked: Asked) -> tuple[Run, bool]:
     # What it was begun with may be gone since.
     await desk.check_asked(found.stages, found.config.sets, found.config.max_cost_per_day_usd)
     return found, False
+
+
+async def changed(desk: Desk, run: Run, asked: Asked) -> Run:
+    """The mirror with what is asked of its budget, rate or workers; what it mirrors stays as it is.
+
+    Raises ``ConfigurationError`` where nothing is asked, and for a mirror that is led, or was stopped for good.
+    """
+    wanted = {"max_cost_per_day_usd": asked.per_day_usd, "rate": asked.rate, "workers": asked.workers}
+    given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+    if not given:
+        raise ConfigurationError("say what is to be changed: --max-cost-per-day, --rate or --workers")
+    config = replace(run.config, **given)
+    await desk.check_asked(run.stages, config.sets, config.max_cost_per_day_usd)
+    await desk.runs.configure(run.run, config)
+    return replace(run, config=config)
 
 
 async def _planned(desk: Desk, name: str, asked: Asked) -> Planned:

@@ -205,6 +205,7 @@ def test_what_can_not_be_mirrored_is_refused(place: Place) -> None:
     assert (none.code, "--max-cost-per-day is missing" in none.err) == (2, True)
 
 
+@pytest.mark.timeout(600)
 def test_a_share_is_mirrored_on_a_daily_budget_whatever_becomes_of_the_process(place: Place) -> None:
     first, second = date(2026, 1, 1), date(2026, 1, 2)
     # What came before the mirror was begun is not its business.

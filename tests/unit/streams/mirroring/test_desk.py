@@ -11,7 +11,7 @@ import pytest
 from processors.postgres import Database
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError
-from streams.mirroring.desk import Asked, mirror_of, mirrors, started
+from streams.mirroring.desk import Asked, changed, mirror_of, mirrors, started
 from streams.replay.desk import Desk
 from streams.replay.run import Run, RunConfig
 from streams.replay.runs import FakeRuns
@@ -66,6 +66,19 @@ async def test_another_mirror_by_the_same_name_is_refused_with_what_differs(chan
         await started(desk, "cheaper", replace(FULL, **change))
     assert said in str(refused.value)
     assert "headrace replay mirror delete cheaper" in str(refused.value)
+
+
+async def test_its_budget_rate_and_workers_can_be_changed_while_nobody_leads_it() -> None:
+    desk, run = await scene()
+    more = await changed(desk, run, Asked(per_day_usd=Decimal(9), workers=4))
+    assert (more.config.max_cost_per_day_usd, more.config.workers, more.config.sample) == (9, 4, 0.1)
+    assert (await mirror_of(desk, "cheaper")).config == more.config
+    await started(desk, "cheaper", replace(FULL, per_day_usd=Decimal(9)))
+    with pytest.raises(ConfigurationError, match="say what is to be changed"):
+        await changed(desk, run, Asked())
+    await desk.runs.take(run.run, owner="somebody")
+    with pytest.raises(ConfigurationError, match="in another process's hands"):
+        await changed(desk, run, Asked(rate=2.0))
 
 
 async def test_a_mirror_that_was_stopped_for_good_does_not_begin_again() -> None:
