@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +23,7 @@ from streams.auditing.seals_pg import PostgresSeals
 from streams.cli.audit_verify import progress
 from streams.cli.author import author as made_by
 from streams.cli.output import console, print_json, say
+from streams.moments import moment
 from streams.page_file import whole_file
 from streams.reading import Entry, Place, Stretch, TopicReader
 from streams.settings import Settings, load_settings
@@ -99,27 +100,33 @@ def list_(lane: Lane = "live", folder: Folder = None, json: AsJson = False) -> N
 @app.command("export")
 def export(
     to: Annotated[Path | None, typer.Option(metavar="FILE", help="A file of its own; stdout if left out.")] = None,
-    since: Annotated[datetime | None, typer.Option(help="Seals made from this time on (UTC).")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Seals made from then on: 2026-05-01T10:00 (UTC), or 2h, 7d ago.")
+    ] = None,
     lane: Lane = "live",
     folder: Folder = None,
 ) -> None:
     """Print every seal of a lane, and every tombstone, as JSON lines: to be kept where nobody here can alter them."""
     settings = load_settings(folder=folder)
+    first = None if since is None else moment(since, now=datetime.now(UTC))
     with _seals(settings) as seals:
-        lines = _exported(seals, topic_name(settings.prefix, lane, ""), since)
+        lines = _exported(seals, topic_name(settings.prefix, lane, ""), first)
         if to is None:
             for line in lines:
                 sys.stdout.buffer.write(line)
             sys.stdout.flush()
             return
+        written = 0
         with whole_file(to, "--to") as file:
-            file.writelines(lines)
+            for written, line in enumerate(lines, start=1):  # noqa: B007
+                file.write(line)
+        say(f"{to} holds {written:,} seals and tombstones")
 
 
 def _exported(seals: PostgresSeals, prefix: str, since: datetime | None) -> Iterator[bytes]:
     for place in seals.places(prefix):
         for one in seals.of(place):
-            if since is None or one.sealed_at.replace(tzinfo=None) >= since.replace(tzinfo=None):
+            if since is None or one.sealed_at.astimezone(UTC) >= since:
                 yield orjson.dumps(exported_view(one)) + b"\n"
     for stone in seals.tombstones():
         yield orjson.dumps(exported_view(stone)) + b"\n"

@@ -77,8 +77,10 @@ def read_prices(path: Path) -> PriceTable:
     """The table ``prices`` of a TOML file. Raises ``ConfigurationError`` that names the file and the field."""
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8")).get("prices")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: can not be read ({type(error).__name__})") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path} can't be read: {error.strerror}; correct --prices") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path} is no text in UTF-8; correct --prices") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: {error}") from None
     if not given:

@@ -7,20 +7,21 @@ import getpass
 import os
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import typer
 
-from schemas.errors import ConfigurationError
+from schemas.errors import ConfigurationError, HeadraceError
 from streams import security
 from streams.dlq.search import WANTED, Filter, Found, LetterSearch
 from streams.dlq.state import LetterStates, letter_states
 from streams.moments import moment
 from streams.reading import TopicReader
 from streams.settings import Settings
+from streams.stages import STAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,9 @@ def chosen_filter(
     """The options as a filter. Raises ``ConfigurationError`` for one that can't be read."""
     if state not in WANTED:
         raise ConfigurationError(f"--state is {state!r}; take one of {', '.join(WANTED)}")
+    # A name that no letter can have would show none, as if nothing had failed.
+    _known("--class", error_class, _classes(HeadraceError))
+    _known("--stage", stage, STAGES)
     now = datetime.now(UTC)
     return Filter(
         error_class=error_class,
@@ -56,6 +60,16 @@ def chosen_filter(
         until=moment(until, now=now) if until else None,
         state=state,
     )
+
+
+def _known(option: str, given: str | None, there: Collection[str]) -> None:
+    if given is not None and given not in there:
+        raise ConfigurationError(f"{option} {given}: no letter has that; take one of {', '.join(sorted(there))}")
+
+
+def _classes(error: type[HeadraceError]) -> set[str]:
+    """The classes of an error and all that are derived from it."""
+    return {error.error_class}.union(*(_classes(one) for one in error.__subclasses__()))
 
 
 def choose(desk: Desk, ids: Sequence[str] | None, wanted: Filter, verb: str, *, sure: bool) -> Iterator[Found]:

@@ -87,6 +87,13 @@ def test_what_is_removed_altered_or_sealed_otherwise_is_found(commands: Commands
     export = tmp_path / "seals.jsonl"
     assert commands.run("audit", "seals", "export", "--lane", commands.lane, "--to", str(export)).code == 0
     assert len(export.read_text().splitlines()) >= 4
+    since = {}
+    for time in ("2h", "2999-01-01"):
+        file = tmp_path / f"{time}.jsonl"
+        told = ("audit", "seals", "export", "--lane", commands.lane, "--to", str(file), "--since", time)
+        assert "seals and tombstones" in commands.run(*told).err
+        since[time] = file.read_text().count(f'"{commands.lane}.')
+    assert since == {"2h": export.read_text().count(f'"{commands.lane}.'), "2999-01-01": 0}
     assert sealed_kinds(commands, "--exported", str(export))[0] == set()
 
     # One record is proved, without broker or database, by the seal that was exported.
