@@ -23,7 +23,7 @@ class Sight:
     ``silent`` never told anything, e.g. because they are of an earlier release.
 
     ``most``, ``limit``, ``waiting``, ``requests`` and ``tokens`` are sums over the workers; ``replays`` are others that
-    take ``taken`` places and used ``their_requests`` and ``their_tokens`` within the last minute.
+    take ``taken`` places; ``their_requests`` and ``their_tokens`` are of all but the workers.
     """
 
     workers: int = 0

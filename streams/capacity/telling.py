@@ -16,10 +16,10 @@ from processors.complete.routes import Deployment
 from processors.routing.use import Use
 from streams.capacity.store import Uses
 from streams.capacity.told import Told, endpoint_of
-from streams.capacity.window import WINDOW_S, Highest, Minute
+from streams.capacity.window import WINDOW_S, Highest, Need
 
 INTERVAL_S = 1.0
-# What live had open at a time within so long it may want again within the time that a replay's call takes.
+# What live had open at a time, or took in a minute, within so long it may want again before a replay has made room.
 PEAK_S = 300.0
 # How often the figures are looked at in between; costs some microseconds.
 LOOK_S = 0.1
@@ -34,7 +34,7 @@ class _Kept:
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
-        self._highest, self._requests, self._tokens = Highest(PEAK_S), Minute(), Minute()
+        self._highest, self._requests, self._tokens = Highest(PEAK_S), Need(PEAK_S), Need(PEAK_S)
         self._counted = (0, 0)
 
     def told(self, use: Use, now: float) -> Told:

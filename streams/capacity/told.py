@@ -14,12 +14,13 @@ Kind = Literal["live", "replay"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """One deployment, as one process uses it. ``requests`` and ``tokens`` are of the last minute.
+    """One deployment, as one process uses it.
 
-    ``most``: of a live worker how many calls were open at a time within the last five minutes, of a replay how many it
-    may have open. ``limit`` is
-    how many the process may have open by its settings and by what the provider said. ``waiting`` requests have no
-    place. ``throttled_s``: seconds since the provider last said that there are too many, ``None`` where it did not.
+    Of a live worker ``most`` is how many calls were open at a time within the last five minutes, ``requests`` and
+    ``tokens`` are what its busiest minute of these took. Of a replay: how many it may have open, and its last minute.
+    ``limit`` is how many the process may have open by its settings and by what the provider said. ``waiting`` requests
+    have no place. ``throttled_s``: seconds since the provider last said that there are too many, ``None`` where it did
+    not.
     """
 
     name: str

@@ -16,7 +16,7 @@ from streams.capacity.spare import FIRST, HOLD_S, Leftover
 from streams.capacity.store import FakeUses
 from streams.capacity.telling import INTERVAL_S, PEAK_S, Figures, Telling, tighter
 from streams.capacity.told import Holder, Told, endpoint_of
-from streams.capacity.window import WINDOW_S, Highest, Minute
+from streams.capacity.window import WINDOW_S, Highest, Minute, Need
 from tests.support.polling import until
 
 MAIN = Deployment(name="main", base_url="http://main/v1", model="m", max_concurrency=16)
@@ -328,6 +328,13 @@ def test_the_last_minute_is_forgotten_second_by_second() -> None:
         highest.add(120 - second, float(second))
     assert minute.total(119.0) == 122
     assert highest.top(119.0) == 61
+    need = Need(300.0)
+    for second in range(60):
+        need.add(1, float(second))
+    # As much as its busiest minute, though it is quiet by now; or as much as it would be at the rate of now.
+    assert need.total(250.0) == 60
+    need.add(20, 250.0)
+    assert need.total(250.0) == 120
     minute.add(-200, 119.5)
     assert minute.total(119.5) == 0
     assert minute.total(500.0) == 0
@@ -341,3 +348,31 @@ async def test_a_row_keeps_its_age() -> None:
     seen: list[Holder] = []
     await scene.uses.claim("r1", "r1", lambda holders: (seen.extend(holders), ({}, ""))[1])
     assert [(one.holder, one.age_s) for one in seen] == [("w0", 4.0)]
+
+
+async def test_of_limits_a_minute_live_gets_all_that_it_wants_and_replays_the_rest() -> None:
+    """60 a minute for both: live takes 30, and a tenth is kept free."""
+    uses, time = FakeUses(clock=lambda: 0.0), [1000.0]
+    main = Deployment(name="main", base_url="http://main/v1", model="m", requests_per_minute=60)
+    live = Pool([main], random_=random.Random(1), clock=lambda: time[0])
+    telling = Telling(Figures(live.uses, [main]), uses, holder="w0", lane="live", clock=lambda: time[0])
+    left = Leftover([main], lane="live", clock=lambda: time[0])
+    left.members = 1
+    replay = Pool([main], random_=random.Random(1), clock=lambda: time[0], spare=left)
+    following, ask = Following(uses, holder="r1", lane="r1", left=left), Ask(group=Group(deployments=(main,)))
+    began: dict[str, list[float]] = {"live": [], "replay": []}
+    for second in range(180):
+        time[0] += 1.0
+        await telling.look()
+        if second >= 60:
+            await following.look()
+        for name, pool, most in (("live", live, second % 2), ("replay", replay, 3)):
+            for seat in (seat for _ in range(most) if (seat := pool.at_once(ask)) is not None):
+                began[name].append(time[0])
+                pool.leave(seat, Ended("answered"))
+    assert len(began["live"]) == 90, "nothing of live's had to wait"
+    for end in range(1061, 1181):
+        within = {name: sum(end - 60 < at <= end for at in times) for name, times in began.items()}
+        assert sum(within.values()) <= 54
+        assert end < 1121 or within["replay"] >= 15
+    assert "of this minute are used" in left.said
