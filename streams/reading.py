@@ -35,12 +35,15 @@ READER: dict[str, str | bool | int] = {
 TIMEOUT_S = 10.0
 # A read up to a known end that gets nothing for this long gives up: the broker is away.
 STALLED_S = 30.0
+# A topic that was just created, or whose broker went, has its leaders a moment later; asked again after the pause.
+LEADERS_S, LEADERS_PAUSE_S = 30.0, 0.1
 POLL_S = 0.1
 # A batch is handed out when it is full or this is over, so it is also what the end of a read waits for.
 READ_POLL_S = 0.03
 BATCH = 2_000
 # librdkafka's error for a topic or partition that is not there.
 _MISSING = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
+_LEADERLESS = (KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION)
 _FORBIDDEN = (
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.GROUP_AUTHORIZATION_FAILED,
@@ -216,12 +219,18 @@ class TopicReader:
         self._consumer.incremental_unassign([TopicPartition(*place)])
 
     def _asked(self, question: Callable[[], T]) -> T:
-        try:
-            return question()
-        except KafkaException as error:
-            if error.args[0].code() in (*_MISSING, *_FORBIDDEN):
-                _raise(error.args[0])
-            raise login.down(self._kafka, error) from None
+        until = time.monotonic() + LEADERS_S
+        while True:
+            try:
+                return question()
+            except KafkaException as error:
+                code = error.args[0].code()
+                if code in _LEADERLESS and time.monotonic() < until:
+                    time.sleep(LEADERS_PAUSE_S)
+                    continue
+                if code in (*_MISSING, *_FORBIDDEN):
+                    _raise(error.args[0])
+                raise login.down(self._kafka, error) from None
 
     def _watermarks(self, place: Place) -> tuple[int, int]:
         found = self._asked(lambda: self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=TIMEOUT_S))

@@ -168,14 +168,14 @@ def test_a_replay_elsewhere_has_the_prompts_that_were_recorded(place: Place) -> 
     options = ("--through", "filter", "--since", "1h", "--lane", lane, "--json")
     # As recorded: the route's prompt, in the version that was live under each event's control offset.
     plain = run_headrace("replay", "--stage", "enrich", *options, environment=place.there)
-    assert plain.code == 0, plain.err
+    assert plain.code == 0, plain.out + plain.err
     found = _completions(place, plain)
     assert [one.grounding.prompt_version for one in found] == [f"{place.prompt}@2"] * COUNT
     assert all("Second, and brief." in _system(one) for one in found)
     other = run_headrace(
         "replay", "--stage", "complete", "--set", f"prompt={place.prompt}@1", *options, environment=place.there
     )
-    assert other.code == 0, other.err
+    assert other.code == 0, other.out + other.err
     assert {one.grounding.prompt_digest for one in _completions(place, other)} == {digest_of(FIRST)}
     status = run_headrace(
         "replay", "--stage", "complete", "--where", "status = answered", *options, environment=place.there
