@@ -55,7 +55,7 @@ class Line(Work):
         self._allowance = Allowance(days, clock)
         self.places: Mapping[TopicPlace, Place] = {}
         # Ids of outputs that are in the lane and not noted yet are looked up until a round is done.
-        self._resumed = False
+        self.resumed = False
 
     def _holder(self, run: Run, stage: Stage) -> str:
         # The stages of a mirror are there side by side: what one takes must not be told in place of another's.
@@ -76,7 +76,7 @@ class Line(Work):
         step, events = await self._built(
             run, self._stage, self._number, selection, known, self._concurrency, reader, stack
         )
-        self._step, self._resumed = step, bool(known)
+        self._step, self.resumed = step, bool(known)
         if self._epoch > 1:
             before = await asyncio.to_thread(behind, reader, places)
             async for batch in batches(self._settings, before, BATCH, None):
@@ -112,10 +112,10 @@ class Line(Work):
                 return True
         # The end of a partition may be a gap.
         await self._save([replace(self.places[key], next=stretch.end) for key, stretch in left.items()])
-        if self._resumed:
+        if self.resumed:
             # What was known to be written belongs to what is noted by now.
             self._step.noted()
-            self._resumed = False
+            self.resumed = False
         return True
 
     async def close(self) -> None:
@@ -125,7 +125,7 @@ class Line(Work):
 
     async def checkpoint(self, written: Written) -> None:
         """Note how far the lane is written, at a moment in which all of it is noted: a resume looks from there on."""
-        if not self._resumed:
+        if not self.resumed:
             await self._save([replace(place, written=written) for place in self.places.values()])
 
     async def _save(self, places: Sequence[Place]) -> None:
