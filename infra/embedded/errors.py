@@ -21,3 +21,7 @@ class ComponentError(StackError):
         self.reason = reason
         self.log_path = log_path
         self.log_tail = log_tail
+
+
+class PortTakenError(ComponentError):
+    """Another process has a port that was free when it was chosen for the component."""

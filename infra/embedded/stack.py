@@ -22,12 +22,18 @@ from infra.embedded import postgres
 from infra.embedded.cache import locked, try_locked
 from infra.embedded.child import ChildSpec, WorkerSpec, python_argv
 from infra.embedded.components import COMPONENTS, Prepared, prepare
-from infra.embedded.errors import ComponentError, StackError
+from infra.embedded.errors import ComponentError, PortTakenError, StackError
+from infra.embedded.ports import is_free
 from infra.embedded.processes import end, mark, marked
 from infra.embedded.progress import OnProgress, Progress, silent
 from infra.embedded.state import ChildState, Layout, StackState, read_json, tail, write_json
 
 POLL_S = 0.05
+# How often components are started whose ports somebody else took between their choice and their start.
+PORT_TRIES = 3
+# As Postgres, Java and Python say it, in what a process wrote last.
+_IN_USE = ("address already in use", "in use by another process")
+_IN_USE_LINES = 200
 SUPERVISOR_START_S = 20.0
 READY_TIMEOUT_S = 120.0
 STOP_MARGIN_S = 15.0
@@ -48,8 +54,27 @@ def up(
     Clears first what a crash left, keeping the data. Blocks for about five seconds, and on downloads the first time.
     Raises ComponentError for a process that does not come up and StackError for what can't be prepared; then, and on
     KeyboardInterrupt, what this call started is stopped. A stack that this call starts for an ``owner_pid`` stops by
-    itself when that process ends, however it ends.
+    itself when that process ends, however it ends. A component whose port was taken meanwhile is given another one; a
+    worker, or a broker whose ``listeners`` are given, raises PortTakenError then, and may be tried with other ports.
     """
+    fixed = "listeners" in (kafka_properties or {})
+    for left in reversed(range(PORT_TRIES)):
+        try:
+            return _up(folder, workers, components, kafka_properties, owner_pid, on_progress)
+        except PortTakenError as error:
+            if not left or error.component not in COMPONENTS or fixed:
+                raise
+    raise AssertionError
+
+
+def _up(
+    folder: Path,
+    workers: Sequence[WorkerSpec],
+    components: Collection[str],
+    kafka_properties: Mapping[str, str] | None,
+    owner_pid: int | None,
+    on_progress: OnProgress,
+) -> StackState:
     layout = _layout(folder)
     with locked(layout.change_lock):
         joined = is_running(layout.folder)
@@ -165,16 +190,19 @@ def _change(
     owner_pid: int | None,
     on_progress: OnProgress,
 ) -> StackState:
+    every = [*(child["name"] for child in wanted["children"]), *(worker.name for worker in workers)]
+    sizes = {name: _size(layout.log(name)) for name in every}
     write_json(layout.desired, wanted)
     if not is_running(layout.folder):
         _spawn(layout, owner_pid)
-    _await_ready(layout, [child["name"] for child in wanted["children"] if child["kind"] == "component"], on_progress)
+    components = [child["name"] for child in wanted["children"] if child["kind"] == "component"]
+    _await_ready(layout, components, on_progress, sizes)
     _complete(wanted)
     names = {child["name"] for child in wanted["children"]}
     wanted["children"] += [worker.to_json() for worker in workers if worker.name not in names]
     write_json(layout.desired, wanted)
     _await(lambda: _follows(layout, wanted), timeout_s=SUPERVISOR_START_S)
-    _await_ready(layout, [worker.name for worker in workers], on_progress)
+    _await_ready(layout, [worker.name for worker in workers], on_progress, sizes)
     return status(layout.folder)
 
 
@@ -225,7 +253,7 @@ def _import_path() -> str:
     return os.pathsep.join(path for path in (ours, os.environ.get("PYTHONPATH")) if path)
 
 
-def _await_ready(layout: Layout, names: Sequence[str], on_progress: OnProgress) -> None:
+def _await_ready(layout: Layout, names: Sequence[str], on_progress: OnProgress, log_sizes: Mapping[str, int]) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     waiting = list(names)
     for name in waiting:
@@ -240,7 +268,7 @@ def _await_ready(layout: Layout, names: Sequence[str], on_progress: OnProgress) 
                 waiting.remove(name)
                 on_progress(Progress(name, "ready"))
             elif child is not None and child.status == "failed":
-                raise _component_error(layout, name, _reason(child))
+                raise _failed(layout, child, log_sizes[name])
         if waiting and time.monotonic() > deadline:
             raise _component_error(layout, waiting[0], f"not ready within {READY_TIMEOUT_S:.0f} s")
         time.sleep(POLL_S)
@@ -250,6 +278,26 @@ def _reason(child: ChildState) -> str:
     if child.pid is None and child.exit_code is None:
         return "it could not be run"
     return "it is not ready in time" if child.pid else f"it ended with exit code {child.exit_code}"
+
+
+def _failed(layout: Layout, child: ChildState, size_before: int) -> ComponentError:
+    error = _component_error(layout, child.name, _reason(child))
+    log = layout.log(child.name)
+    written = _size(log) - size_before
+    # Nothing of an earlier life; a log that is shorter now was begun anew.
+    said = tail(log, _IN_USE_LINES, limit_bytes=written if written >= 0 else _size(log)).lower()
+    taken = any(words in said for words in _IN_USE) or (child.port is not None and not is_free(child.port))
+    if child.pid is not None or not taken:
+        return error
+    reason = f"{error.reason}: its port is taken"
+    return PortTakenError(child.name, reason, log_path=error.log_path, log_tail=error.log_tail)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _component_error(layout: Layout, name: str, reason: str) -> ComponentError:

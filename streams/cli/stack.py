@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from infra.embedded import stack
-from infra.embedded.errors import StackError
+from infra.embedded.errors import PortTakenError, StackError
 from infra.embedded.progress import OnProgress, Progress
 from infra.embedded.state import StackState
 from infra.migrate import MigrationError
@@ -63,7 +63,6 @@ def bring_up(folder: Path, *, workers: bool = True, on_progress: OnProgress) -> 
     or is interrupted. Raises StackError, ConfigurationError and what the preparation raises.
     """
     from streams.cli.prepare import prepare  # noqa: PLC0415  (needs the broker's client; status and down don't)
-    from streams.cli.workers import worker_specs  # noqa: PLC0415
 
     joins = stack.is_running(folder)
     try:
@@ -75,11 +74,21 @@ def bring_up(folder: Path, *, workers: bool = True, on_progress: OnProgress) -> 
         on_progress(Progress("topics, schemas, tables", "preparing"))
         prepare(folder)
         on_progress(Progress("topics, schemas, tables", "ready"))
-        return stack.up(folder, worker_specs(folder), components=(), on_progress=on_progress) if workers else state
+        return _with_workers(folder, on_progress) if workers else state
     except BaseException:
         if not joins:
             stack.down(folder, on_progress=on_progress)
         raise
+
+
+def _with_workers(folder: Path, on_progress: OnProgress) -> StackState:
+    """Add the workers, with other ports where somebody else took theirs before they could. Raises StackError."""
+    from streams.cli.workers import worker_specs  # noqa: PLC0415
+
+    for _ in range(stack.PORT_TRIES - 1):
+        with suppress(PortTakenError):
+            return stack.up(folder, worker_specs(folder), components=(), on_progress=on_progress)
+    return stack.up(folder, worker_specs(folder), components=(), on_progress=on_progress)
 
 
 @contextmanager

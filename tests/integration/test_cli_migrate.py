@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from infra import migrate
-from infra.embedded.ports import free_port
 from tests.support.commands import Commands
+from tests.support.ports import nobodys_port
 from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
@@ -55,9 +55,9 @@ def test_prepare_makes_tables_topics_and_schemas_and_does_nothing_twice(commands
 
 
 def test_a_postgres_that_is_away_is_named(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
-    dsn = f"postgresql://somebody:hidden@127.0.0.1:{free_port()}/none"
-    monkeypatch.setenv("HEADRACE_POSTGRES__DSN", dsn)
-    away = commands.run("migrate")
+    with nobodys_port() as port:
+        monkeypatch.setenv("HEADRACE_POSTGRES__DSN", f"postgresql://somebody:hidden@127.0.0.1:{port}/none")
+        away = commands.run("migrate")
     assert (away.code, away.out) == (1, "")
     assert "postgres" in away.err
     assert "hidden" not in away.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,16 +23,16 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 
-from infra.embedded import postgres, stack
+from infra.embedded import components, postgres, stack
 from infra.embedded.cache import cache_folder
 from infra.embedded.child import WorkerSpec, python_argv
-from infra.embedded.errors import ComponentError
+from infra.embedded.errors import ComponentError, PortTakenError
 from infra.embedded.ports import free_port, is_free
 from infra.embedded.processes import marked
 from infra.embedded.state import Layout, StackState, tail, write_json
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 @pytest.fixture
@@ -67,12 +68,12 @@ def running(argv: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[st
 
 def create_topic(state: StackState, name: str, partitions: int) -> None:
     admin = AdminClient({"bootstrap.servers": state.endpoints["kafka_bootstrap"]})
-    admin.create_topics([NewTopic(name, partitions)])[name].result(10)
+    admin.create_topics([NewTopic(name, partitions)])[name].result(60)
 
 
 def topics(state: StackState) -> dict[str, int]:
     admin = AdminClient({"bootstrap.servers": state.endpoints["kafka_bootstrap"]})
-    return {name: len(topic.partitions) for name, topic in admin.list_topics(timeout=10).topics.items()}
+    return {name: len(topic.partitions) for name, topic in admin.list_topics(timeout=60).topics.items()}
 
 
 def worker(name: str, code: str, *, port: int | None = None) -> WorkerSpec:
@@ -80,7 +81,7 @@ def worker(name: str, code: str, *, port: int | None = None) -> WorkerSpec:
         name=name,
         argv=(sys.executable, "-c", code),
         health_url=f"http://127.0.0.1:{port}/" if port else None,
-        stop_grace_s=5.0,
+        stop_grace_s=30.0,
     )
 
 
@@ -201,6 +202,40 @@ def test_a_port_that_was_taken_meanwhile_is_replaced(folder: Path) -> None:
     assert second.components[0].port != port
 
 
+@pytest.mark.parametrize(("component", "choice"), [("postgres", 0), ("kafka", 1)])
+def test_a_port_that_is_taken_between_its_choice_and_the_start_is_replaced(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, component: str, choice: int
+) -> None:
+    """Kafka's second port is its controller's, which its log alone tells of."""
+    with socket.socket() as thief:
+        thief.bind(("127.0.0.1", 0))
+        thief.listen()
+        choose, chosen = components.free_port, list[int]()
+
+        def racing(**wanted: Any) -> int:
+            chosen.append(thief.getsockname()[1] if len(chosen) == choice else choose(**wanted))
+            return chosen[-1]
+
+        monkeypatch.setattr(components, "free_port", racing)
+        state = stack.up(folder, components=(component,))
+    assert state.healthy
+    assert len(chosen) == 2 * (choice + 1)
+    assert state.components[0].port == chosen[-1 - choice]
+
+
+def test_a_worker_whose_port_is_taken_is_told_apart(folder: Path) -> None:
+    stack.up(folder, components=("postgres",))
+    with socket.socket() as thief:
+        thief.bind(("127.0.0.1", 0))
+        thief.listen()
+        port = thief.getsockname()[1]
+        argv = python_argv("http.server", "--bind", "127.0.0.1", str(port))
+        late = WorkerSpec("late", argv, {}, f"http://127.0.0.1:{port}/")
+        with pytest.raises(PortTakenError, match=r"late did not come up: .* its port is taken"):
+            stack.up(folder, [late], components=("postgres",))
+    eventually(lambda: stack.status(folder).healthy, "the stack goes on without it")
+
+
 def test_workers_join_and_leave_and_a_broken_one_is_named(folder: Path) -> None:
     port = free_port()
     good = WorkerSpec(
@@ -286,7 +321,7 @@ def test_a_stack_with_an_owner_ends_with_it(folder: Path) -> None:
 def test_the_command_ends_with_1_and_names_what_can_not_be_had(folder: Path) -> None:
     command = [sys.executable, "-m", "streams", "up", "--no-workers", "--folder", str(folder), "--json"]
     env = {**os.environ, "XDG_CACHE_HOME": "/dev/null/none"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 1
     assert done.stdout == ""
     assert "set XDG_CACHE_HOME to a writable folder" in done.stderr

@@ -95,16 +95,20 @@ async def test_connections_that_the_server_ended_are_replaced_without_an_error(
 ) -> None:
     """As after a restart: the first statement afterwards does not fail on a stale connection."""
 
+    # Each has a connection of its own, because none gives its back before the last one has one.
+    together = asyncio.Barrier(4)
+
     async def hold(connection: Connection) -> None:
-        await connection.execute("SELECT pg_sleep(0.2)")
+        await connection.execute("SELECT 1")
+        await together.wait()
 
     pool = await Database.open(stack.postgres_dsn, max_size=4, application_name=lane)
     try:
         await asyncio.gather(*(pool.run(hold) for _ in range(4)))
         ours = "FROM pg_stat_activity WHERE application_name = %s"
         ended = await database.execute(f"SELECT count(pg_terminate_backend(pid)) {ours}", [lane])  # type: ignore[arg-type]
-        assert ended[0][0] >= 2
-        async with asyncio.timeout(10):
+        assert ended[0][0] == 4
+        async with asyncio.timeout(60):
             while (await database.execute(f"SELECT count(*) {ours}", [lane]))[0][0] > 0:  # type: ignore[arg-type]
                 await asyncio.sleep(0.01)
         await asyncio.gather(*(pool.ping() for _ in range(8)))
@@ -120,12 +124,12 @@ async def test_an_outage_is_named_and_ends_by_itself(behind: Database, proxy: Tc
         with pytest.raises(DependencyDownError) as raised:
             await behind.ping()
         assert raised.value.dependency == "postgres"
-    assert time.monotonic() - started < 12
+    assert time.monotonic() - started < 60
     # Longer than the pool keeps trying: it has given up on all of its connections.
     results = await asyncio.gather(*(behind.ping() for _ in range(6)), return_exceptions=True)
     assert all(isinstance(result, DependencyDownError) for result in results)
     proxy.heal()
-    await _recovers(behind, within_s=10)
+    await _recovers(behind, within_s=60)
     await asyncio.gather(*(behind.ping() for _ in range(8)))
 
 
@@ -136,7 +140,7 @@ async def test_a_connection_lost_in_a_transaction_is_an_outage(behind: Database,
             proxy.cut()
             await connection.execute("SELECT 1")
     proxy.heal()
-    await _recovers(behind, within_s=10)
+    await _recovers(behind, within_s=60)
 
 
 async def test_a_network_that_swallows_everything_is_noticed(behind: Database, proxy: TcpProxy) -> None:
@@ -147,9 +151,9 @@ async def test_a_network_that_swallows_everything_is_noticed(behind: Database, p
         async with behind.transaction(timeout_s=1) as connection:
             proxy.delay_s = 600
             await connection.execute("SELECT 1")
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 60
     proxy.delay_s = 0
-    await _recovers(behind, within_s=10)
+    await _recovers(behind, within_s=60)
 
 
 async def test_a_deadlock_is_run_again(database: Database, lane: str) -> None:

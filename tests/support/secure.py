@@ -20,6 +20,7 @@ from confluent_kafka.admin import (
 )
 
 from infra.embedded import stack as embedded
+from infra.embedded.errors import PortTakenError
 from infra.embedded.ports import LOOPBACK, free_port
 from infra.embedded.state import Layout, write_json
 from tests.support.certificates import Authority
@@ -37,6 +38,10 @@ class SecureBroker:
         self.folder = Path(tempfile.mkdtemp(prefix="hrs-"))
         self.authority = Authority(self.folder)
         try:
+            for _ in range(embedded.PORT_TRIES - 1):
+                with suppress(PortTakenError):
+                    self._start()
+                    return
             self._start()
         except BaseException:
             self.close()

@@ -7,12 +7,12 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from infra.embedded.ports import free_port
 from processors.batchapi.lines import lines_of, read_reply
 from processors.batchapi.openai import OpenAIBatches
 from processors.complete.routes import Deployment
 from schemas.errors import PermanentProviderError, TransientProviderError
 from tests.provider.here import serving
+from tests.support.ports import nobodys_port
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "why?"}]}
 
@@ -56,8 +56,8 @@ async def test_what_a_provider_does_not_know_is_an_error_without_its_words() -> 
 
 async def test_an_exchange_that_was_never_sent_may_be_made_again() -> None:
     client = OpenAIBatches()
-    nobody = replace(deployment(f"http://127.0.0.1:{free_port()}/v1"), connect_timeout_s=2.0)
-    with pytest.raises(TransientProviderError) as caught:
+    with nobodys_port() as port, pytest.raises(TransientProviderError) as caught:
+        nobody = replace(deployment(f"http://127.0.0.1:{port}/v1"), connect_timeout_s=2.0)
         await client.create(nobody, "file-1", "ours")
     assert caught.value.code == "connect_error"
     await client.close()

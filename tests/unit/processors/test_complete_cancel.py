@@ -13,7 +13,7 @@ from processors.event import Recorded
 from schemas.errors import RefusedError, TransientProviderError
 from schemas.records import Answer, Cost, Delta
 from tests.support.completing import KEY, Bench, as_bytes, event, streaming
-from tests.support.polling import until
+from tests.support.polling import turns, until
 
 
 def cancel(bench: Bench, request_id: str = "r1") -> None:
@@ -79,7 +79,7 @@ async def test_who_waits_for_a_slot_waits_no_more() -> None:
     others = [asyncio.create_task(worker(event(f"o{n}"))) for n in range(4)]
     await until(lambda: bench.model.running == 4, "every slot is taken")
     waiting = asyncio.create_task(worker(event()))
-    await asyncio.sleep(0.01)
+    await turns()
     assert not waiting.done()
     cancel(bench)
     with pytest.raises(RefusedError, match="cancelled"):
@@ -108,7 +108,7 @@ async def test_who_waits_for_another_worker_gets_what_that_one_ended_with() -> N
     first = asyncio.create_task(bench.worker("w1")(event()))
     await until(lambda: bench.model.running == 1, "the call is open")
     second = asyncio.create_task(bench.worker("w2")(event()))
-    await asyncio.sleep(0.01)
+    await turns()
     cancel(bench)
     outputs = await asyncio.gather(first, second)
     assert as_bytes(outputs[0]) == as_bytes(outputs[1]) and is_cancelled(outputs[0][-1])

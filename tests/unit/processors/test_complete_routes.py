@@ -27,6 +27,7 @@ from schemas.errors import (
 )
 from schemas.records import Answer, Completion
 from tests.support.completing import KEY, PRICE, Bench, as_bytes, event, streaming
+from tests.support.polling import turns, until
 
 
 def rate_limited(after_s: float | None = None) -> ProviderError:
@@ -299,7 +300,8 @@ async def test_when_every_place_is_taken_requests_wait_and_none_fails() -> None:
     bench.model.hold = asyncio.Event()
     stage = bench.worker()
     tasks = [asyncio.create_task(stage(event(f"r{n}"))) for n in range(20)]
-    await asyncio.sleep(0.05)
+    await until(lambda: bench.model.running == 2, "both places are taken")
+    await turns()
     assert bench.model.running == 2
     bench.model.hold.set()
     assert len([completion(outputs) for outputs in await asyncio.gather(*tasks)]) == 20
@@ -312,7 +314,7 @@ async def test_without_a_place_before_its_time_is_over_the_event_waits_for_the_d
     bench.model.hold = asyncio.Event()
     stage = bench.worker(timeout_s=2.5)
     first = asyncio.create_task(stage(event("r1")))
-    await asyncio.sleep(0.01)
+    await until(lambda: bench.model.running == 1, "the place is taken")
     with pytest.raises(DependencyDownError, match="every slot was taken"):
         await stage(event("r2"))
     bench.model.hold.set()

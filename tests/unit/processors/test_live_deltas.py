@@ -13,7 +13,7 @@ from processors.complete.live import LiveDeltas, Pace
 from processors.failpoints import Unarmed
 from schemas.records import Delta, Meta, Text
 from tests.support.completing import Heard
-from tests.support.polling import until
+from tests.support.polling import turns, until
 
 META = Meta(event_id="e", request_id="r", tenant="t", lane="live")
 
@@ -52,7 +52,7 @@ async def test_a_delta_is_cut_at_its_size_long_before_its_time() -> None:
         await until(lambda: len(bench.texts) == 1, "a delta of six characters or more")
         assert bench.texts == ["one two three "]
         bench.say("four ")
-        await asyncio.sleep(0.01)
+        await turns()
         assert len(bench.texts) == 1
 
 

@@ -17,7 +17,7 @@ from streams.replay.desk import Desk
 from streams.replay.plan import Planner
 from streams.replay.run import RunConfig
 from streams.replay.runs import FakeRuns
-from tests.support.polling import until
+from tests.support.polling import turns, until
 from tests.support.settings import bare_settings
 from tests.unit.streams.test_replay_step import run_of
 
@@ -45,7 +45,7 @@ async def test_a_cancelled_run_is_deleted_only_when_its_leader_has_come_to_rest(
         await desk.delete(await desk.find("r1"))
     monkeypatch.setattr(desks, "REST_S", 60.0)
     deleting = asyncio.ensure_future(desk.delete(await desk.find("r1")))
-    await asyncio.sleep(0.05)
+    await turns()
     assert not removed, "the leader may still write"
     await runs.release(run.run, epoch + 1)
     assert runs.runs[run.run].lease_s, "another's epoch"
