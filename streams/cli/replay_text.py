@@ -135,6 +135,8 @@ def survey_view(planned: Planned, found: Surveyed) -> dict[str, Any]:
             stage: {"texts": one.texts, "likely_usd": f"{one.likely_usd:f}", "most_usd": f"{one.most_usd:f}"}
             for stage, one in found.embeddings.items()
         },
+        # Requests by what is searched for them, where it is not today's index for all.
+        "index": dict(found.index),
         "reused": found.reused,
         "refused": found.refused,
         "answers": dict(found.answers),

@@ -116,15 +116,17 @@ class PastIndex:
         self._choice, self._inner, self._history, self._recorded = choice, inner, history, recorded
         self._asking: ContextVar[_Asking | None] = ContextVar("replay_past_index", default=None)
 
-    def gone(self, tenant: str, request_id: str, model: str) -> str | None:
-        """Why the index of then can't be searched for a request; ``None`` where it can. ``model``: that embeds now."""
-        then = None if self._recorded is None else self._recorded.of(tenant, request_id)
-        return self._gone(request_id, then, model)
+    def found(self, tenant: str, request_id: str, model: str) -> str:
+        """What would be searched for a request: its index versions, ``today``, ``gone``, or the time that was chosen.
 
-    def versions(self, tenant: str, request_id: str) -> tuple[str, ...]:
-        """The index versions that are recorded of a request."""
+        ``model``: that embeds now.
+        """
+        if self._choice.at is not None:
+            return f"as of {_said(self._choice.at)}"
         then = None if self._recorded is None else self._recorded.of(tenant, request_id)
-        return () if then is None else then.versions
+        if then is None or self._gone(request_id, then, model) is not None:
+            return "today" if self._choice.or_today else "gone"
+        return " ".join(then.versions)
 
     async def search(self, search: Search) -> list[Hit]:
         """As any ``PassageSearch``, in the index of the request that is in hand."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -16,6 +17,7 @@ from processors.postgres import Database
 from schemas.codec import Codec
 from schemas.errors import PoisonError
 from streams.claims import Claims
+from streams.reading import TopicReader
 from streams.replay.backfill import prospects
 from streams.replay.calls import Prepared, calls_of
 from streams.replay.changes import changes_for
@@ -23,6 +25,7 @@ from streams.replay.embeddings import NOTHING, Embedded, bounds_of
 from streams.replay.events import Events
 from streams.replay.foresight import PASSAGE_BYTES, Foreseen, Foresight, Waiting
 from streams.replay.paid import asks_later
+from streams.replay.past_index import PastIndex, past_index
 from streams.replay.ports import replay_settings
 from streams.replay.remembered import Remembered
 from streams.replay.run import Place, Run
@@ -40,6 +43,7 @@ class Surveyed:
     that they can cost with every attempt of their routes. Where a stage before them makes their prompts, the first is
     by the enrichments that are recorded, and the second by the most that the settings let be retrieved; of
     ``not_recorded`` requests nothing is recorded, and both are for the longest prompt. ``embeddings`` are by stage.
+    ``index``: of requests that another index than today's is chosen for, what is searched.
     """
 
     read: int = 0
@@ -53,6 +57,7 @@ class Surveyed:
     refused: int = 0
     answers: Counter[str] = field(default_factory=Counter)
     not_recorded: int = 0
+    index: Counter[str] = field(default_factory=Counter)
     embeddings: dict[str, Embedded] = field(default_factory=dict)
 
     def embed(self, stage: str, more: Embedded) -> None:
@@ -85,8 +90,13 @@ async def survey(
     """Read the events of a run's first step and say what it would do. Blocks on the broker, and on Postgres where
     the selection needs it. Raises ``ConfigurationError`` for a field that the events lack.
     """
-    with Waiting() as waiting:
-        return await _surveyed(run, places, settings, database, codec, observe, waiting)
+    choice = changes_for(run.stages[0], run.config.sets).index
+    async with AsyncExitStack() as stack:
+        waiting, past = stack.enter_context(Waiting()), None
+        if choice.past:
+            reader = stack.enter_context(TopicReader(settings))
+            past = await past_index(choice, reader, settings, codec, database, run, places, stack)
+        return await _surveyed(run, places, settings, database, codec, observe, waiting, past)
 
 
 async def _surveyed(
@@ -97,6 +107,7 @@ async def _surveyed(
     codec: Codec,
     observe: Callable[[int], None] | None,
     waiting: Waiting,
+    past: PastIndex | None,
 ) -> Surveyed:
     stage = STAGES[run.stages[0]]
     selection = Selection(run.config, database, source_lane=run.source_lane, run=run.run)
@@ -106,7 +117,7 @@ async def _surveyed(
     found, seen, clock = Surveyed(), Remembered(), DatabaseClock()
     clock.set(await database.now())
     calls = calls_of(run, settings, changes, database, codec, clock) if stage.effect is Effect.PAYS else None
-    ahead = _Ahead(run, settings, database, codec, clock, found, waiting)
+    ahead = _Ahead(run, settings, database, codec, clock, found, waiting, past)
     async for batch in batches(settings, places, BATCH, selection.key):
         decoded = []
         for entry in batch:
@@ -146,8 +157,10 @@ class _Ahead:
         clock: Clock,
         found: Surveyed,
         waiting: Waiting,
+        past: PastIndex | None,
     ) -> None:
         self._run, self._codec, self._found, self._waiting = run, codec, found, waiting
+        self._past, self._model = past, settings.embeddings.model
         self._foresight = Foresight(run, settings, database, codec, clock) if asks_later(run) else None
         self._bounds = {}
         for name in run.stages:
@@ -163,7 +176,11 @@ class _Ahead:
         """Count a batch of events as the first stage gets them."""
         for incoming in events:
             for name, bounds in self._now.items():
-                self._found.embed(name, bounds.of(incoming))
+                more = bounds.of(incoming)
+                self._found.embed(name, more)
+                if self._past is not None and name == "enrich" and more.texts:
+                    meta = incoming.meta
+                    self._found.index[self._past.found(meta.tenant, meta.request_id, self._model)] += 1
             if self._foresight is not None:
                 value = self._codec.encode(incoming.record)
                 self._waiting.put(incoming.meta.tenant, incoming.meta.request_id, value)

@@ -224,7 +224,12 @@ def test_the_index_of_then_is_searched_and_one_that_is_gone_is_named(place: Plac
     whole = place.replay("--stage", "enrich", "--through", "complete", "--dry-run").objects[0]
     assert (whole["calls"]["m1"]["calls"], whole["not_recorded"]) == (EVENTS, EVENTS - len(then))
 
-    # Nobody has the enrichments of the others.
+    # Nobody has the enrichments of the others, which a dry run tells before.
+    look = ("--stage", "enrich", "--dry-run", "--set")
+    assert place.replay(*look, "index=recorded").objects[0]["index"] == {
+        version: len(then),
+        "gone": EVENTS - len(then),
+    }
     unknown = place.replay("--stage", "enrich", "--set", "index=recorded")
     assert (unknown.code, unknown.objects[0]["state"]) == (1, "failed")
     assert "no enrichment of it is recorded" in unknown.objects[0]["reason"]
