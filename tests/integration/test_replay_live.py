@@ -40,7 +40,7 @@ KINDS = (
 )
 # Calls at a time: what the provider takes, what live has open, and what is kept free beside that.
 LIMIT, LIVE, RESERVE = 8, 3, 1
-RECORDED = 30
+RECORDED = 20
 TOML = """
 stack = "external"
 [kafka]
@@ -162,13 +162,16 @@ def scene(stack: TestStack, lane: str, tmp_path: Path) -> Iterator[Scene]:
         started.execute("DELETE FROM provider_use WHERE lane LIKE %s", f"{lane}%")
 
 
+@pytest.mark.timeout(600)
 def test_live_goes_first_and_is_left_as_it_is(scene: Scene, tmp_path: Path) -> None:
     load, name = scene.load, f"{scene.lane}-run"
+    # As many at a time as there will ever be, however slow the machine is.
+    load.send("warm", LIVE, asking="[[fault:slow:3]]")
     load.send("old", RECORDED)
     eventually(lambda: [use["most"] for _, use in scene.told()] == [LIVE], "the worker has told what it used")
     ids = tmp_path / "ids"
-    ids.write_text("\n".join(load.sent))
-    recorded, standing, before = frozenset(load.sent), scene.standing(), scene.ends()
+    ids.write_text("\n".join(load.sent[LIVE:]))
+    recorded, standing, before = frozenset(load.sent[LIVE:]), scene.standing(), scene.ends()
     seen = len(scene.provider.calls())
 
     # Another live worker has a request that waits for a place.
@@ -207,14 +210,13 @@ def test_live_goes_first_and_is_left_as_it_is(scene: Scene, tmp_path: Path) -> N
     # One that has just been answered may still count as open.
     assert 1 < max(one.replay_open for one in replays) <= LIMIT - LIVE - RESERVE + 1
     assert max(one.live_open for one in replays) > 0, "they went on side by side"
-    live = [request_id for request_id in load.sent if request_id not in recorded]
+    live = load.sent[LIVE + RECORDED :]
     calls = Counter(line["request_id"] for line in lines if line["event"] == "begin")
     assert {request_id: calls[request_id] for request_id in live} == dict.fromkeys(live, 1)
     assert load.answered == set(load.sent)
     # No request of live's ever waited for a place, and none was sent twice.
-    assert [(kind, use["waiting"], use["most"], use["throttled_s"]) for kind, use in scene.told()] == [
-        ("live", 0, LIVE, None)
-    ]
+    [(kind, use)] = scene.told()
+    assert (kind, use["waiting"], use["most"] <= LIVE, use["throttled_s"]) == ("live", 0, True, None)
     assert not scene.worker.metrics().get("headrace_call_retries_total")
 
     # On the broker and in Postgres: what live itself did, and nothing else.

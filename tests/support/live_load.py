@@ -29,9 +29,9 @@ class LiveLoad:
         self.sent: list[str] = []
         self.answered: set[str] = set()
 
-    def send(self, name: str, count: int) -> None:
+    def send(self, name: str, count: int, *, asking: str = "What is it?") -> None:
         """So many requests, and their completions waited for."""
-        self._run(name, lambda sent: sent >= count)
+        self._run(name, lambda sent: sent >= count, asking)
 
     @contextmanager
     def going_on(self, name: str) -> Iterator[None]:
@@ -53,21 +53,21 @@ class LiveLoad:
             thread.join(120)
         assert not failed and not thread.is_alive(), failed
 
-    def _run(self, name: str, enough: Callable[[int], bool]) -> None:
+    def _run(self, name: str, enough: Callable[[int], bool], asking: str = "What is it?") -> None:
         topic, number, open_ = topic_name(self._settings.prefix, self._lane, "completions"), 0, set[str]()
         with TopicReader(self._settings) as reader:
             reader.start({place: stretch.end for place, stretch in reader.ends(reader.places([topic])).items()})
             while open_ or not enough(number):
                 while len(open_) < self._in_flight and not enough(number):
-                    open_.add(self._send(f"{self._lane}-{name}-{number}"))
+                    open_.add(self._send(f"{self._lane}-{name}-{number}", asking))
                     number += 1
                 for entry in reader.poll(0.05):
                     request_id = (entry.key or b"").decode()
                     open_.discard(request_id)
                     self.answered.add(request_id)
 
-    def _send(self, request_id: str) -> str:
-        event = _fresh(enrichment(request_id, f"What of {request_id}?", lane=self._lane))
+    def _send(self, request_id: str, asking: str) -> str:
+        event = _fresh(enrichment(request_id, f"{request_id}: {asking}", lane=self._lane))
         topic = topic_name(self._settings.prefix, self._lane, topic_kind(event))
         headers = [("ce_id", event.meta.event_id.encode())]
         self._producer.produce(topic, key=key_of(event), value=self._codec.encode(event), headers=headers)
