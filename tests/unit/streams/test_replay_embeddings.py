@@ -276,3 +276,10 @@ def test_what_costs_nothing_is_counted_and_never_bounds_a_run() -> None:
     assert counted is not None
     found = counted.of(admitted("words"))
     assert (found.texts, found.most_usd) == (1, 0)
+
+
+def test_what_makes_no_calls_needs_no_key_of_a_provider() -> None:
+    model = {"base_url": "https://api.example.com/v1", "model": "m1", "api_key_env": "HEADRACE_TEST_NO_SUCH_KEY"}
+    settings = bare_settings(embeddings={"base_url": NOWHERE, "model": "e1", "price": 1}, deployments={"local": model})
+    for stage in ("enrich", "evaluate"):
+        assert bounds_of(stage, settings, FakeClock(NOW)) is not None
