@@ -29,13 +29,14 @@ STAGES = ("admit", "enrich", "complete", "filter", "account")
 REQUESTS = ("one", "two", "three", "four")
 # Each ends a life: the batch is made, and nobody noted its id; a reply is at hand, and nothing is booked.
 KILLS = ("after_batch_create", "after_batch_adoption")
-DEADLINE_S = 120.0
+DEADLINE_S = 180.0
 
 
 @pytest.fixture(scope="module")
 def where(stack: TestStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     lane = f"k{time.time_ns() % 10**8:x}"
-    batch = {"lanes": [lane], "max_wait_s": 2.0, "poll_s": 0.2}
+    # One batch of all of them, however long they take to come.
+    batch = {"lanes": [lane], "max_requests": len(REQUESTS), "max_wait_s": 600.0, "poll_s": 0.2}
     changes: dict[str, Any] = {
         "deployments": {"fake": {"batch": batch, "price": {"prompt": "1000", "completion": "1000"}}},
         "budgets": {lane: {"period": "day", "hard_usd": 1000}},
