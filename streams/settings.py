@@ -384,6 +384,8 @@ def _explain(error: ValidationError, stack: str, file: Path | None) -> str:
         cause, path, said = problem.get("ctx", {}).get("error"), problem["loc"], f": {problem['msg']}"
         if isinstance(cause, FieldError):
             path, said = (*path, *cause.path), f" {cause.said}"
+        elif problem["type"] == "extra_forbidden":
+            said = ": there is no such setting; correct or remove it"
         lines.append(_place(file, tuple(str(part) for part in path)) + said)
     hint = "; the embedded stack is not up: run `headrace up`" if stack == "embedded" else ""
     missing = any(problem["type"] == "missing" for problem in error.errors())

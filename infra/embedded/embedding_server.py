@@ -137,6 +137,8 @@ def main() -> None:
         print=None,
         access_log=None,
         shutdown_timeout=2.0,
+        # Texts of a caller that has gone are not embedded: else a backlog would never be caught up with.
+        handler_cancellation=True,
     )
 
 

@@ -6,15 +6,16 @@ import asyncio
 import base64
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
 import pytest
 import pytest_asyncio
 from aiohttp.test_utils import TestClient, TestServer
 
-from infra.embedded.embedding_model import DIMENSION, MAX_TOKENS, MODEL_NAME, EmbeddingModel, pool
-from infra.embedded.embedding_server import application
+from infra.embedded.embedding_model import DIMENSION, MAX_TOKENS, MODEL_NAME, Embedded, EmbeddingModel, pool
+from infra.embedded.embedding_server import EXECUTOR, application
+from tests.support.polling import until
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +117,44 @@ async def test_the_server_answers_its_health_while_it_embeds() -> None:
         assert not asked.done()
         leave.set()
         assert (await asked).status == 500
+
+
+class Held(EmbeddingModel):
+    """A model that embeds nothing before it is let go, and tells what it embedded."""
+
+    def __init__(self) -> None:
+        self.free, self.asked = threading.Event(), list[str]()
+
+    def embed(self, texts: Sequence[str]) -> Embedded:
+        self.asked += texts
+        self.free.wait(60)
+        return Embedded(np.zeros((len(texts), DIMENSION), dtype=np.float32), len(texts))
+
+
+async def test_texts_of_a_caller_that_has_gone_are_not_embedded() -> None:
+    model = Held()
+    app = application(model)
+    # As the server's own ``main``, a test server cancels the handler of a caller that has gone.
+    server = TestServer(app)
+    async with TestClient(server) as client:
+
+        async def ask(text: str) -> int:
+            async with client.post("/v1/embeddings", json={"input": text}) as response:
+                return response.status
+
+        def connections() -> int:
+            assert server.handler is not None
+            return len(server.handler.connections)
+
+        try:
+            first = asyncio.create_task(ask("first"))
+            await until(lambda: model.asked == ["first"], "the first is embedded")
+            gone = asyncio.create_task(ask("gone"))
+            await until(lambda: app[EXECUTOR]._work_queue.qsize() == 1, "the second waits")
+            gone.cancel()
+            await until(lambda: connections() == 1, "the second has gone")
+        finally:
+            model.free.set()
+        assert await first == 200
+        assert await ask("last") == 200
+    assert model.asked == ["first", "last"]

@@ -63,7 +63,7 @@ def test_a_variable_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_unknown_name_is_an_error_that_says_where(tmp_path: Path) -> None:
     path = write(tmp_path, EXAMPLE.read_text().replace('log_level = "info"', "grace = 30"))
-    with pytest.raises(ConfigurationError, match=r"worker\.grace"):
+    with pytest.raises(ConfigurationError, match=r"worker\.grace: there is no such setting"):
         load_settings(path)
 
 
