@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 
 from schemas.errors import DependencyDownError
@@ -21,6 +21,17 @@ class LimitReachedError(Exception):
 
     Of no kind that a stage could take for an outcome of the event's: only the step of a run knows it.
     """
+
+
+async def unless_stopped(asking: Awaitable[bool], stop: asyncio.Event) -> asyncio.Future[bool] | None:
+    """What was asked, once that is answered or has failed; ``None`` where ``stop`` comes first."""
+    asked, stopped = asyncio.ensure_future(asking), asyncio.ensure_future(stop.wait())
+    await asyncio.wait((asked, stopped), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if asked.done():
+        return asked
+    asked.cancel()
+    return None
 
 
 class Purse:

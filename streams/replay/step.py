@@ -40,7 +40,7 @@ from streams.reading import Entry
 from streams.replay.backfill import Backfill, is_over
 from streams.replay.corrections import Corrections, Feedback
 from streams.replay.events import Events
-from streams.replay.limits import LimitReachedError, PassedOverError
+from streams.replay.limits import LimitReachedError, PassedOverError, unless_stopped
 from streams.replay.remembered import Remembered
 from streams.replay.run import BURIED, DUPLICATE, OVER_BUDGET, PUBLISHED, REFUSED, SKIPPED, Place, Run
 from streams.replay.selection import Selection
@@ -116,8 +116,9 @@ class Step:
         self._ports = ports
         self.seen = Remembered()
         self._stop = asyncio.Event()
-        # Its limit on costs is reached.
+        # Its limit on costs is reached; or why nothing more may be begun.
         self.exhausted = False
+        self._failed: BaseException | None = None
 
     @property
     def stopping(self) -> bool:
@@ -156,11 +157,12 @@ class Step:
                 spent, avoided = amounts(output)
                 tally.cost_usd += spent
                 tally.avoided_usd += avoided
-        if not tallies:
-            return []
-        written = await self._ports.sender.settle()
+        written = await self._ports.sender.settle() if tallies else {}
+        if self._failed is not None:
+            # What was begun is finished and sent by now: what it cost is told, whoever has the run.
+            raise self._failed
         moved = [after(places[place], tally, written) for place, tally in tallies.items()]
-        if not self._ports.known:
+        if tallies and not self._ports.known:
             # Nothing of the others is in the lane that is not noted: a resume need not look that far back.
             still = [one for key, one in places.items() if key not in tallies and one.left]
             moved += [replace(one, written=further(one.written, written)) for one in still]
@@ -238,16 +240,12 @@ class Step:
             return False
         begin = self._ports.begin
         if begin is not None and item.incoming is not None:
-            asked = asyncio.ensure_future(begin(item.incoming))
-            stop = asyncio.ensure_future(self._stop.wait())
-            await asyncio.wait((asked, stop), return_when=asyncio.FIRST_COMPLETED)
-            stop.cancel()
-            if not asked.done():
-                asked.cancel()
-            elif isinstance(asked.exception(), PassedOverError):
+            asked = await unless_stopped(begin(item.incoming), self._stop)
+            failed = None if asked is None else asked.exception()
+            if isinstance(failed, PassedOverError):
                 item.done = _OVER_BUDGET
-            elif not asked.result():
-                self.exhausted = True
+            elif asked is not None and (failed is not None or not asked.result()):
+                self.exhausted, self._failed = failed is None, failed
                 self.stop()
         return not self.stopping
 
