@@ -6,6 +6,7 @@ Values of ``--where``, ids and texts are nobody's business and are left out: the
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -32,6 +33,8 @@ PHASES: Mapping[State, Phase] = {"done": "COMPLETE", "failed": "FAIL", "stopped"
 # Of --set, what can hold no text of anybody's; of the rest only numbers are told.
 _PLAIN = (PROMPT, "model", "route", "admission.route", "request.model")
 NOT_TOLD = "(not told)"
+# A request that a reason names: for who leads the run, and for nobody else.
+_REQUEST = re.compile(r"(?<=\bof the request ).*?(?=, as of \d| is not known, because )", re.DOTALL)
 
 
 def lineage_id(run: str, epoch: int) -> UUID:
@@ -56,7 +59,7 @@ def replayed(
         parameters=_parameters(run),
         since=run.config.since,
         until=run.config.until if run.config.since else None,
-        error=reason if ended and phase != "COMPLETE" else "",
+        error=_REQUEST.sub(NOT_TOLD, reason) if ended and phase != "COMPLETE" else "",
         facts=_facts(run, progress, epoch),
     )
 

@@ -171,3 +171,18 @@ async def test_nothing_is_gathered_where_nothing_is_told() -> None:
 )
 def test_a_cluster_is_named_by_its_first_broker(bootstrap: str, name: str) -> None:
     assert kafka_namespace(bootstrap) == name
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "the index version of the request {} is not known, because no enrichment of it is recorded: take today's",
+        "the index version v1 of the request {}, as of 2026-05-01T10:00:00Z, is gone: what was replaced is kept since",
+    ],
+)
+async def test_a_reason_that_names_a_request_is_told_without_its_id(reason: str) -> None:
+    telling, lineage, _, run = await scene()
+    await telling.ended(run, 1, "failed", reason.format(f"order of {CANARY}, as ever"))
+    [failed] = lineage.told
+    assert failed.error == reason.format(NOT_TOLD)
+    assert CANARY not in json.dumps(body(failed))
