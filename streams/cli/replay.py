@@ -18,6 +18,7 @@ from streams.cli.output import print_json, say
 from streams.cli.replay_asked import parse_sets, usd, with_desk
 from streams.cli.replay_diff import diff, gate
 from streams.cli.replay_lineage import lineage
+from streams.cli.replay_survey_text import survey_text
 from streams.cli.replay_text import Bar, asked_text, ended_line, planned_text, run_line, run_text, run_view, survey_view
 from streams.replay.desk import Desk, Planned
 from streams.replay.plan import times
@@ -216,8 +217,7 @@ def _show_survey(planned: Planned, found: Surveyed, *, json: bool) -> None:
     if json:
         print_json(survey_view(planned, found))
         return
-    for name, value in survey_view(planned, found).items():
-        sys.stdout.write(f"{name}: {value}\n")
+    sys.stdout.write(survey_text(planned, found))
 
 
 def _confirm(planned: Planned, found: Surveyed) -> None:

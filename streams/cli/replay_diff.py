@@ -110,7 +110,9 @@ def gate(
         min_pairs=min_pairs,
     )
     if not bounds.any:
-        raise ConfigurationError("name a bound: --min-score, --max-score-drop, --max-cost-increase, --max-regressions")
+        raise ConfigurationError(
+            "name a bound: --min-score, --max-score-drop, --max-cost-increase, --max-latency-increase or --max-regressions"
+        )
     asked = Asked(decide=tuple(decide or ()), tolerance=tolerance, embed=0, since=_moment(since))
     found = _report(run, against, asked, folder)
     checks = check(found, bounds)

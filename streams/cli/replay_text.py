@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from streams.cli.costs_amounts import micro_amount
 from streams.cli.output import console
 from streams.replay.backfill import CORRECTED, FIRST, IN_FLIGHT, REPLACED, Left
 from streams.replay.desk import Planned
@@ -169,7 +170,7 @@ def run_line(run: Run, progress: RunProgress) -> str:
     done, total = totals(progress.places)
     when = f"{run.created_at:%Y-%m-%d %H:%M}" if run.created_at else ""
     stages = ">".join(run.stages)
-    cost = f", {progress.cost_usd:.6f} USD" if progress.cost_usd else ""
+    cost = f", {micro_amount(progress.cost_usd)} USD" if progress.cost_usd else ""
     into = "as a mirror" if run.config.mirror else f"into {run.target}"
     return f"{run.name}  {run.state}  {stages} {into}  {done:,} of {total:,}{cost}  {when}"
 
@@ -179,16 +180,17 @@ def run_text(run: Run, progress: RunProgress, left: Sequence[Left], *, waits_for
     lines = [f"{run.name} ({run.run}): {run.state}" + (f", {run.reason}" if run.reason else "")]
     lines += [f"  waits for live: {waits_for}"] if waits_for else []
     lines.append(f"  lane {run.lane}, from {run.source_lane} into {run.target}, by version {run.code_version}")
-    asked = {name: value for name, value in run.config.as_json().items() if value not in (None, "", [], {}, 1.0)}
-    for name in ("salt", "mirror"):
-        asked.pop(name, None)
-    lines += [f"  {name}: {_short(value)}" for name, value in asked.items()]
+    asked = {name: value for name, value in run.config.as_json().items() if name not in ("salt", "mirror", "sample")}
+    if run.config.sample < 1:
+        asked["sample"] = run.config.sample
+    asked = {name: value for name, value in asked.items() if value not in (None, "", [], {})}
+    lines += [f"  {name.replace('_', ' ').replace(' usd', ' USD')}: {_short(value)}" for name, value in asked.items()]
     for number, stage in enumerate(run.stages):
         places = progress.of_step(number)
         done, total = totals(places)
         counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in progress.counts(number).items())
         lines.append(f"  {stage}: {done:,} of {total:,}" + (f"; {counts}" if counts else ""))
-    lines.append(f"  cost {progress.cost_usd:f} USD, avoided {progress.avoided_usd:f} USD")
+    lines.append(f"  {_amounts(progress)}")
     lines += [f"  left alone: {one.tenant}/{one.request_id} ({one.reason})" for one in left]
     return "\n".join(lines) + "\n"
 
@@ -205,13 +207,19 @@ def ended_line(run: Run, progress: RunProgress, ended: Ended, left: Sequence[Lef
     counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in progress.counts().items())
     line = f"run {run.name} is {ended.state}: {counts or 'nothing yet'}"
     if progress.cost_usd or progress.avoided_usd:
-        line += f"; cost {progress.cost_usd:f} USD, avoided {progress.avoided_usd:f} USD"
+        line += f"; {_amounts(progress)}"
     if left:
         line += f"; {len(left)} answers left alone, see headrace replay show {run.name}"
     return f"{line}; {ended.reason}" if ended.reason else line
 
 
+def _amounts(progress: RunProgress) -> str:
+    return f"cost {micro_amount(progress.cost_usd)} USD, avoided {micro_amount(progress.avoided_usd)} USD"
+
+
 def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={one}" for name, one in value.items())
     return f"{len(value):,}" if isinstance(value, list) else str(value)
 
 

@@ -119,6 +119,7 @@ def needed_path(stage: str, name: str) -> str | None:
 def check_sets(stages: Iterable[str], sets: Mapping[str, str]) -> None:
     """Raise ``ConfigurationError`` for a change that none of the stages of a run would take."""
     names = tuple(stages)
+    known = {key: kind for stage in names for key, kind in _POLICIES.get(stage, {}).items()}
     for name, value in sets.items():
         if name == PROMPT:
             _prompt(value)
@@ -129,14 +130,13 @@ def check_sets(stages: Iterable[str], sets: Mapping[str, str]) -> None:
                 raise ConfigurationError(f"--set index: none of the stages {', '.join(names)} searches an index")
             _index(value)
         elif name.startswith(POLICY):
-            known = {key: kind for stage in names for key, kind in _POLICIES.get(stage, {}).items()}
             key = name.removeprefix(POLICY)
             if key not in known:
                 there_are = _there_are(key, known)
                 raise ConfigurationError(f"--set {name}: {', '.join(names)} has no such policy; {there_are}")
             _value(name, value, known[key])
         else:
-            _edit(names[0], name, value)
+            _edit(names[0], name, value, policies=known)
 
 
 def _there_are(key: str, known: Mapping[str, type]) -> str:
@@ -173,12 +173,16 @@ def aliases(record: type[Record]) -> dict[str, str]:
     }
 
 
-def _edit(stage: str, name: str, value: str, *, empty_only: bool = False) -> Callable[[Any], Any]:
+def _edit(
+    stage: str, name: str, value: str, *, empty_only: bool = False, policies: Iterable[str] = ()
+) -> Callable[[Any], Any]:
     record = STAGES[stage].inputs[0].record
     path = aliases(record).get(name, name)
     kind = _kind(record, path.split("."))
     if kind is None:
-        raise ConfigurationError(f"--set {name}: {record.__name__} has no such plain field; {_near(record, name)}")
+        raise ConfigurationError(
+            f"--set {name}: {record.__name__} has no such plain field; {_near(record, name, policies)}"
+        )
     parsed = _value(name, value, kind)
     edit = _setter(path.split("."), parsed)
     return (lambda record: edit(record) if _empty(record, path) else record) if empty_only else edit
@@ -190,8 +194,8 @@ def _empty(record: Any, path: str) -> bool:
     return record in (None, "", ())
 
 
-def _near(record: type[Record], name: str) -> str:
-    known = [*aliases(record), PROMPT, *_plain_paths(record)]
+def _near(record: type[Record], name: str, policies: Iterable[str]) -> str:
+    known = [*aliases(record), PROMPT, INDEX, *(f"{POLICY}{one}" for one in policies), *_plain_paths(record)]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else f"short names are {', '.join([*aliases(record), PROMPT])}"
 

@@ -34,6 +34,10 @@ from streams.replay.work import BATCH, batches
 from streams.settings import Settings
 from streams.stages import STAGES, Effect
 
+NO_MODEL, OTHERWISE = "the settings have no such route or model", "for other reasons"
+# So many are told apart.
+REASONS = 100
+
 
 @dataclass(slots=True)
 class Surveyed:
@@ -43,7 +47,8 @@ class Surveyed:
     that they can cost with every attempt of their routes. Where a stage before them makes their prompts, the first is
     by the enrichments that are recorded, and the second by the most that the settings let be retrieved; of
     ``not_recorded`` requests nothing is recorded, and both are for the longest prompt. ``embeddings`` are by stage.
-    ``index``: of requests that another index than today's is chosen for, what is searched.
+    ``index``: of requests that another index than today's is chosen for, what is searched. ``refusals`` say why of the
+    ``refused``.
     """
 
     read: int = 0
@@ -55,6 +60,7 @@ class Surveyed:
     most_usd: defaultdict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
     reused: int = 0
     refused: int = 0
+    refusals: Counter[str] = field(default_factory=Counter)
     answers: Counter[str] = field(default_factory=Counter)
     not_recorded: int = 0
     index: Counter[str] = field(default_factory=Counter)
@@ -68,6 +74,9 @@ class Surveyed:
         """Count a call, which costs at most so much."""
         if known.error is not None or not known.model:
             self.refused += 1
+            reason = NO_MODEL if known.error is None else str(known.error)
+            # A reason may name what the event alone has.
+            self.refusals[reason if len(self.refusals) < REASONS else OTHERWISE] += 1
             return
         if most:
             self.most_usd[known.model] += most

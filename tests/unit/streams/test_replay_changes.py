@@ -34,6 +34,9 @@ def test_fields_are_changed_in_what_the_first_stage_reads_alone() -> None:
         (("filter",), "policy.allow_trunkated", "true", "did you mean allow_truncated"),
         (("filter",), "policy.allow_truncated", "yes", "true or false"),
         (("account",), "policy.rate", "1", "it has none"),
+        (("filter",), "polcy.allow_truncated", "true", r"did you mean policy\.allow_truncated"),
+        (("filter",), "polcy.truncated", "true", r"did you mean policy\.allow_truncated"),
+        (("filter", "evaluate"), "polcy.rate", "1", r"did you mean policy\.rate"),
     ],
 )
 def test_a_change_that_none_of_the_stages_takes_is_named(
