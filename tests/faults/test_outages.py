@@ -28,7 +28,7 @@ CHANGES = {
     "stages": {stage: {"timeout_s": ATTEMPT_S} for stage in STAGES},
     "worker": {"lease_s": 2.0},
     "kafka": {"produce_timeout_s": 5.0},
-    "deployments": {"fake": {"total_timeout_s": 5.0, "first_token_timeout_s": 5.0}},
+    "deployments": {"fake": {"total_timeout_s": 4.0, "first_token_timeout_s": 4.0}},
 }
 
 
