@@ -170,7 +170,10 @@ def feedback(scene: Scene, answer: Answer, rating: int | None = 4, **fields: str
 
 def test_answers_are_scored_once_across_kills_and_redeliveries(scene: Scene) -> None:
     grounded, wrong, rejected = scene.answer(), scene.answer(OTHER), scene.answer(None, status="rejected")
-    scene.answered(grounded, wrong, rejected)
+    # One after the other: of two at once, either may have paid for what both say.
+    scene.answered(grounded)
+    scene.wait_for(grounded.meta.request_id)
+    scene.answered(wrong, rejected)
     values = {}
     for one in (grounded, wrong):
         found = scene.wait_for(one.meta.request_id)
@@ -182,12 +185,11 @@ def test_answers_are_scored_once_across_kills_and_redeliveries(scene: Scene) -> 
     assert not scene.evaluations(rejected.meta.request_id)
     # Between the costs that are to be told and the topic: a later life tells them.
     scene.worker.stop()
-    told = scene.answer()
+    told, late = (scene.answer(f"{GROUNDED} It is {secrets.token_hex(8)} that says so.") for _ in range(2))
     scene.answered(told)
     scene.worker.start(HEADRACE_WORKER__FAILPOINT="after_spends_taken")
     assert scene.worker.wait_end(180) == -signal.SIGKILL
     # Between the event and the offset: the next life gets the answer again.
-    late = scene.answer()
     scene.answered(late)
     scene.worker.start(HEADRACE_WORKER__FAILPOINT="after_produce")
     assert scene.worker.wait_end(180) == -signal.SIGKILL
