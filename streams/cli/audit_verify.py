@@ -22,7 +22,7 @@ from streams.auditing.sealed_lane import read_exported
 from streams.auditing.seen import Seen
 from streams.auditing.verify import Plan, Scope, Verifier, open_seen, temporary
 from streams.cli.lines import clean
-from streams.cli.output import console, print_json, say
+from streams.cli.output import console, print_json, say, tell
 from streams.moments import moment
 from streams.opened import iso
 from streams.settings import load_settings
@@ -77,10 +77,11 @@ def verify(
             print_json({**view(scope, counts, found), "seals": asdict(verifier.sealed)})
         else:
             for line in lines(seen, found, limit):
-                typer.echo(line)
+                tell(line)
+    shown = say if json else tell
     for note in (*notes(scope, counts), *seal_notes(scope, verifier.sealed)):
-        say(note)
-    say(summary(counts, found))
+        shown(note)
+    shown(summary(counts, found))
     if off(found):
         raise typer.Exit(1)
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from infra.embedded.state import ChildState, StackState
-from streams.cli.output import console
+from streams.cli.output import page
 
 READYZ_TIMEOUT_S = 3.0
 READYZ_MAX_BYTES = 10_000
@@ -51,6 +51,7 @@ def _answer(body: bytes) -> Any:
 
 
 def show_components(state: StackState) -> None:
+    """A table on stdout."""
     table = Table("", "state", "pid", "port", "restarts", "up", "version", box=None, pad_edge=False)
     for child in describe(state)["components"]:
         shown = child["status"] if child["readyz"] in (None, {}) or child["status"] == "ready" else _reason(child)
@@ -63,7 +64,7 @@ def show_components(state: StackState) -> None:
             say_age(child["uptime_s"]),
             child["version"],
         )
-    console.print(table)
+    page().print(table)
 
 
 def _reason(child: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from processors.account.reconcile import KINDS, Finding, reconcile
 from streams import security
 from streams.cli.costs_amounts import plain_amount
 from streams.cli.lines import clean
-from streams.cli.output import console, print_json, say
+from streams.cli.output import console, print_json, say, tell
 from streams.moments import moment
 from streams.opened import iso
 from streams.reconciling import Advance, Gathered, gather
@@ -48,8 +48,8 @@ def reconcile_books(
         print_json(view(found, findings, lane))
     else:
         for line in lines(findings, limit):
-            typer.echo(line)
-    say(summary(found, findings))
+            tell(line)
+    (say if json else tell)(summary(found, findings))
     if findings or found.unreadable:
         raise typer.Exit(1)
 

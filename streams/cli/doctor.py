@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from schemas.errors import ConfigurationError
-from streams.cli.output import console, print_json
+from streams.cli.output import page, print_json
 from streams.doctor.checkup import Finding, examine
 from streams.doctor.plan import checks
 from streams.doctor.redact import redactor
@@ -58,12 +58,13 @@ def _show(findings: Sequence[Finding], *, json: bool) -> None:
     if json:
         print_json(as_json(findings))
         return
+    out = page()
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
-        console.print(f"{_MARKS[finding.status]}  {finding.name:{width}}  ", end="", highlight=False)
-        console.print(finding.detail, markup=False, highlight=False, soft_wrap=True)
+        out.print(f"{_MARKS[finding.status]}  {finding.name:{width}}  ", end="", highlight=False)
+        out.print(finding.detail, markup=False, highlight=False, soft_wrap=True)
         if finding.fix:
-            console.print(f"{'':{width + 11}}→ {finding.fix}", markup=False, highlight=False, soft_wrap=True)
+            out.print(f"{'':{width + 11}}→ {finding.fix}", markup=False, highlight=False, soft_wrap=True)
 
 
 def as_json(findings: Sequence[Finding]) -> dict[str, object]:

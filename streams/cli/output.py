@@ -18,6 +18,20 @@ from rich.console import Console
 console = Console(stderr=True)
 
 
+# Of a file or a pipe, which has no width to fit into.
+WIDE = 1000
+
+
+def page() -> Console:
+    """Stdout for what a person reads as a command's result: as wide as its terminal, else as wide as it needs."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+
+
+def tell(text: str) -> None:
+    """A line of a command's result for a person, on stdout."""
+    page().print(text, markup=False, soft_wrap=True)
+
+
 def program() -> str:
     """How this command can be typed again: its name where it is on PATH, else where it lies."""
     if shutil.which("headrace"):

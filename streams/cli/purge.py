@@ -11,7 +11,7 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from processors.postgres import Database
-from streams.cli.output import console, print_json, say
+from streams.cli.output import console, print_json, tell
 from streams.purging import Purge, Purged
 from streams.retention import FOREVER, say_days
 from streams.settings import Settings, load_settings
@@ -34,7 +34,7 @@ def purge(
         if json:
             print_json(_describe(purged, dry_run=dry_run))
         else:
-            say(_line(purged, dry_run=dry_run))
+            tell(_line(purged, dry_run=dry_run))
     if any(purged.outcome == "missing" for purged in done):
         raise typer.Exit(1)
 

@@ -111,7 +111,8 @@ def gate(
     )
     if not bounds.any:
         raise ConfigurationError(
-            "name a bound: --min-score, --max-score-drop, --max-cost-increase, --max-latency-increase or --max-regressions"
+            "name a bound, e.g. --min-score, --max-score-drop, --max-regressions, --max-cost-increase or "
+            "--max-latency-increase"
         )
     asked = Asked(decide=tuple(decide or ()), tolerance=tolerance, embed=0, since=_moment(since))
     found = _report(run, against, asked, folder)

@@ -20,7 +20,7 @@ from streams.batches import batches as read_batches
 from streams.batches import line_of
 from streams.cli.batches import view as batches_view
 from streams.cli.components import describe, say_age, show_components
-from streams.cli.output import console, print_json, say
+from streams.cli.output import page, print_json, tell
 from streams.overview.backlog import Backlog
 from streams.overview.snapshot import Lookout, Snapshot
 from streams.paused import Held, what_is_paused
@@ -174,20 +174,20 @@ def _input(one: Backlog, snapshot: Snapshot) -> dict[str, Any]:
 def _show(seen: Seen, down: list[str]) -> None:
     if seen.stack is not None and seen.stack.running:
         show_components(seen.stack)
-        console.print()
+        page().print()
     snapshot = seen.snapshot
     if snapshot is not None:
         _show_stages(snapshot)
         _show_workers(snapshot)
         letters = f"{snapshot.open_letters} open of {snapshot.letters}" if snapshot.open_letters else "none open"
-        say(f"\ndead letters: {'not known' if snapshot.open_letters is None else letters}")
+        tell(f"\ndead letters: {'not known' if snapshot.open_letters is None else letters}")
         batches = None if seen.batches is None else line_of(seen.batches)
         if batches is not None:
-            say(batches)
+            tell(batches)
         for held in seen.held:
-            say(f"paused: {held.line()}")
+            tell(f"paused: {held.line()}")
     for reason in down:
-        console.print(Text(f"down: {reason}", style="red"), soft_wrap=True)
+        page().print(Text(f"down: {reason}", style="red"), soft_wrap=True)
 
 
 def _show_stages(snapshot: Snapshot) -> None:
@@ -197,7 +197,7 @@ def _show_stages(snapshot: Snapshot) -> None:
         reads = one.kind if not one.missing else f"{one.kind} (missing)"
         group = one.state if one.state != "dead" else "not run"
         table.add_row(one.stage, reads, group, str(one.members), f"{one.events:,}", say_age(age) or "-")
-    console.print(table)
+    page().print(table)
 
 
 def _show_workers(snapshot: Snapshot) -> None:
@@ -215,7 +215,7 @@ def _show_workers(snapshot: Snapshot) -> None:
             str(worker.pid),
             reported,
         )
-    console.print(table)
+    page().print(table)
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -158,7 +158,7 @@ def test_a_sealer_follows_waits_for_another_and_ends_on_sigterm(commands: Comman
 def test_a_lane_that_was_never_sealed_says_so(commands: Commands) -> None:
     publish(commands, 1)
     ran = commands.run("audit", "verify", "--lane", commands.lane, "--no-costs")
-    assert "nothing of this lane is sealed" in ran.err
+    assert "nothing of this lane is sealed" in ran.out
     assert commands.run("audit", "seal", "--lane", "nowhere").code == 2
     ran = commands.run("audit", "seals", "prove", f"{commands.lane}.answers-9@0")
     assert ran.code == 2 and "no partition 9" in ran.err

@@ -190,4 +190,4 @@ def test_a_person_is_told_what_a_finding_means(books: Books) -> None:
     assert ran.code == 1
     for kind, meaning in KINDS.items():
         assert f"): {meaning}" in ran.out and kind in ran.out
-    assert "things do not agree" in ran.err
+    assert "things do not agree" in ran.out

@@ -250,8 +250,8 @@ def test_no_secret_is_shown(stack: TestStack, tmp_path: Path, dead: int, options
         assert json.loads(done.stdout)["ok"] is False
         assert len(done.stdout.splitlines()) == 1
     else:
-        assert done.stdout == ""
-        assert "FAILED" in done.stderr
+        assert done.stderr == ""
+        assert "FAILED" in done.stdout
 
 
 def test_unreadable_settings_end_with_2_and_name_the_field(tmp_path: Path) -> None:

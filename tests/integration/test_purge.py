@@ -180,7 +180,7 @@ def test_the_command_tells_and_deletes(stack: TestStack, lane: str, tmp_path: Pa
     assert by_table["finals"]["kept_days"] == 45 and by_table["finals"]["oldest"] < by_table["finals"]["before"]
 
     done = commands.run("purge")
-    assert (done.code, done.out) == (0, "")
-    assert "finals: " in done.err and "older than 45 days" in done.err
+    assert (done.code, done.err) == (0, "")
+    assert "finals: " in done.out and "older than 45 days" in done.out
     again = commands.run("purge", "--json")
     assert next(one for one in again.objects if one["table"] == "finals")["rows"] == 0

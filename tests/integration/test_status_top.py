@@ -155,7 +155,7 @@ def test_what_is_away_is_named_and_the_rest_is_still_told(watched: Watched) -> N
     assert ran.code == 1 and found["parts"]["postgres"]["ok"] is False and found["parts"]["kafka"]["ok"] is True
     assert any("postgres is not reachable" in reason for reason in found["down"])
     assert found["dead_letters"] == {"total": 0, "open_at_most": None}
-    assert "dead letters: not known" in run_headrace("status", "--lane", watched.place.lane, environment=nowhere).err
+    assert "dead letters: not known" in run_headrace("status", "--lane", watched.place.lane, environment=nowhere).out
     assert "nobody" not in ran.out + ran.err
     top = run_headrace("top", "--once", "--lane", watched.place.lane, "--json", environment=nowhere)
     assert top.code == 1 and "postgres" in top.objects[0]["faults"]

@@ -99,7 +99,8 @@ def test_axes_have_round_marks_within_their_ends() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ((), "name a bound.*--max-latency-increase"),
+        ((), "name a bound, e.g. --min-score"),
+        ((), "--max-latency-increase"),
         (("--min-score", "=0.5"), "write NAME=VALUE"),
         (("--min-score", "groundedness=high"), "scores are from 0 to 1"),
         (("--max-score-drop", "2"), "scores are from 0 to 1"),
