@@ -11,7 +11,7 @@ import typer
 
 from schemas.errors import ConfigurationError
 from streams.cli.dlq_desk import choose, chosen_filter, desk_of
-from streams.cli.dlq_text import letter_line, letter_text, retried_line
+from streams.cli.dlq_text import dropped_line, letter_line, letter_text, retried_line
 from streams.cli.output import print_json, quiet_end, say
 from streams.dlq.retry import Redriver
 from streams.dlq.search import WANTED
@@ -137,7 +137,8 @@ def drop(
 ) -> None:
     """Mark letters as done with: by id, or all open ones that pass the filters. They stay on their topic.
 
-    Who dropped a letter, when and why is shown by list --state dropped and by show.
+    Who dropped a letter, when and why is shown by list --state dropped and by show. One that was retried or dropped
+    before stays as it is: its event is with its stage again, and what fails again is a new letter.
     """
     wanted = chosen_filter(error_class, stage, since, until, tenant, "open")
     if not reason.strip():
@@ -150,7 +151,7 @@ def drop(
             if json:
                 print_json({"id": found.letter.id, "outcome": outcome})
             else:
-                say(f"{found.letter.id} {outcome}{'' if outcome == 'dropped' else ': it was dropped before'}")
+                say(dropped_line(found, outcome))
     if not json:
         say(_summed(outcomes))
 

@@ -38,6 +38,19 @@ def retried_line(done: Retried) -> str:
     return clean(f"{done.id} {outcome} to {done.topic} {done.run}{': ' + done.reason if done.reason else ''}")
 
 
+def dropped_line(found: Found, outcome: str) -> str:
+    """What came of dropping one letter; one that was retried has nothing left to drop."""
+    if outcome == "dropped":
+        return f"{found.letter.id} dropped"
+    if found.status.state == "dropped":
+        return f"{found.letter.id} {outcome}: it was dropped before"
+    if found.status.state == "retried":
+        return (
+            f"{found.letter.id} {outcome}: it was retried before, and stays so; if it failed again, drop the new letter"
+        )
+    return f"{found.letter.id} {outcome}: somebody else retried or dropped it meanwhile"
+
+
 def clean_lines(text: str) -> str:
     """As ``clean``, line by line."""
     return "\n".join(clean(line) for line in text.split("\n"))

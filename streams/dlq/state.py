@@ -106,7 +106,7 @@ class LetterStates:
             self._connection.execute(_SET, self._change(letter, "retried"))
 
     def drop(self, letter: Letter, reason: str) -> bool:
-        """Mark a letter as dropped; False for one that was dropped before, which stays as it is."""
+        """Mark a letter as dropped; False for one that was retried or dropped before, which stays as it is."""
         with _translated(), self._connection.transaction():
             self._connection.execute(_TOUCH, {**self._place(letter), "state": "dropped"})
             changed = self._connection.execute(_DROP, {**self._change(letter, "dropped"), "reason": reason})
@@ -196,5 +196,5 @@ _PUBLISHED = "UPDATE redrives SET published_at = clock_timestamp() WHERE run = %
 _DROP = """
     UPDATE dead_letters
     SET state = 'dropped', reason = %(reason)s, changed_by = %(actor)s, changed_at = clock_timestamp()
-    WHERE letter = %(letter)s AND state <> 'dropped'
+    WHERE letter = %(letter)s AND state = 'retrying'
 """

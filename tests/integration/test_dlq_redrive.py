@@ -246,6 +246,10 @@ def test_bytes_that_are_no_record_go_back_as_they_are_and_fail_again_as_a_letter
     dropped = {one["id"]: one for one in stream.run("list", "--state", "dropped").objects}[second["id"]]
     assert dropped["changed"]["reason"] == "a producer's mistake" and "@" in dropped["changed"]["by"]
     assert "no-avro" not in stream.letters()
+    # What was retried is with its stage again: its history is not written over.
+    ran = stream.run("drop", letter["id"], "--reason", "too late")
+    assert ran.objects == [{"id": letter["id"], "outcome": "skipped"}]
+    assert letter["id"] in {one["id"] for one in stream.run("list", "--state", "retried").objects}
 
 
 def test_a_producer_that_forges_a_retry_opens_no_revision(stream: Stream) -> None:
