@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
@@ -192,17 +192,18 @@ def _change(
 ) -> StackState:
     every = [*(child["name"] for child in wanted["children"]), *(worker.name for worker in workers)]
     sizes = {name: _size(layout.log(name)) for name in every}
+    told = _Reports(layout, on_progress)
     write_json(layout.desired, wanted)
     if not is_running(layout.folder):
         _spawn(layout, owner_pid)
     components = [child["name"] for child in wanted["children"] if child["kind"] == "component"]
-    _await_ready(layout, components, on_progress, sizes)
+    _await_ready(layout, components, told, sizes)
     _complete(wanted)
     names = {child["name"] for child in wanted["children"]}
     wanted["children"] += [worker.to_json() for worker in workers if worker.name not in names]
     write_json(layout.desired, wanted)
     _await(lambda: _follows(layout, wanted), timeout_s=SUPERVISOR_START_S)
-    _await_ready(layout, [worker.name for worker in workers], on_progress, sizes)
+    _await_ready(layout, [worker.name for worker in workers], told, sizes)
     return status(layout.folder)
 
 
@@ -253,11 +254,23 @@ def _import_path() -> str:
     return os.pathsep.join(path for path in (ours, os.environ.get("PYTHONPATH")) if path)
 
 
-def _await_ready(layout: Layout, names: Sequence[str], on_progress: OnProgress, log_sizes: Mapping[str, int]) -> None:
+class _Reports:
+    """Says what is starting and ready, of what was not ready before."""
+
+    def __init__(self, layout: Layout, on_progress: OnProgress) -> None:
+        self._running = {child.name for child in status(layout.folder).components if child.status == "ready"}
+        self._on_progress = on_progress
+
+    def say(self, name: str, state: Literal["starting", "ready"]) -> None:
+        if name not in self._running:
+            self._on_progress(Progress(name, state))
+
+
+def _await_ready(layout: Layout, names: Sequence[str], told: _Reports, log_sizes: Mapping[str, int]) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     waiting = list(names)
     for name in waiting:
-        on_progress(Progress(name, "starting"))
+        told.say(name, "starting")
     while waiting:
         state = status(layout.folder)
         if not state.running:
@@ -266,7 +279,7 @@ def _await_ready(layout: Layout, names: Sequence[str], on_progress: OnProgress, 
             child = state.child(name)
             if child is not None and child.status == "ready":
                 waiting.remove(name)
-                on_progress(Progress(name, "ready"))
+                told.say(name, "ready")
             elif child is not None and child.status == "failed":
                 raise _failed(layout, child, log_sizes[name])
         if waiting and time.monotonic() > deadline:
