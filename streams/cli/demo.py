@@ -17,7 +17,7 @@ from streams.cli.stack import DEFAULT_FOLDER, Folder, bring_up, exit_on_failure,
 from streams.costs import Selection, Spent, look_up
 from streams.demo.asking import GROUP, GROUP_TIMEOUT_S, Asked, Manner, ask_all
 from streams.demo.corpus import chars_of, ingest
-from streams.demo.failure import failure
+from streams.demo.failure import dead_letters, failure
 from streams.demo.questions import QUESTIONS, read_questions
 from streams.demo.screen import answering, ingestion, show_ledger, show_next, show_summary
 from streams.demo.summary import Summary, summarise
@@ -54,7 +54,7 @@ def demo(
                 print_json(summary.to_json(state.versions))
             show_summary(summary, priced=bool(summary.cost_usd))
             show_ledger(booked(settings, summary.answered))
-            _judge(folder, asked, summary)
+            _judge(settings, asked, summary)
         except KeyboardInterrupt:
             # What was running before goes on.
             down = down or not joins
@@ -97,7 +97,7 @@ def booked(settings: Settings, answered: int) -> Spent:
         time.sleep(0.1)
 
 
-def _judge(folder: Path, asked: Asked, summary: Summary) -> None:
+def _judge(settings: Settings, asked: Asked, summary: Summary) -> None:
     if summary.good:
         return
     if asked.lost:
@@ -105,4 +105,5 @@ def _judge(folder: Path, asked: Asked, summary: Summary) -> None:
     else:
         failures = {one.answer.failure.message for one in asked.arrivals if one.answer.failure is not None}
         reason = f"no request was answered ({'; '.join(sorted(failures)) or 'no reason given'})"
-    raise failure(folder, reason, suspects=("complete", "flow") if asked.lost else ("complete",))
+    suspects = ("complete", "flow") if asked.lost else ("complete",)
+    raise failure(settings.folder, reason, suspects=suspects, letters=dead_letters(settings, lane=LANE))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import psycopg
 
 from schemas.records import Document
-from streams.demo.failure import failure
+from streams.demo.failure import dead_letters, failure
 from streams.publish import Publisher
 from streams.reading import TopicReader
 from streams.settings import Settings
@@ -52,7 +51,7 @@ def ingest(
                 settings.folder, f"the broker did not take a document: {refused[0].reason}", suspects=("kafka",)
             )
         sizes = {document.document_id: chars_of(document) for document in documents}
-        return _wait(settings.folder, _Progress(connection, documents[0], lane, starts, sizes, before), on_progress)
+        return _wait(settings, _Progress(connection, documents[0], lane, starts, sizes, before), on_progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +82,13 @@ class _Progress:
         )
 
 
-def _wait(folder: Path, progress: _Progress, on_progress: OnIngested) -> Ingested:
+def _wait(settings: Settings, progress: _Progress, on_progress: OnIngested) -> Ingested:
     seen, moved = progress.read(), time.monotonic()
     while seen.documents < len(progress.sizes):
         if time.monotonic() - moved > STALLED_S:
             reason = f"the index has {seen.documents} of {len(progress.sizes)} documents and does not go on"
-            raise failure(folder, reason, suspects=("flow", "embeddings"))
+            letters = dead_letters(settings, lane=progress.lane)
+            raise failure(settings.folder, reason, suspects=("flow", "embeddings"), letters=letters)
         time.sleep(POLL_S)
         now = progress.read()
         if now != seen:
