@@ -16,6 +16,7 @@ from processors.enrich.policy import EnrichPolicy
 from processors.enrich.stage import searched_for
 from processors.enrich.tokens import estimate_tokens
 from processors.evaluate.material import MOST_EVIDENCE, MOST_SENTENCES, material, material_of
+from processors.evaluate.policy import EvaluatePolicy
 from processors.evaluate.processor import ANSWERED
 from processors.evaluate.scoring import embedded
 from processors.event import Incoming
@@ -77,7 +78,9 @@ class Bounds:
     ) -> None:
         """``terms`` ``None``: the endpoint's calls cost nothing."""
         self._stage, self._terms, self._clock, self._routes = stage, terms, clock, by_name
-        self._policies, self._evaluate = enrich_policies(settings), evaluate_policy(settings)
+        # Which scores a reply is decided by says its route, whatever is evaluated later.
+        scored = EvaluatePolicy() if stage == "complete" else evaluate_policy(settings)
+        self._policies, self._evaluate = enrich_policies(settings), scored
 
     def of(self, incoming: Incoming[Any]) -> Embedded:
         """For an event that the stage reads, or for one before it that is known: what it has is not asked for twice."""

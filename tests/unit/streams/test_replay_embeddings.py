@@ -269,6 +269,25 @@ async def test_the_bound_of_an_answer_is_that_of_what_its_scores_embed() -> None
     assert bounds.of(replace(incoming, record=answer(status="blocked"))).texts == 0
 
 
+def test_the_bound_of_a_reply_s_scores_holds_whatever_is_evaluated_later() -> None:
+    model = {"base_url": NOWHERE, "model": "m"}
+    priced = bare_settings(
+        embeddings={"base_url": NOWHERE, "model": "e1", "price": 1_000_000},
+        deployments={"small": model, "big": {**model, "model": "m2"}},
+        routes={"default": {"deployment": "small", "cascade": {"to": ["big"], "groundedness": 0.5}}},
+    )
+    record = enrichment("r1")
+    asked = replace(record, grounding=replace(record.grounding, passages=answer().passages))
+    incoming = Incoming(record=asked, meta=asked.meta, raw=b"", appended_at=NOW)
+    found = []
+    for on in (True, False):
+        evaluate = priced.evaluate.model_copy(update={"groundedness": on, "relevance": on})
+        bounds = bounds_of("complete", priced.model_copy(update={"evaluate": evaluate}), FakeClock(NOW))
+        assert bounds is not None
+        found.append(bounds.of(incoming))
+    assert found[0].most_usd > 0 and found[0] == found[1]
+
+
 def test_what_costs_nothing_is_counted_and_never_bounds_a_run() -> None:
     free = bare_settings()
     assert bounds_of("enrich", free, FakeClock(NOW)) is None
