@@ -29,8 +29,8 @@ def doctor(
 ) -> None:
     """Check settings, connections and contents, and say what to do. Changes nothing.
 
-    Exit 1 if a check fails, 2 if the settings can't be read. One word is embedded, whichever endpoint is set, and a model
-    on this machine is asked for one token; nothing of it is booked.
+    Exit 1 if a check fails, 2 if the settings can't be read. One word is embedded, whichever endpoint is set, and
+    a model on this machine is asked for one token; nothing of it is booked.
     """
     try:
         settings = load_settings(folder=folder)
