@@ -7,11 +7,13 @@ import signal
 import sys
 from contextlib import AsyncExitStack
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from streams.cli.costs_amounts import micro_amount
 from streams.cli.mirror_text import ended_text, mirror_line, mirror_text, mirror_view, started_text
 from streams.cli.output import print_json, say
 from streams.cli.replay_asked import parse_sets, usd, with_desk
@@ -224,6 +226,6 @@ class _Said:
             return
         self._day = figures.day.day
         say(
-            f"mirror {figures.run.name}: {figures.day.spent_usd:f} of {figures.limit_usd:f} USD are spent on "
-            f"{figures.day.day}; what has no room is passed over until the next day (UTC)"
+            f"mirror {figures.run.name}: {micro_amount(figures.day.spent_usd)} of "
+            f"{micro_amount(figures.limit_usd or Decimal(0))} USD are spent on {figures.day.day}; what has no room is passed over until the next day (UTC)"
         )

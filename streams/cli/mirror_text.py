@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from streams.cli.costs_amounts import micro_amount
 from streams.mirroring.figures import Figures
 from streams.replay.run import Run
 from streams.replay.work import Ended
@@ -77,14 +78,16 @@ def mirror_text(figures: Figures) -> str:
         lines.append(f"  removed by retention before they were read: {figures.gone:,}")
     counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in sorted(figures.outcomes.items()))
     lines += [f"  {counts}"] if counts else []
-    lines.append(f"  {_today(figures)}; {figures.cost_usd:f} USD in all, avoided {figures.avoided_usd:f}")
+    lines.append(
+        f"  {_today(figures)}; {micro_amount(figures.cost_usd)} USD in all, avoided {micro_amount(figures.avoided_usd)}"
+    )
     return "\n".join(lines) + "\n"
 
 
 def started_text(run: Run, *, new: bool, host: str, port: int | None) -> str:
     """What begins, or goes on."""
     limit = run.config.max_cost_per_day_usd
-    most = f", at most {limit:f} USD a day" if limit is not None else ""
+    most = f", at most {micro_amount(limit)} USD a day" if limit is not None else ""
     served = f"; metrics on http://{host}:{port}/metrics" if port is not None else ""
     return f"mirror {run.name} {'begins' if new else 'goes on'}: {_what(run)} into the lane {run.lane}{most}{served}"
 
@@ -99,8 +102,8 @@ def _what(run: Run) -> str:
 
 
 def _today(figures: Figures) -> str:
-    of = "" if figures.limit_usd is None else f" of {figures.limit_usd:f}"
-    return f"{figures.day.spent_usd:f}{of} USD today"
+    of = "" if figures.limit_usd is None else f" of {micro_amount(figures.limit_usd)}"
+    return f"{micro_amount(figures.day.spent_usd)}{of} USD today"
 
 
 def _behind(figures: Figures) -> str:

@@ -41,7 +41,7 @@ def test_they_are_told_in_words_and_as_json() -> None:
     assert "complete>account of 5% of live" in text
     assert "seen 100, mirrored 4, 40 events behind (90 s)" in text
     assert "passed over for the day's budget: 6" in text
-    assert "4.5 of 5 USD today" in mirror_line(figures())
+    assert "4.50 of 5.00 USD today" in mirror_line(figures())
     assert "how far behind is not known" in mirror_line(figures(None))
     view = mirror_view(figures())
     assert (view["over_budget"], view["today"]["spent_usd"], view["today"]["limit_usd"]) == (6, "4.5", "5")
