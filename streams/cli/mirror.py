@@ -227,5 +227,6 @@ class _Said:
         self._day = figures.day.day
         say(
             f"mirror {figures.run.name}: {micro_amount(figures.day.spent_usd)} of "
-            f"{micro_amount(figures.limit_usd or Decimal(0))} USD are spent on {figures.day.day}; what has no room is passed over until the next day (UTC)"
+            f"{micro_amount(figures.limit_usd or Decimal(0))} USD are spent on {figures.day.day}; "
+            "what has no room is passed over until the next day (UTC)"
         )
