@@ -37,6 +37,7 @@ from streams.gate import Gate
 from streams.health import Health, Unit
 from streams.logs import configure_logs
 from streams.metrics import Metrics
+from streams.migrated import check_migrated
 from streams.ports import Ports
 from streams.probes import probe_embeddings, probe_registry
 from streams.producer import AUTHORIZATION, Producer
@@ -177,6 +178,7 @@ class Worker:
         stack.push_async_callback(database.close)
         self._database = database
         self._clock.set(await self._retry(database.now))
+        await self._retry(lambda: check_migrated(database))
         registry = settings.registry
         codec = await self._retry(lambda: security.codec(registry))
         producer = Producer(settings.kafka)
