@@ -57,7 +57,7 @@ def test_status_names_the_folder_too(tmp_path: Path) -> None:
     folder = never_restarted(tmp_path)
     ran = run_headrace("status", "--folder", str(folder), environment=environment())
     assert ran.code == 1
-    assert f"start one with: headrace up --folder {folder}" in ran.err
+    assert f"start one with: headrace up --folder {folder}" in ran.out
 
 
 def test_an_external_stack_is_not_told_to_start_the_embedded_one(
