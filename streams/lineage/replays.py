@@ -19,7 +19,7 @@ from schemas.ids import derive_id
 from streams.lineage.code import commit
 from streams.lineage.happening import Dataset, Happening, Lineage, Phase
 from streams.lineage.topics import Topics
-from streams.replay.changes import POLICY, PROMPT
+from streams.replay.changes import POLICY, PROMPT, is_text
 from streams.replay.gone import noted
 from streams.replay.lane import output_kinds
 from streams.replay.run import Progress, Run, State, totals
@@ -112,7 +112,8 @@ def _outputs(
 
 def _parameters(run: Run) -> dict[str, str]:
     config = run.config
-    found = {f"--set {name}": _told(name, value) for name, value in {**config.sets, **config.fills}.items()}
+    given, first = {**config.sets, **config.fills}, run.stages[0]
+    found = {f"--set {name}": _told(first, name, value) for name, value in given.items()}
     if config.sample < 1:
         found["--sample"] = f"{config.sample:g}"
     if config.max_cost_usd is not None:
@@ -122,9 +123,12 @@ def _parameters(run: Run) -> dict[str, str]:
     return found
 
 
-def _told(name: str, value: str) -> str:
+def _told(stage: str, name: str, value: str) -> str:
     if name in _PLAIN or name.startswith(POLICY) or value.lower() in ("true", "false"):
         return value
+    if is_text(stage, name):
+        # A user's name may be a number.
+        return NOT_TOLD
     try:
         Decimal(value)
     except InvalidOperation:

@@ -228,6 +228,12 @@ def _kind(record: type[Any], path: list[str]) -> type | None:
     return current if current in _PARSERS else None
 
 
+def is_text(stage: str, name: str) -> bool:
+    """Whether a name of ``--set`` is a field of a stage's events that holds text, whatever the text looks like."""
+    record = STAGES[stage].inputs[0].record
+    return _kind(record, aliases(record).get(name, name).split(".")) is str
+
+
 def _inner(hint: Any) -> Any:
     if isinstance(hint, UnionType):
         return next(one for one in get_args(hint) if one is not type(None))

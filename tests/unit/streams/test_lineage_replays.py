@@ -186,3 +186,12 @@ async def test_a_reason_that_names_a_request_is_told_without_its_id(reason: str)
     [failed] = lineage.told
     assert failed.error == reason.format(NOT_TOLD)
     assert CANARY not in json.dumps(body(failed))
+
+
+async def test_a_text_that_looks_like_a_number_is_not_told() -> None:
+    made = run_of()
+    sets = {**made.config.sets, "request.user": "4155550123", "max_tokens": "64"}
+    telling, lineage, _, run = await scene(replace(made, config=replace(made.config, sets=sets)))
+    await telling.begun(run, 1)
+    [begun] = lineage.told
+    assert (begun.parameters["--set request.user"], begun.parameters["--set max_tokens"]) == (NOT_TOLD, "64")
