@@ -19,6 +19,7 @@ from streams.mirroring.follow import extended, written
 from streams.mirroring.line import Line
 from streams.overview.backlog import BacklogReader
 from streams.reading import TopicReader
+from streams.replay.booking import Settle
 from streams.replay.conduct import Conductor
 from streams.replay.gone import check_outputs
 from streams.replay.lane import already_written, make_topics
@@ -50,8 +51,9 @@ class MirrorConductor(Conductor):
         days: DaysOf | None = None,
         tell: Callable[[Figures], None] | None = None,
         lineage: ReplayLineage | None = None,
+        settle: Settle | None = None,
     ) -> None:
-        super().__init__(settings, database, runs, codec, lineage=lineage)
+        super().__init__(settings, database, runs, codec, lineage=lineage, settle=settle)
         self._days_of = days or self._kept_days
         self._tell = tell
         self._lines: list[Line] = []

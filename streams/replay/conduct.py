@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from processors.clock import DatabaseClock
 from processors.postgres import Database
@@ -16,6 +17,7 @@ from streams.dead_letters import safe_message
 from streams.lineage.happening import NoLineage
 from streams.lineage.replays import ReplayLineage
 from streams.reading import TopicReader
+from streams.replay.booking import Settle, settling
 from streams.replay.embeddings import buying
 from streams.replay.gone import check_outputs
 from streams.replay.lane import already_written, ends_of, make_topics
@@ -41,7 +43,9 @@ class Conductor:
         *,
         observe: Observe | None = None,
         lineage: ReplayLineage | None = None,
+        settle: Settle | None = None,
     ) -> None:
+        self._settle = settle or settling(settings, database, runs, codec)
         self._lineage = lineage or ReplayLineage(settings, runs, codec, NoLineage())
         self._settings, self._database, self._runs, self._codec = settings, database, runs, codec
         self._observe = observe or unobserved
@@ -81,14 +85,11 @@ class Conductor:
     async def _lead(self, run: Run, epoch: int) -> Ended:
         keeping = asyncio.ensure_future(self._keep(run, epoch))
         try:
-            ended = await self._steps(run, epoch)
-        except FencedError as error:
-            return Ended("cancelled", str(error))
-        except HeadraceError as error:
-            # Away for now is no failure of the run's.
-            ended = Ended("stopped" if isinstance(error, DependencyDownError) else "failed", str(error))
+            ended = await self._booked(run, epoch, await self._ended(run, epoch))
         except Exception as error:
             # A fault of our own: what it was goes to the log of whoever leads, the run can be taken up again.
+            with suppress(HeadraceError):
+                await self._settle(run, over=False)
             with suppress(HeadraceError):
                 await self._runs.end(run.run, epoch, "failed", safe_message(error))
             raise
@@ -97,11 +98,37 @@ class Conductor:
             await asyncio.gather(keeping, return_exceptions=True)
             with suppress(HeadraceError):
                 await self._runs.release(run.run, epoch)
+        if ended.state == "cancelled":
+            return ended
         with suppress(FencedError):
             await self._runs.end(run.run, epoch, ended.state, ended.reason)
             return ended
+        cancelled = await self._booked(run, epoch, Ended("cancelled", "cancelled by an operator"))
         await self._runs.release(run.run, epoch)
-        return Ended("cancelled", "cancelled by an operator")
+        return cancelled
+
+    async def _ended(self, run: Run, epoch: int) -> Ended:
+        try:
+            return await self._steps(run, epoch)
+        except FencedError as error:
+            return Ended("cancelled", str(error))
+        except HeadraceError as error:
+            # Away for now is no failure of the run's.
+            return Ended("stopped" if isinstance(error, DependencyDownError) else "failed", str(error))
+
+    async def _booked(self, run: Run, epoch: int, ended: Ended) -> Ended:
+        """The end of a run whose own step did not book it all, once what it paid is booked, or why that is not so."""
+        if ended.state == "done":
+            return ended
+        try:
+            found = await self._runs.get(run.run)
+            # What another process has in hand is that one's to tell.
+            if found is not None and found.epoch == epoch:
+                await self._settle(run, over=found.state == "cancelled")
+        except HeadraceError as error:
+            lacks = f"not all that it paid is booked ({safe_message(error)}): resume, cancel or delete does that"
+            return replace(ended, reason=f"{ended.reason}; {lacks}")
+        return ended
 
     async def _take(self, run: Run) -> int:
         owner = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"

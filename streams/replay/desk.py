@@ -23,15 +23,16 @@ from streams.lineage.happening import Lineage
 from streams.lineage.replays import ReplayLineage
 from streams.reading import TopicReader
 from streams.replay.backfill import Left, left_alone
+from streams.replay.booking import Settle, keeps_books, settling
 from streams.replay.calls import check_model, check_prompt
 from streams.replay.changes import changes_for, check_sets, needed_path
-from streams.replay.conduct import Conductor
+from streams.replay.conduct import RENEW_S, Conductor
 from streams.replay.lane import lane_of, remove_topics
 from streams.replay.paid import pays, with_books
 from streams.replay.past_index import check_kept
 from streams.replay.plan import Planner, stages_of
 from streams.replay.run import RESUMABLE, Place, Progress, Run, RunConfig, Target
-from streams.replay.runs import PostgresRuns, Runs
+from streams.replay.runs import LEASE_S, PostgresRuns, Runs
 from streams.replay.selection import check_known, within
 from streams.replay.where import nearest
 from streams.replay.work import Observe
@@ -66,8 +67,16 @@ class Desk:
     """Runs, and all that can be done with them. Use it on one event loop."""
 
     def __init__(
-        self, settings: Settings, database: Database, runs: Runs, codec: Codec, *, note: Note | None = None
+        self,
+        settings: Settings,
+        database: Database,
+        runs: Runs,
+        codec: Codec,
+        *,
+        note: Note | None = None,
+        settle: Settle | None = None,
     ) -> None:
+        self._settle = settle or settling(settings, database, runs, codec)
         self.settings, self.database, self.runs, self.codec = settings, database, runs, codec
         self._note = note
         self._lineage: Lineage | None = None
@@ -228,30 +237,51 @@ class Desk:
             check_kept(changes.index, await PgPassages(self.database).history())
 
     async def cancel(self, run: Run) -> bool:
-        """Cancel a run; False where it had ended. Whoever leads it notices at its next note."""
+        """Cancel a run; False where it had ended. Whoever leads it notices at its next note, and books what it paid.
+
+        Of a run that nobody leads it is booked here; blocks until that is known and done, 10 s and more after a kill.
+        What is not booked of one that was cancelled is booked by cancelling it again. Raises as ``Booking.settle``.
+        """
         done = await self.runs.cancel(run.run)
         if done and run.state == "running" and run.lease_s <= 0:
             # Whoever led it died without a word.
             await self.telling.ended(run, run.epoch, "cancelled", "cancelled by an operator")
+        if keeps_books(run) and await self._at_rest(run):
+            await self._settle(run, over=True)
         return done
+
+    async def _at_rest(self, run: Run) -> bool:
+        """Whether a cancelled run is in nobody's hands, once a dead leader's lease is over."""
+        deadline = asyncio.get_running_loop().time() + LEASE_S + RENEW_S
+        while (found := await self.runs.get(run.run)) is not None and found.state == "cancelled":
+            if found.lease_s <= 0:
+                return True
+            if asyncio.get_running_loop().time() > deadline:
+                return False
+            await asyncio.sleep(LOOK_S)
+        return False
 
     async def delete(self, run: Run) -> list[str]:
         """Remove the run's topics, groups and rows; the names of what was removed from the broker.
 
-        Calls that it paid for stay in the journal and the ledger. Waits for whoever led a cancelled run to come to
-        rest, so that nothing is written to topics that are gone. Raises ``ConfigurationError`` while it is led.
+        Calls that it paid for stay in the journal and the ledger: what is not booked yet is booked first. Waits for
+        whoever led a cancelled run to come to rest, so that nothing is written to topics that are gone. Raises
+        ``ConfigurationError`` while it is led, and as ``Booking.settle``; then nothing is removed.
         """
         deadline = asyncio.get_running_loop().time() + REST_S
-        led: Run | None = run
+        led = await self.runs.get(run.run)
+        if led is not None and led.lease_s > 0 and led.state == "running":
+            raise ConfigurationError(f"the run {run.name} is running; headrace replay cancel {run.name} first")
+        # From here on nobody takes it up again, also where it is not removed in the end.
+        await self.runs.cancel(run.run)
         while led is not None and led.lease_s > 0:
-            if led.state == "running":
-                raise ConfigurationError(f"the run {run.name} is running; headrace replay cancel {run.name} first")
             if asyncio.get_running_loop().time() > deadline:
                 raise ConfigurationError(
                     f"the run {run.name} is cancelled, and {led.owner} still finishes what it began; try again later"
                 )
             await asyncio.sleep(LOOK_S)
             led = await self.runs.get(run.run)
+        await self._settle(run, over=True)
         removed = await asyncio.to_thread(remove_topics, self.settings, run.lane)
         await self.runs.delete(run)
         return removed
