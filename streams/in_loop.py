@@ -125,10 +125,14 @@ class InLoopDelivery(driver.Consumer):
         if read is not None and offset < read:
             return
         if self._has_room(tp):
-            await self.callback(message)
+            await self._put(tp, message)
         else:
-            await self.wait_first(self.callback(message), self.suspend_flow.wait())
-        self._read_offset[tp] = offset
+            await self.wait_first(self._put(tp, message), self.suspend_flow.wait())
+
+    async def _put(self, tp: TP, message: Message) -> None:
+        await self.callback(message)
+        # Not of one that was let go while it waited: it comes again.
+        self._read_offset[tp] = message.offset
 
     def _has_room(self, tp: TP) -> bool:
         app: Any = self.app

@@ -4,6 +4,7 @@ What differs from the driver, and why, is in ``docs/delivery.md``:
 
 * the committed offset is the lowest that was delivered and not acknowledged (``streams.watermark``);
 * on revocation acknowledged offsets are committed before Faust forgets them;
+* going back to what is committed goes to the beginning of a partition of which nothing is;
 * a commit that the broker did not take is tried again at the next interval, and never ends the worker;
 * a worker that comes back to topics that have grown asks for a new assignment;
 * it runs in the worker's own event loop (``streams.in_loop``).
@@ -55,6 +56,15 @@ class SafeConsumerThread(InLoopConsumer):
             self.log.info("A new assignment is asked for; nobody reads %s", sorted(left))
             consumer._coordinator.request_rejoin()
         return left is not None
+
+    async def rewind(self, partitions: set[TP]) -> None:
+        """Read partitions from their beginnings on. Blocks on the broker."""
+        consumer = self._ensure_consumer()
+        first = await consumer.beginning_offsets([KafkaPartition(*tp) for tp in partitions]) if partitions else {}
+        for tp, offset in first.items():
+            # One that was revoked meanwhile is another's.
+            if tp in consumer.assignment():
+                consumer.seek(tp, offset)
 
     def unread(self, tp: TP) -> int:
         """Offsets between the next one to be handed on and the end; control records of transactions are no lag."""
@@ -148,8 +158,12 @@ class SafeConsumer(InLoopDelivery):
             await self.sleep(LOOK_AGAIN_S)
 
     async def perform_seek(self) -> None:
-        """Go back to the committed offsets: all that was delivered since comes again."""
+        """Go back to the committed offsets: all that was delivered since comes again.
+
+        aiokafka leaves a partition of which nothing is committed where it is, behind what was delivered of it.
+        """
         await super().perform_seek()
+        await self._thread.rewind({tp for tp in self.assignment() if not self._read_offset.get(tp)})
         self._forget(None)
 
     def _forget(self, partitions: set[TP] | None) -> None:

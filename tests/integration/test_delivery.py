@@ -96,6 +96,29 @@ async def test_an_unacked_head_is_not_committed_over_and_comes_again(settings: S
     assert sum(committed(settings, topic).values()) == 200
 
 
+@pytest.mark.parametrize("acked", [False, True])
+async def test_going_back_reads_again_what_was_not_committed(settings: Settings, topic: str, acked: bool) -> None:
+    """A second rebalance that comes while events of the first are in process goes back in this way."""
+    await publish(settings, topic, 60)
+    seen: list[bytes] = []
+    held: dict[int, Any] = {}
+
+    async def hold(event: Any) -> None:
+        seen.append(event.message.value)
+        # With ``acked`` something is committed of each partition: its first event.
+        if acked and event.message.partition not in held:
+            held[event.message.partition] = event
+            event.ack()
+
+    async with running(settings, topic, hold) as app:
+        await eventually(lambda: len(seen) == 60)
+        await app.consumer.commit()
+        await app.consumer.perform_seek()
+        await eventually(lambda: len(seen) >= 120 - len(held))
+        firsts = {event.message.value for event in held.values()}
+    assert sorted(seen) == sorted([*(one for one in seen[:60]), *(one for one in seen[:60] if one not in firsts)])
+
+
 async def test_the_stock_driver_would_have_committed_over_the_head(settings: Settings, topic: str) -> None:
     """The remedy is still needed: this fails when an upgrade of Faust mends its commit."""
     await publish(settings, topic, 200)
