@@ -38,8 +38,13 @@ class Books(Protocol):
         """The lane's calls that are neither done nor failed, whoever has them."""
         ...
 
-    async def unbooked(self, lane: str, *, since: datetime, after: str, limit: int) -> Sequence[Unbooked]:
-        """In the order of their ids, those behind ``after`` (empty: the first ones), of calls begun at ``since``."""
+    async def unbooked(
+        self, lane: str, *, since: datetime, until: datetime, after: str, limit: int
+    ) -> Sequence[Unbooked]:
+        """Of calls begun from ``since`` on and before ``until``, in the order of their ids, those behind ``after``.
+
+        It looks at every call of that time, whatever its lane: ask for an hour or so. ``after`` empty: the first ones.
+        """
         ...
 
     async def booked(self, attempt_ids: Collection[str]) -> frozenset[str]:
@@ -57,8 +62,10 @@ class PostgresBooks:
         rows = await self._database.execute(_OPEN, {"lane": lane})
         return [OpenCall(_key(lane, key), input_hash, data) for *key, input_hash, data in rows]
 
-    async def unbooked(self, lane: str, *, since: datetime, after: str, limit: int) -> Sequence[Unbooked]:
-        parameters = {"lane": lane, "since": since, "after": after or _BEFORE_ALL, "limit": limit}
+    async def unbooked(
+        self, lane: str, *, since: datetime, until: datetime, after: str, limit: int
+    ) -> Sequence[Unbooked]:
+        parameters = {"lane": lane, "since": since, "until": until, "after": after or _BEFORE_ALL, "limit": limit}
         found, names = [], sql.ATTEMPT_NAMES
         for tenant, run, request_id, purpose, ordinal, data, *values in await self._database.execute(
             _UNBOOKED, parameters
@@ -95,12 +102,14 @@ class FakeBooks:
         calls = [call for call in self._journal.calls.values() if call.key.lane == lane]
         return [OpenCall(call.key, call.input_hash, call.input) for call in calls if call.state == "calling"]
 
-    async def unbooked(self, lane: str, *, since: datetime, after: str, limit: int) -> Sequence[Unbooked]:
+    async def unbooked(
+        self, lane: str, *, since: datetime, until: datetime, after: str, limit: int
+    ) -> Sequence[Unbooked]:
         found = [
             Unbooked(call.key, row, call.input)
             for call_id, call in self._journal.calls.items()
             for row in self._journal.attempts[call_id]
-            if call.key.lane == lane and row.state != "calling" and row.started_at >= since
+            if call.key.lane == lane and row.state != "calling" and since <= row.started_at < until
         ]
         new = [one for one in found if one.row.attempt_id not in self._ledger.rows and one.row.attempt_id > after]
         return sorted(new, key=lambda one: one.row.attempt_id)[:limit]
@@ -114,11 +123,11 @@ _OPEN = """
 SELECT tenant, run, request_id, purpose, ordinal, input_hash, input FROM calls
 WHERE lane = %(lane)s AND state = 'calling' ORDER BY call_id
 """
-# By the index of when calls were begun: a run is younger than most of the journal.
+# By the index of when calls were begun.
 _UNBOOKED = f"""
 SELECT c.tenant, c.run, c.request_id, c.purpose, c.ordinal, c.input, {", ".join(f"a.{n}" for n in sql.ATTEMPT_NAMES)}
 FROM calls AS c JOIN attempts AS a USING (call_id)
-WHERE c.created_at >= %(since)s AND c.lane = %(lane)s AND a.state <> 'calling' AND a.attempt_id > %(after)s::uuid
+WHERE c.created_at >= %(since)s AND c.created_at < %(until)s AND c.lane = %(lane)s AND a.state <> 'calling' AND a.attempt_id > %(after)s::uuid
   AND NOT EXISTS (SELECT FROM ledger WHERE ledger.attempt_id = a.attempt_id::text)
 ORDER BY a.attempt_id LIMIT %(limit)s
 """

@@ -178,7 +178,10 @@ def resume(run: Named, sets: Sets = None, max_cost: MaxCost = None, folder: Fold
 
 @app.command()
 def cancel(run: Named, folder: Folder = None, json: Lines = False) -> None:
-    """Cancel a run, whoever leads it. What it wrote stays until it is deleted. Exit code 1: it had ended."""
+    """Cancel a run, whoever leads it, and book what it paid. What it wrote stays until it is deleted.
+
+    After a kill that waits for the dead process's leases, some 15 s. Exit code 1: it had ended.
+    """
 
     async def work(desk: Desk) -> bool:
         found = await desk.find(run)

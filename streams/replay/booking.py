@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Protocol
 
@@ -45,6 +45,8 @@ from streams.topics import topic_name
 
 # Attempts that are told together, and events that are booked in one go.
 TOLD, BOOKED = 500, CONCURRENCY["account"]
+# So much of the journal is looked through in one statement.
+WINDOW = timedelta(hours=1)
 # Beyond a call's lease, that its owner's next renewal shows that it lives; between two looks.
 GRACE_S, LOOK_S = 5.0, 0.5
 # Of a call that is ended and goes nowhere.
@@ -211,17 +213,14 @@ class Booking:
         return max(claim.remaining_s, 0.01) if isinstance(claim, Busy) else 0.0
 
     async def _attempts(self, run: Run, since: datetime) -> None:
-        after = ""
-        while found := await self._books.unbooked(run.lane, since=since, after=after, limit=TOLD):
-            await self._tell(
-                run,
-                [
-                    cost
-                    for one in found
-                    if (cost := await self._made(cost_of(one.key, one.row, one.input, self._codec))) is not None
-                ],
-            )
-            after = found[-1].row.attempt_id
+        now = self._clock.now()
+        while since <= now:
+            until, after = since + WINDOW, ""
+            while found := await self._books.unbooked(run.lane, since=since, until=until, after=after, limit=TOLD):
+                made = [await self._made(cost_of(one.key, one.row, one.input, self._codec)) for one in found]
+                await self._tell(run, [cost for cost in made if cost is not None])
+                after = found[-1].row.attempt_id
+            since = until
 
     async def _corrections(self, run: Run) -> None:
         while late := await self._late.untold(run.lane, limit=TOLD):

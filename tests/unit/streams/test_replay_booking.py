@@ -109,6 +109,7 @@ async def test_what_the_lane_holds_is_booked_from_where_the_last_step_was_and_ag
 
 async def test_a_paid_call_whose_event_was_never_published_is_told_and_an_open_one_waits_for_the_resume() -> None:
     scene = Scene()
+    scene.clock.advance(30 * 24 * 3600)
     paid, open_ = await scene.call("a", done=True), await scene.call("b", done=False)
     await scene.settle()
     assert scene.booked() == {id_of(paid): PAID}
