@@ -127,7 +127,8 @@ WHERE lane = %(lane)s AND state = 'calling' ORDER BY call_id
 _UNBOOKED = f"""
 SELECT c.tenant, c.run, c.request_id, c.purpose, c.ordinal, c.input, {", ".join(f"a.{n}" for n in sql.ATTEMPT_NAMES)}
 FROM calls AS c JOIN attempts AS a USING (call_id)
-WHERE c.created_at >= %(since)s AND c.created_at < %(until)s AND c.lane = %(lane)s AND a.state <> 'calling' AND a.attempt_id > %(after)s::uuid
+WHERE c.created_at >= %(since)s AND c.created_at < %(until)s AND c.lane = %(lane)s
+  AND a.state <> 'calling' AND a.attempt_id > %(after)s::uuid
   AND NOT EXISTS (SELECT FROM ledger WHERE ledger.attempt_id = a.attempt_id::text)
 ORDER BY a.attempt_id LIMIT %(limit)s
 """
