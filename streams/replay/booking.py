@@ -294,8 +294,10 @@ def settling(settings: Settings, database: Database, runs: Runs, codec: Codec) -
             clock=clock,
             prefix=settings.prefix,
         )
-        # A run that pauses was taken in hand when its row was last changed. What was begun before, it told itself.
-        since = found.created_at if over else found.updated_at or found.created_at
+        # A mirror that pauses was taken in hand when its row was last changed, and told by then what was before. A run
+        # may have been stopped before it came to that.
+        pauses = found.config.mirror and not over
+        since = (found.updated_at if pauses else None) or found.created_at
         await booking.settle(found, await runs.progress(run.run), since=since, over=over)
 
     return settle

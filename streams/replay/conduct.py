@@ -88,7 +88,7 @@ class Conductor:
             ended = await self._booked(run, epoch, await self._ended(run, epoch))
         except Exception as error:
             # A fault of our own: what it was goes to the log of whoever leads, the run can be taken up again.
-            with suppress(HeadraceError):
+            with suppress(Exception):
                 await self._settle(run, over=False)
             with suppress(HeadraceError):
                 await self._runs.end(run.run, epoch, "failed", safe_message(error))
