@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,7 +26,7 @@ from processors.journal import PostgresJournal
 from processors.model import ModelClients
 from processors.postgres import Database
 from processors.prompts import PgPrompts
-from schemas.records import Admitted, Answer, Completion, Feedback, Meta, Passage, Retrieval, Text
+from schemas.records import Admitted, Answer, Completion, Cost, Feedback, Meta, Passage, Retrieval, Text
 from streams.deployed import routes
 from streams.reading import Entry
 from streams.replay.run import RunConfig
@@ -31,6 +35,7 @@ from streams.settings import load_settings
 from tests.provider.process import ProviderProcess
 from tests.support.commands import Commands, Ran
 from tests.support.enrichments import enrichment
+from tests.support.polling import eventually
 from tests.support.replaying import entries, record
 from tests.support.stack import TestStack
 
@@ -110,6 +115,22 @@ class Place:
         found = entries(self.commands.settings, lane, kind)
         return [self.commands.codec.decode(entry.value or b"", record) for entry in found]
 
+    def rows(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.stack.postgres_dsn) as connection:
+            return connection.execute(statement, parameters).fetchall()  # type: ignore[arg-type]
+
+    def booked(self, lane: str) -> list[tuple[str, Decimal]]:
+        """State and amount of what the ledger has of a lane."""
+        found = self.rows("SELECT state, amount_usd FROM ledger WHERE lane = %s ORDER BY amount_usd", lane)
+        return [(state, amount) for state, amount in found]
+
+    def latency(self, ms: float) -> None:
+        """Have the provider take so long."""
+        body = json.dumps({"latency": {"median_ms": ms, "slow_ms": 0.0, "slow_share": 0.0, "seed": 0}}).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.provider.url}/script", body, headers, method="POST")
+        urllib.request.urlopen(request, timeout=60).close()
+
     def paid(self) -> int:
         return sum(self.provider.paid().values())
 
@@ -170,12 +191,55 @@ def test_a_limit_stops_a_run_before_it_is_passed_and_a_higher_one_goes_on(place:
     first = place.paid() - before
     assert 0 < first < EVENTS
     assert Decimal(view["cost_usd"]) <= limit
+    # It did not come to its last step, and is in the books all the same.
+    stopped = place.booked(view["lane"])
+    assert (len(stopped), sum(amount for _, amount in stopped)) == (first, Decimal(view["cost_usd"]))
+    spent = place.commands.run("costs", "--lane", view["lane"], "--json").objects[-1]
+    assert Decimal(spent["total"]["total_usd"]) == Decimal(view["cost_usd"])
     resumed = place.commands.run("replay", "resume", f"{place.lane}-limit", "--max-cost", "50", "--json")
     assert resumed.code == 0, resumed.err
     assert place.paid() - before == EVENTS
     assert resumed.objects[0]["counts"]["published"] == 2 * EVENTS
     ids = [one.meta.event_id for one in place.read(view["lane"], "completions", Completion)]
     assert len(ids) == len(set(ids)) == EVENTS
+    booked = place.booked(view["lane"])
+    assert (len(booked), sum(amount for _, amount in booked)) == (EVENTS, Decimal(resumed.objects[0]["cost_usd"]))
+
+
+def test_a_killed_run_that_is_cancelled_has_its_open_calls_booked_at_their_bounds_before_it_is_deleted(
+    place: Place,
+) -> None:
+    name, workers = f"{place.lane}-killed", 2
+    place.latency(600_000)
+    command = [sys.executable, "-m", "streams", "replay", "--stage", "complete", "--since", "1h", "--lane", place.lane]
+    options = ("--set", "temperature=0.7", "--workers", str(workers), "--name", name)
+    open_ = (
+        "SELECT upper_bound_usd FROM attempts JOIN calls USING (call_id) JOIN replay_runs USING (lane)"
+        " WHERE name = %s AND attempts.state = 'calling'"
+    )
+    with subprocess.Popen([*command, *options], env=place.commands.environment, stderr=subprocess.DEVNULL) as process:
+        try:
+            eventually(lambda: len(place.rows(open_, name)) == workers, "calls are open", timeout_s=180)
+        finally:
+            process.kill()
+    place.latency(0)
+    bounds = sorted(bound for (bound,) in place.rows(open_, name))
+    [(lane,)] = place.rows("SELECT lane FROM replay_runs WHERE name = %s", name)
+    # Leases of the dead are waited for; the test does not.
+    place.rows("UPDATE replay_runs SET lease_until = '-infinity' WHERE lane = %s RETURNING 1", lane)
+    place.rows("UPDATE calls SET lease_until = clock_timestamp() WHERE lane = %s RETURNING 1", lane)
+    assert place.booked(lane) == []
+    cancelled = place.commands.run("replay", "cancel", name, "--json")
+    assert cancelled.code == 0, cancelled.err
+    assert place.booked(lane) == [("unknown", bound) for bound in bounds]
+    told: list[Cost] = place.read(lane, "costs", Cost)
+    assert sorted(one.amount_usd for one in told) == bounds
+    assert {(one.meta.lane, one.error_code, one.upper_bound) for one in told} == {(lane, "worker_lost", True)}
+    deleted = place.commands.run("replay", "delete", name, "--json")
+    assert (deleted.code, f"{lane}.costs" in str(deleted.objects)) == (0, True), deleted.err
+    assert place.booked(lane) == [("unknown", bound) for bound in bounds]
+    spent = place.commands.run("costs", "--lane", lane, "--json").objects[-1]
+    assert Decimal(spent["total"]["total_usd"]) == sum(bounds)
 
 
 def test_another_prompt_is_put_over_the_passages_of_then(place: Place) -> None:
