@@ -37,6 +37,10 @@ class Transport(Protocol):
         """Send it."""
         ...
 
+    def close(self) -> Any:
+        """Let go of what it holds open."""
+        ...
+
 
 def open_lineage(settings: Settings, *, note: Note | None = None) -> Lineage:
     """Whoever is told, as the settings say. Connects to nobody; ``note`` hears of the first event that is lost.
@@ -118,6 +122,12 @@ class Emitter:
             return Sums(self._taken, self._told - self._taken, self._reason)
 
     def _send(self) -> None:
+        try:
+            self._send_all()
+        finally:
+            self._transport.close()
+
+    def _send_all(self) -> None:
         while (happening := self._waiting.get()) is not None and not self._given_up:
             try:
                 self._transport.emit(self._make(happening))

@@ -119,16 +119,22 @@ def test_nobody_waits_for_a_catalogue_that_does_not_answer(there: Catalogue) -> 
 
 def test_what_waits_is_bounded_and_a_transport_may_raise_anything() -> None:
     class Broken:
+        closed = 0
+
         def emit(self, event: Any) -> None:
             raise KeyError(event)
 
+        def close(self) -> None:
+            self.closed += 1
+
+    broken = Broken()
     notes: list[str] = []
-    lineage = Emitter(Broken(), lambda told: told, timeout_s=60, where="x", note=notes.append)
+    lineage = Emitter(broken, lambda told: told, timeout_s=60, where="x", note=notes.append)
     lineage.tell(happening())
     lineage.miss("no rows")
     assert lineage.close().lost == 2
     lineage.tell(happening())
-    assert (lineage.close().lost, len(notes)) == (2, 1)
+    assert (lineage.close().lost, len(notes), broken.closed) == (2, 1, 1)
 
 
 def test_what_goes_on_is_not_told_again_and_again_to_whom_is_away(there: Catalogue) -> None:
