@@ -16,13 +16,15 @@ LARGEST = 256
 class Together(Generic[Asked, Answered]):
     """Calls ``work`` with all that was asked meanwhile; one call at a time, answers in the order of what was asked.
 
+    An answer that is an exception is raised to its asker alone (``processors.alone`` makes such).
+
     With ``unheard``, what nobody waits for any more when its turn comes is left out; it gets an answer whose asker went
     away while it was worked on, to undo it, and raises nothing. Without it, all that was asked is worked on.
     """
 
     def __init__(
         self,
-        work: Callable[[Sequence[Asked]], Awaitable[Sequence[Answered]]],
+        work: Callable[[Sequence[Asked]], Awaitable[Sequence[Answered | Exception]]],
         *,
         largest: int = LARGEST,
         unheard: Callable[[Asked, Answered], Awaitable[None]] | None = None,
@@ -34,7 +36,7 @@ class Together(Generic[Asked, Answered]):
         self._undoing: set[asyncio.Task[None]] = set()
 
     async def ask(self, one: Asked) -> Answered:
-        """Ask for one. Blocks until the call that it goes in has returned, and raises what that raises.
+        """Ask for one. Blocks until the call that it goes in has returned, and raises what that raises, or answers.
 
         Cancelled when its answer is there but was not taken yet, it blocks until ``unheard`` has undone that.
         """
@@ -73,7 +75,10 @@ class Together(Generic[Asked, Answered]):
                         future.set_exception(error)
                 continue
             for (one, future), answer in zip(batch, answers, strict=True):
-                if not future.done():
+                if isinstance(answer, Exception):
+                    if not future.done():
+                        future.set_exception(answer)
+                elif not future.done():
                     future.set_result(answer)
                 elif self._unheard is not None:
                     await self._unheard(one, answer)

@@ -73,8 +73,6 @@ class PostgresFinality:
         # later snapshot, sees it. A third is needed only if the row was deleted in between.
         for _ in range(3):
             stored = await self._together.ask((answer, value))
-            if isinstance(stored, Exception):
-                raise stored
             if stored is not None:
                 return stored
             if answer.revision > 0 and not await self._precedes(answer):

@@ -99,8 +99,6 @@ class PostgresIdempotency:
         # No row comes back when another's insert committed after this statement's snapshot: the next one sees it.
         for _ in range(3):
             found = await self._reserving.ask(_Asked(claimant, scope, key, ruling))
-            if isinstance(found, Exception):
-                raise found
             if found is not None:
                 return found
         raise DependencyDownError("postgres", "the idempotency row was removed while it was reserved")

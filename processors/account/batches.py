@@ -18,17 +18,14 @@ class Batches:
 
     def __init__(self, ledger: Ledger, *, largest: int = LARGEST) -> None:
         self._ledger = ledger
-        self._together = Together(self._record, largest=largest)
+        self._together: Together[Entry, Booked] = Together(self._record, largest=largest)
 
     async def add(self, entry: Entry) -> Booked:
         """Book one entry. Blocks until its transaction is committed; raises as ``Ledger.record``.
 
         An entry that can not be kept fails alone, whatever was to be written with it.
         """
-        booked = await self._together.ask(entry)
-        if isinstance(booked, PoisonError):
-            raise booked
-        return booked
+        return await self._together.ask(entry)
 
     async def _record(self, entries: Sequence[Entry]) -> Sequence[Booked | PoisonError]:
         try:

@@ -59,10 +59,7 @@ class PostgresEvaluations:
         await self._database.execute(_JOINED, {**asdict(received), "answer_event_id": answer_event_id})
 
     async def waiting(self, subject: Subject) -> list[bytes]:
-        found = await self._waiting.ask(subject)
-        if isinstance(found, Exception):
-            raise found
-        return found
+        return await self._waiting.ask(subject)
 
     async def _waiting_for(self, subjects: Sequence[Subject]) -> Sequence[list[bytes]]:
         parameters = {

@@ -45,8 +45,6 @@ class Finishing:
         Waits for the statement that is under way, and for its own. Raises ``DependencyDownError``.
         """
         answer = await self._together.ask(_Asked(lease, attempt_id, settled, result))
-        if isinstance(answer, Exception):
-            raise answer
         return None if answer is None else (answer,)
 
     async def _finish(self, asked: Sequence[_Asked]) -> Sequence[AttemptRow | None]:

@@ -48,10 +48,7 @@ class Granting:
 
         Waits for the statement that is under way, and for its own. Raises ``DependencyDownError``.
         """
-        answer = await self._together.ask(_Asked(offer, owner))
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        return await self._together.ask(_Asked(offer, owner))
 
     async def _grant(self, asked: Sequence[_Asked]) -> Sequence[Granted | None]:
         # A call that is asked for twice at once is granted once; the other one finds it taken.
@@ -68,9 +65,9 @@ class Granting:
                 found[n] = _granted(asked[n], begun[place])
         return found
 
-    async def _take_back(self, asked: _Asked, answer: Granted | Exception | None) -> None:
+    async def _take_back(self, asked: _Asked, answer: Granted | None) -> None:
         """Nobody waits for this grant any more, so nothing was sent: what was lost must not be booked as spent."""
-        if isinstance(answer, Granted):
+        if answer is not None:
             try:
                 await self._database.execute(_TAKE_BACK, {"call_id": asked.offer.key.call_id, "owner": asked.owner})
             except Exception as error:

@@ -92,3 +92,27 @@ async def test_an_answer_is_undone_whose_asker_goes_away_before_it_takes_it() ->
     assert isinstance(outcome[0], asyncio.CancelledError)
     go_on.set()
     await until(lambda: undone == [(1, 2)], "the answer undone")
+
+
+async def test_an_answer_that_is_an_error_is_its_asker_s_alone_and_nothing_to_undo() -> None:
+    undone: list[int] = []
+    go_on, begun = asyncio.Event(), asyncio.Event()
+
+    async def double(asked: Sequence[int]) -> Sequence[int | Exception]:
+        begun.set()
+        await go_on.wait()
+        return [ValueError("no") if one < 0 else 2 * one for one in asked]
+
+    async def undo(asked: int, _answer: int) -> None:
+        undone.append(asked)
+
+    together = Together(double, unheard=undo)
+    gone = asyncio.ensure_future(together.ask(-1))
+    await begun.wait()
+    asked = asyncio.gather(together.ask(-2), together.ask(3), return_exceptions=True)
+    await asyncio.sleep(0)
+    gone.cancel()
+    go_on.set()
+    refused, answer = await asked
+    assert isinstance(refused, ValueError) and answer == 6
+    assert undone == []
