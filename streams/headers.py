@@ -61,12 +61,8 @@ def event_headers(
     return headers
 
 
-def child_traceparent(cause: Iterable[tuple[str, bytes]] | None) -> str:
-    """A span of its own in the trace of ``cause``, or in a new trace where it names none."""
-    return _child(header(cause, TRACEPARENT))
-
-
 def _child(parent: bytes | None) -> str:
+    """A span of its own in the trace of ``parent``, or in a new trace where there is none."""
     match = _TRACEPARENT.fullmatch((parent or b"").decode("ascii", "replace"))
     trace, flags = (match[1], match[3]) if match else (secrets.token_hex(16), "00")
     return f"00-{trace}-{secrets.token_hex(8)}-{flags}"
