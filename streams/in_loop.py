@@ -89,22 +89,42 @@ class InLoopConsumer(driver.AIOKafkaConsumerThread):
 
 
 class InLoopDelivery(driver.Consumer):
-    """Hands fetched records to the app's queues. Nothing is made for a record whose queue has room but the call."""
+    """Hands fetched records to the app's queues. Nothing is made for a record whose queue has room but the call.
+
+    ``_place`` names where reading stands: another one each time it goes back, None from a revocation or an assignment
+    until it has. Records are handed on only in the place that they were fetched in.
+    """
+
+    _place: object | None = None
 
     async def _drain_messages(self, fetcher: Any) -> None:
         try:
             while not (self.should_stop or fetcher.should_stop):
-                handed = 0
-                async for tp, message in self.getmany(timeout=FETCH_WAIT_S):
-                    await self._hand_on(tp, message)
-                    handed += 1
-                await self._until_next_fetch(handed)
+                await self._until_next_fetch(await self._drain_once())
         except self.consumer_stopped_errors:
             if not self.transport.app.should_stop:
                 raise
         except asyncio.CancelledError:
             if not self.transport.app.should_stop:
                 raise
+
+    async def _drain_once(self) -> int:
+        """Hand on what one look brings, and say how many. Blocks on the broker, a full queue and a rebalance."""
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow)  # type: ignore[arg-type]
+        place, handed = self._place, 0
+        records = await self._getmany(active_partitions=self._get_active_partitions(), timeout=FETCH_WAIT_S)
+        if records and place is not self._place:
+            # Nobody knows whether reading went back before these were fetched or after. Where it still has to, it will.
+            if self._place is not None:
+                await self.perform_seek()
+            return 0
+        for tp, record in self.scheduler.iterate(records):
+            await self._hand_on(tp, self._to_message(tp, record))
+            handed += 1
+            if place is not self._place:
+                break
+        return handed
 
     async def _until_next_fetch(self, handed: int) -> None:
         """Let others have their turn; where that takes long, or nobody waits for these, let more records gather."""
@@ -121,18 +141,15 @@ class InLoopDelivery(driver.Consumer):
 
     async def _hand_on(self, tp: TP, message: Message) -> None:
         """Put a record into its queue. Blocks while that is full, until there is room or the flow is suspended."""
-        offset, read = message.offset, self._read_offset[tp]
-        if read is not None and offset < read:
-            return
         if self._has_room(tp):
-            await self._put(tp, message)
+            await self.callback(message)
         else:
-            await self.wait_first(self._put(tp, message), self.suspend_flow.wait())
+            await self.wait_first(self.callback(message), self.suspend_flow.wait())
 
-    async def _put(self, tp: TP, message: Message) -> None:
-        await self.callback(message)
-        # Not of one that was let go while it waited: it comes again.
-        self._read_offset[tp] = message.offset
+    def resume_flow(self) -> None:
+        """Let records be fetched; not while reading still has to go back for a newer assignment."""
+        if self._place is not None:
+            super().resume_flow()
 
     def _has_room(self, tp: TP) -> bool:
         app: Any = self.app

@@ -4,7 +4,8 @@ What differs from the driver, and why, is in ``docs/delivery.md``:
 
 * the committed offset is the lowest that was delivered and not acknowledged (``streams.watermark``);
 * on revocation acknowledged offsets are committed before Faust forgets them;
-* going back to what is committed goes to the beginning of a partition of which nothing is;
+* going back to what is committed goes to the beginning of a partition of which nothing is, and nothing is handed on
+  between a revocation and going back, nor what was fetched in another place;
 * a commit that the broker did not take is tried again at the next interval, and never ends the worker;
 * a worker that comes back to topics that have grown asks for a new assignment;
 * it runs in the worker's own event loop (``streams.in_loop``).
@@ -12,6 +13,7 @@ What differs from the driver, and why, is in ``docs/delivery.md``:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -57,14 +59,26 @@ class SafeConsumerThread(InLoopConsumer):
             consumer._coordinator.request_rejoin()
         return left is not None
 
-    async def rewind(self, partitions: set[TP]) -> None:
-        """Read partitions from their beginnings on. Blocks on the broker."""
+    async def committed(self) -> dict[TP, int] | None:
+        """Where every assigned partition is to be read from; from its beginning where nothing is committed. Blocks.
+
+        None: the broker did not say.
+        """
         consumer = self._ensure_consumer()
-        first = await consumer.beginning_offsets([KafkaPartition(*tp) for tp in partitions]) if partitions else {}
-        for tp, offset in first.items():
-            # One that was revoked meanwhile is another's.
-            if tp in consumer.assignment():
-                consumer.seek(tp, offset)
+        ours = list(consumer.assignment())
+        try:
+            found = dict(zip(ours, await asyncio.gather(*map(consumer.committed, ours)), strict=True))
+            bare = [tp for tp, offset in found.items() if offset is None or offset < 0]
+            return found | (await consumer.beginning_offsets(bare) if bare else {})
+        except KafkaError as error:
+            self.log.warning("What is committed is asked for again: %s", type(error).__name__)
+            return None
+
+    def go_to(self, places: Mapping[TP, int]) -> None:
+        """Read from ``places`` on, at once."""
+        consumer = self._ensure_consumer()
+        for tp, offset in places.items():
+            consumer.seek(tp, offset)
 
     def unread(self, tp: TP) -> int:
         """Offsets between the next one to be handed on and the end; control records of transactions are no lag."""
@@ -89,6 +103,8 @@ class SafeConsumer(InLoopDelivery):
         self._committed: dict[TP, int] = {}
         self._highest: dict[TP, int] = {}
         self._looked_for_more = False
+        # Revocations and assignments so far.
+        self._moves = 0
         # Events that this process has had before, under an earlier assignment.
         self.redelivered_total = 0
 
@@ -142,29 +158,42 @@ class SafeConsumer(InLoopDelivery):
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Commit what is done, let Faust clear its queues, then forget the partitions."""
+        self._lose_place()
         await self.force_commit()
         await super().on_partitions_revoked(revoked)
         self._forget(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """After the first assignment, see that the group left no partition out."""
+        self._lose_place()
         await super().on_partitions_assigned(assigned, generation_id)
         if not self._looked_for_more:
             self._looked_for_more = True
             self.add_future(self._include_all())
+
+    def _lose_place(self) -> None:
+        """Hand nothing on until ``perform_seek`` has gone back for the assignment that comes or came."""
+        self._place = None
+        self._moves += 1
+        self.stop_flow()
 
     async def _include_all(self) -> None:
         while not await self._thread.call_thread(self._thread.include_all):
             await self.sleep(LOOK_AGAIN_S)
 
     async def perform_seek(self) -> None:
-        """Go back to the committed offsets: all that was delivered since comes again.
+        """Go back to the committed offsets: all that was delivered since comes again. Blocks on the broker.
 
-        aiokafka leaves a partition of which nothing is committed where it is, behind what was delivered of it.
+        Going back and forgetting what was delivered are one step: an event that came between them would be forgotten
+        and not come again. When another assignment comes meanwhile it is left to that one's own.
         """
-        await super().perform_seek()
-        await self._thread.rewind({tp for tp in self.assignment() if not self._read_offset.get(tp)})
-        self._forget(None)
+        moves = self._moves
+        while (places := await self._thread.call_thread(self._thread.committed)) is None and not self.should_stop:
+            await self.sleep(LOOK_AGAIN_S)
+        if places is not None and moves == self._moves:
+            self._thread.go_to(places)
+            self._forget(None)
+            self._place = object()
 
     def _forget(self, partitions: set[TP] | None) -> None:
         self.watermarks.drop(partitions)

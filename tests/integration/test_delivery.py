@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -46,10 +47,11 @@ async def running(
         await app.stop()
 
 
-async def publish(settings: Settings, topic: str, count: int) -> None:
+async def publish(settings: Settings, topic: str, numbers: int | range) -> None:
+    wanted = [str(number).encode() for number in (range(numbers) if isinstance(numbers, int) else numbers)]
     producer = Producer(settings.kafka)
     await producer.start()
-    await producer.send([Outgoing(topic, str(number).encode(), str(number).encode(), []) for number in range(count)])
+    await producer.send([Outgoing(topic, one, one, []) for one in wanted])
     await producer.stop()
 
 
@@ -119,6 +121,45 @@ async def test_going_back_reads_again_what_was_not_committed(settings: Settings,
     assert sorted(seen) == sorted([*(one for one in seen[:60]), *(one for one in seen[:60] if one not in firsts)])
 
 
+async def test_a_rebalance_before_the_last_one_is_through_forgets_nothing_that_was_delivered(
+    settings: Settings, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one's going back ends when the second has begun, and the second one's takes long."""
+    done: set[bytes] = set()
+    revoked, asked = asyncio.Event(), list[Any]()
+
+    async def take(event: Any) -> None:
+        # As a stage does: what is no longer its own is left to whoever has it now.
+        if app.consumer.owns(event.message):
+            await asyncio.sleep(0.3)
+            done.add(event.message.value)
+            event.ack()
+
+    async def late(committed: Callable[[Any], Awaitable[Any]], tp: Any) -> Any:
+        asked.append(tp)
+        turn = len(asked)
+        found = await committed(tp)
+        if turn == settings.partitions:
+            await revoked.wait()
+        elif turn > settings.partitions:
+            await asyncio.sleep(0.2)
+        return found
+
+    await publish(settings, topic, 40)
+    async with running(settings, topic, take) as app:
+        await eventually(lambda: len(done) == 40)
+        await app.consumer.commit()
+        client = app.consumer._thread._consumer
+        monkeypatch.setattr(client, "committed", partial(late, client.committed))
+        client._coordinator.request_rejoin()
+        await publish(settings, topic, range(40, 160))
+        await eventually(lambda: len(asked) >= settings.partitions)
+        app.on_partitions_revoked.connect(lambda *_told, **_more: revoked.set(), weak=False)
+        client._coordinator.request_rejoin()
+        await eventually(lambda: len(done) == 160)
+        await eventually(lambda: sum(committed(settings, topic).values()) == 160)
+
+
 async def test_the_stock_driver_would_have_committed_over_the_head(settings: Settings, topic: str) -> None:
     """The remedy is still needed: this fails when an upgrade of Faust mends its commit."""
     await publish(settings, topic, 200)
@@ -182,8 +223,9 @@ async def test_a_worker_that_joins_and_leaves_loses_nothing_and_redeliveries_are
             await eventually(lambda: len(done) > 500)
         await feeding
         await eventually(lambda: len(done) == 1000)
+        # What was acknowledged while it changed hands comes once more.
+        await eventually(lambda: sum(committed(settings, topic).values()) == 1000)
         assert had >= 2 and first.consumer.redelivered_total >= 1
-    assert sum(committed(settings, topic).values()) == 1000
 
 
 async def test_a_commit_that_fails_is_made_again_and_ends_nothing(settings: Settings, topic: str) -> None:
