@@ -16,7 +16,7 @@ import typer
 from streams.cli.costs_amounts import micro_amount
 from streams.cli.mirror_text import ended_text, mirror_line, mirror_text, mirror_view, started_text
 from streams.cli.output import print_json, say
-from streams.cli.replay_asked import parse_sets, usd, with_desk
+from streams.cli.replay_asked import end, parse_sets, remove, usd, with_desk
 from streams.mirroring.conduct import MirrorConductor
 from streams.mirroring.desk import LANE, SHARE, STAGE, Asked, changed, mirror_of, mirrors, standing, started
 from streams.mirroring.figures import Figures, MirrorMetrics
@@ -118,11 +118,7 @@ def show(name: Named, folder: Folder = None, json: Lines = False) -> None:
     """Show one mirror: what was asked for, what it took and passed over, what it cost, and how far it is behind."""
 
     async def work(desk: Desk) -> None:
-        found = await standing(desk, await mirror_of(desk, name))
-        if json:
-            print_json(mirror_view(found))
-        else:
-            sys.stdout.write(mirror_text(found))
+        await _show(desk, await mirror_of(desk, name), json=json)
 
     with_desk(load_settings(folder=folder), work)
 
@@ -140,11 +136,7 @@ def change(
     asked = Asked(per_day_usd=usd(max_cost_per_day, "--max-cost-per-day"), rate=rate, workers=workers)
 
     async def work(desk: Desk) -> None:
-        found = await standing(desk, await changed(desk, await mirror_of(desk, name), asked))
-        if json:
-            print_json(mirror_view(found))
-        else:
-            sys.stdout.write(mirror_text(found))
+        await _show(desk, await changed(desk, await mirror_of(desk, name), asked), json=json)
 
     with_desk(load_settings(folder=folder), work)
 
@@ -155,33 +147,21 @@ def stop(name: Named, folder: Folder = None, json: Lines = False) -> None:
 
     To stop it for a while, end its process: the same start goes on where it was.
     """
-
-    async def work(desk: Desk) -> bool:
-        found = await mirror_of(desk, name)
-        done = await desk.cancel(found)
-        if json:
-            print_json({"run": found.run, "name": found.name, "stopped": done})
-        else:
-            say(f"{found.name} is stopped" if done else f"{found.name} had ended: {found.state}")
-        return done
-
-    if not with_desk(load_settings(folder=folder), work):
-        raise typer.Exit(1)
+    end(load_settings(folder=folder), mirror_of, name, "stopped", json=json)
 
 
 @app.command()
 def delete(name: Named, folder: Folder = None, json: Lines = False) -> None:
     """Delete a mirror with its topics and rows. What it paid stays in the journal and in the books."""
+    remove(load_settings(folder=folder), mirror_of, name, json=json)
 
-    async def work(desk: Desk) -> None:
-        found = await mirror_of(desk, name)
-        removed = await desk.delete(found)
-        if json:
-            print_json({"run": found.run, "name": found.name, "removed": removed})
-        else:
-            say(f"{found.name} is deleted, with {len(removed)} topics and groups")
 
-    with_desk(load_settings(folder=folder), work)
+async def _show(desk: Desk, run: Run, *, json: bool) -> None:
+    found = await standing(desk, run)
+    if json:
+        print_json(mirror_view(found))
+    else:
+        sys.stdout.write(mirror_text(found))
 
 
 async def _led(desk: Desk, run: Run, new: bool, http_port: int | None) -> tuple[Ended, bool]:

@@ -15,7 +15,7 @@ import typer
 from schemas.errors import ConfigurationError
 from streams.cli.mirror import app as mirror
 from streams.cli.output import print_json, say
-from streams.cli.replay_asked import parse_sets, usd, with_desk
+from streams.cli.replay_asked import end, parse_sets, remove, usd, with_desk
 from streams.cli.replay_diff import diff, gate
 from streams.cli.replay_lineage import lineage
 from streams.cli.replay_survey_text import survey_text
@@ -182,33 +182,13 @@ def cancel(run: Named, folder: Folder = None, json: Lines = False) -> None:
 
     After a kill that waits for the dead process's leases, some 15 s. Exit code 1: it had ended.
     """
-
-    async def work(desk: Desk) -> bool:
-        found = await desk.find(run)
-        done = await desk.cancel(found)
-        if json:
-            print_json({"run": found.run, "name": found.name, "cancelled": done})
-        else:
-            say(f"{found.name} is cancelled" if done else f"{found.name} had ended: {found.state}")
-        return done
-
-    if not with_desk(load_settings(folder=folder), work):
-        raise typer.Exit(1)
+    end(load_settings(folder=folder), Desk.find, run, "cancelled", json=json)
 
 
 @app.command()
 def delete(run: Named, folder: Folder = None, json: Lines = False) -> None:
     """Delete a run with its topics, groups and rows. What it paid stays in the journal and in the books."""
-
-    async def work(desk: Desk) -> None:
-        found = await desk.find(run)
-        removed = await desk.delete(found)
-        if json:
-            print_json({"run": found.run, "name": found.name, "removed": removed})
-        else:
-            say(f"{found.name} is deleted, with {len(removed)} topics and groups")
-
-    with_desk(load_settings(folder=folder), work)
+    remove(load_settings(folder=folder), Desk.find, run, json=json)
 
 
 async def _surveyed(desk: Desk, planned: Planned) -> Surveyed:
