@@ -25,7 +25,7 @@ from streams.reading import TopicReader
 from streams.topics import topic_name
 from tests.provider.process import ProviderProcess
 from tests.support.catalogue import Catalogue, catalogue, checked
-from tests.support.commands import Commands, Ran, run_headrace
+from tests.support.commands import NO_EMBEDDINGS, Commands, Ran, config_toml, run_headrace
 from tests.support.enrichments import enrichment
 from tests.support.recorded import answered
 from tests.support.replaying import entries, record
@@ -35,17 +35,9 @@ pytestmark = pytest.mark.stack
 KINDS = ("admitted", "enrichments.normal", "control", "answers", "documents")
 COUNT = 3
 FIRST, SECOND = "First.\n{{ passages | numbered }}", "Second, and brief.\n{{ passages | numbered }}"
-TOML = """
-stack = "external"
-[kafka]
-bootstrap = "{stack.kafka_bootstrap}"
-[registry]
-url = "{stack.registry_url}"
-[postgres]
-dsn = "{dsn}"
-[embeddings]
-base_url = "http://127.0.0.1:9/v1"
-model = "none"
+SECTIONS = (
+    NO_EMBEDDINGS
+    + """
 [deployments.local]
 base_url = "{provider}"
 model = "m1"
@@ -57,6 +49,7 @@ prompt = "{prompt}"
 url = "{lineage}"
 timeout_s = 60
 """
+)
 
 
 class Place:
@@ -75,8 +68,8 @@ class Place:
 
     def _config(self, name: str, dsn: str) -> dict[str, str]:
         path = self.folder / name
-        values = {"stack": self.stack, "dsn": dsn, "provider": self.provider.base_url}
-        path.write_text(TOML.format(**values, prompt=self.prompt, lineage=self.catalogue.url))
+        values = {"provider": self.provider.base_url, "prompt": self.prompt, "lineage": self.catalogue.url}
+        path.write_text(config_toml(self.stack, SECTIONS.format(**values), dsn=dsn))
         return {"HEADRACE_CONFIG": str(path)}
 
     async def _push(self) -> None:

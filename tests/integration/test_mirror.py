@@ -26,7 +26,7 @@ from streams.reading import TopicReader
 from streams.stages import STAGES
 from streams.topics import admin_client
 from tests.provider.process import ROOT, ProviderProcess
-from tests.support.commands import Commands, Ran
+from tests.support.commands import NO_EMBEDDINGS, Commands, Ran
 from tests.support.comparing import answer
 from tests.support.enrichments import enrichment
 from tests.support.polling import eventually
@@ -38,17 +38,9 @@ KINDS = ("enrichments.normal", "enrichments.high", "enrichments.low", "answers",
 SHARE = 0.5
 # Room for a few calls: each is 0.03 USD or so, and held at ten times as much while it is open.
 LIMIT = Decimal("0.5")
-TOML = """
-stack = "external"
-[kafka]
-bootstrap = "{stack.kafka_bootstrap}"
-[registry]
-url = "{stack.registry_url}"
-[postgres]
-dsn = "{stack.postgres_dsn}"
-[embeddings]
-base_url = "http://127.0.0.1:9/v1"
-model = "none"
+SECTIONS = (
+    NO_EMBEDDINGS
+    + """
 [deployments.local]
 base_url = "{provider}"
 model = "m1"
@@ -62,6 +54,7 @@ default_max_tokens = 64
 [routes.default]
 deployments = ["local", "cheap"]
 """
+)
 
 
 class Place:
@@ -71,8 +64,8 @@ class Place:
         self.stack, self.lane, self.folder = stack, f"t{os.urandom(4).hex()}", folder
         self.name = f"{self.lane}-cheaper"
         self.provider = ProviderProcess(folder / "calls.jsonl")
-        self.commands = Commands(stack, self.lane, folder, KINDS)
-        self.commands.config.write_text(TOML.format(stack=stack, provider=self.provider.base_url))
+        sections = SECTIONS.format(provider=self.provider.base_url)
+        self.commands = Commands(stack, self.lane, folder, KINDS, sections)
         self.sent = 0
         self.process: subprocess.Popen[str] | None = None
         self.address = ""

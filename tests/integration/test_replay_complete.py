@@ -33,7 +33,7 @@ from streams.replay.run import RunConfig
 from streams.replay.selection import Selection
 from streams.settings import load_settings
 from tests.provider.process import ProviderProcess
-from tests.support.commands import Commands, Ran
+from tests.support.commands import NO_EMBEDDINGS, Commands, Ran
 from tests.support.enrichments import enrichment
 from tests.support.polling import eventually
 from tests.support.replaying import entries, record
@@ -42,17 +42,9 @@ from tests.support.stack import TestStack
 pytestmark = pytest.mark.stack
 KINDS = ("enrichments.normal", "enrichments.high", "enrichments.low", "answers", "control", "completions", "costs")
 EVENTS = 12
-TOML = """
-stack = "external"
-[kafka]
-bootstrap = "{stack.kafka_bootstrap}"
-[registry]
-url = "{stack.registry_url}"
-[postgres]
-dsn = "{stack.postgres_dsn}"
-[embeddings]
-base_url = "http://127.0.0.1:9/v1"
-model = "none"
+SECTIONS = (
+    NO_EMBEDDINGS
+    + """
 [deployments.local]
 base_url = "{provider}"
 model = "m1"
@@ -61,6 +53,7 @@ default_max_tokens = 64
 [routes.default]
 deployment = "local"
 """
+)
 PROMPT = "Answer from these.\n{{ passages | numbered }}\nBe brief."
 
 
@@ -70,8 +63,8 @@ class Place:
     def __init__(self, stack: TestStack, lane: str, folder: Path) -> None:
         self.stack, self.lane = stack, lane
         self.provider = ProviderProcess(folder / "calls.jsonl")
-        self.commands = Commands(stack, lane, folder, KINDS)
-        self.commands.config.write_text(TOML.format(stack=stack, provider=self.provider.base_url))
+        self.sections = SECTIONS.format(provider=self.provider.base_url)
+        self.commands = Commands(stack, lane, folder, KINDS, self.sections)
         self.settings = load_settings(self.commands.config)
         passage = Passage(
             passage_id="p1", document_id="d1", namespace="default", number=1, digest="ab" * 32, score=0.9,
@@ -260,8 +253,7 @@ def test_another_prompt_is_put_over_the_passages_of_then(place: Place) -> None:
 
 def test_a_field_that_old_events_lack_ends_the_run_and_is_supplied(place: Place) -> None:
     lane = f"{place.lane}o"
-    old = Commands(place.stack, lane, place.commands.config.parent, KINDS)
-    place.commands.config.write_text(TOML.format(stack=place.stack, provider=place.provider.base_url))
+    old = Commands(place.stack, lane, place.commands.config.parent, KINDS, place.sections)
     events = [enrichment(f"{lane}-r{number}", "Why?", lane=lane, route="") for number in range(2)]
     record(old.settings, old.codec, lane, events)
     ran = place.commands.run("replay", "--stage", "complete", "--since", "1h", "--lane", lane, "--name", lane, "--json")
@@ -308,8 +300,7 @@ def test_a_backfill_replaces_answers_but_not_those_that_were_corrected(place: Pl
 
 def test_a_run_from_enrich_to_the_answer_takes_the_prompt_along(place: Place) -> None:
     lane = f"{place.lane}e"
-    source = Commands(place.stack, lane, place.commands.config.parent, (*KINDS, "admitted"))
-    place.commands.config.write_text(TOML.format(stack=place.stack, provider=place.provider.base_url))
+    source = Commands(place.stack, lane, place.commands.config.parent, (*KINDS, "admitted"), place.sections)
     events = []
     for number in range(3):
         one = enrichment(f"{lane}-r{number}", "Why?", lane=lane)

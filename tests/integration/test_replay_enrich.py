@@ -37,14 +37,7 @@ from tests.support.stack import TestStack
 pytestmark = pytest.mark.stack
 KINDS = ("admitted", "enrichments.normal", "enrichments.high", "enrichments.low", "answers", "control", "costs")
 EVENTS = 24
-TOML = """
-stack = "external"
-[kafka]
-bootstrap = "{stack.kafka_bootstrap}"
-[registry]
-url = "{stack.registry_url}"
-[postgres]
-dsn = "{stack.postgres_dsn}"
+SECTIONS = """
 [embeddings]
 base_url = "{provider}"
 model = "e1"
@@ -68,8 +61,8 @@ class Place:
     def __init__(self, stack: TestStack, lane: str, folder: Path) -> None:
         self.stack, self.lane = stack, lane
         self.provider = ProviderProcess(folder / "calls.jsonl")
-        self.commands = Commands(stack, lane, folder, KINDS)
-        self.commands.config.write_text(TOML.format(stack=stack, provider=self.provider.base_url))
+        sections = SECTIONS.format(provider=self.provider.base_url)
+        self.commands = Commands(stack, lane, folder, KINDS, sections)
         self.settings = load_settings(self.commands.config)
         self.offset = 0
         self.events = []

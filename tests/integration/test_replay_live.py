@@ -28,7 +28,7 @@ from streams.settings import load_settings
 from streams.topics import admin_client
 from tests.faults.worker import WorkerProcess
 from tests.provider.process import ProviderProcess
-from tests.support.commands import Commands
+from tests.support.commands import NO_EMBEDDINGS, Commands
 from tests.support.live_load import LiveLoad
 from tests.support.polling import eventually
 from tests.support.stack import TestStack
@@ -41,17 +41,9 @@ KINDS = (
 # Calls at a time: what the provider takes, what live has open, and what is kept free beside that.
 LIMIT, LIVE, RESERVE = 8, 3, 1
 RECORDED = 20
-TOML = """
-stack = "external"
-[kafka]
-bootstrap = "{stack.kafka_bootstrap}"
-[registry]
-url = "{stack.registry_url}"
-[postgres]
-dsn = "{stack.postgres_dsn}"
-[embeddings]
-base_url = "http://127.0.0.1:9/v1"
-model = "none"
+SECTIONS = (
+    NO_EMBEDDINGS
+    + """
 [deployments.local]
 base_url = "{provider}"
 model = "m1"
@@ -59,6 +51,7 @@ max_concurrency = {limit}
 [routes.default]
 deployment = "local"
 """
+)
 
 
 class Scene:
@@ -67,8 +60,8 @@ class Scene:
     def __init__(self, stack: TestStack, lane: str, folder: Path) -> None:
         self.stack, self.lane = stack, lane
         self.provider = ProviderProcess(folder / "calls.jsonl", "--median-ms", "150", "--limit", str(LIMIT))
-        self.commands = Commands(stack, lane, folder, KINDS)
-        self.commands.config.write_text(TOML.format(stack=stack, provider=self.provider.base_url, limit=LIMIT))
+        sections = SECTIONS.format(provider=self.provider.base_url, limit=LIMIT)
+        self.commands = Commands(stack, lane, folder, KINDS, sections)
         self.settings = load_settings(self.commands.config)
         self.load = LiveLoad(self.settings, self.commands.codec, lane, in_flight=LIVE)
         env = {"HEADRACE_CONFIG": str(self.commands.config)}

@@ -39,16 +39,21 @@ class Ran:
 
 
 class Commands:
-    """The command line with settings for the test stack, a lane with topics, and its codec."""
+    """The command line with settings for the test stack, a lane with topics, and its codec.
 
-    def __init__(self, stack: TestStack, lane: str, folder: Path, kinds: tuple[str, ...]) -> None:
+    ``sections``: of the settings, beside what the stack has; none of them answers where it is left out.
+    """
+
+    def __init__(
+        self, stack: TestStack, lane: str, folder: Path, kinds: tuple[str, ...], sections: str | None = None
+    ) -> None:
         self.lane = lane
         self.settings: Settings = settings_for(stack)
         apply(self.settings, lane, compare(self.settings, lane, kinds))
         asyncio.run(Registry(stack.registry_url).register(event_schemas()))
         self.codec = asyncio.run(Codec.connect(stack.registry_url))
         self.config = folder / "headrace.toml"
-        self.config.write_text(_TOML.format(stack=stack))
+        self.config.write_text(config_toml(stack, NO_PROVIDER if sections is None else sections))
 
     @property
     def environment(self) -> dict[str, str]:
@@ -75,17 +80,27 @@ def run_headrace(*arguments: str, environment: Mapping[str, str], stdin: bytes |
     return Ran(code, out.getvalue(), err.getvalue())
 
 
-_TOML = """
+def config_toml(stack: TestStack, sections: str, *, dsn: str = "") -> str:
+    """Settings for the test stack, with ``sections`` below. ``dsn``: of another database."""
+    return f"""
 stack = "external"
 [kafka]
 bootstrap = "{stack.kafka_bootstrap}"
 [registry]
 url = "{stack.registry_url}"
 [postgres]
-dsn = "{stack.postgres_dsn}"
+dsn = "{dsn or stack.postgres_dsn}"
+{sections}"""
+
+
+# Nobody listens there.
+NO_EMBEDDINGS = """
 [embeddings]
 base_url = "http://127.0.0.1:9/v1"
 model = "none"
+"""
+NO_PROVIDER = f"""
+{NO_EMBEDDINGS}
 [deployments.local]
 base_url = "http://127.0.0.1:9/v1"
 model = "none"
