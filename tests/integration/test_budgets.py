@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,11 +16,11 @@ from processors.budgets.postgres import PostgresBudgets
 from processors.budgets.rule import Budget, Full, Held, Over, Part
 from processors.complete.tasks import sample_key
 from processors.journal import CallKey, Offer
-from processors.journal.entry import Bound, Target
 from processors.journal.postgres import PostgresJournal
 from processors.postgres import Database
 from tests.support.commands import Commands
 from tests.support.stack import TestStack
+from tests.support.targets import target
 
 pytestmark = pytest.mark.stack
 
@@ -180,10 +179,7 @@ async def claimed(database: Database, lane: str, request_id: str, *, lease_s: fl
     key = CallKey(tenant="acme", lane=lane, run="", request_id=request_id)
     if sample is not None:
         key = sample_key(key, sample)
-    target: dict[str, Any] = {"stage_version": "1", "control_offset": 0, "account": "", "price_source": "settings"}
-    bound = Bound(prompt_tokens=1, completion_tokens=1, usd=Decimal("0.02"))
-    where = Target(route="default", deployment="d", provider="p", model="m", bound=bound, **target)
-    offer = Offer(key=key, input_hash="h", input=b"i", target=where, max_attempts=3)
+    offer = Offer(key=key, input_hash="h", input=b"i", target=target("0.02"), max_attempts=3)
     await PostgresJournal(database, lease_s=lease_s).claim(offer, owner="w")
     return key.call_id
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from processors.journal import (
-    Bound,
     Busy,
     CallFailure,
     CallKey,
@@ -25,7 +24,6 @@ from processors.journal import (
     Offer,
     PostgresJournal,
     Settled,
-    Target,
 )
 from processors.journal.protocol import as_booked
 from processors.postgres import Database
@@ -34,21 +32,12 @@ from schemas.records import Usage
 from tests.support.leases import LapsingJournal
 from tests.support.polling import until
 from tests.support.stack import TestStack
+from tests.support.targets import bound, target
 
 pytestmark = pytest.mark.stack
 
-BOUND = Bound(prompt_tokens=100, completion_tokens=50, usd=Decimal("0.000001234567"))
-TARGET = Target(
-    route="default",
-    deployment="d1",
-    provider="openai",
-    model="m1",
-    price_source="settings",
-    account="acct",
-    stage_version="1",
-    control_offset=7,
-    bound=BOUND,
-)
+BOUND = bound("0.000001234567")
+TARGET = target(BOUND)
 DONE = Settled(
     state="done",
     cost_usd=Decimal("0.000000000001"),

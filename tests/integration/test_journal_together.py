@@ -14,7 +14,6 @@ import psycopg
 import pytest
 
 from processors.journal import (
-    Bound,
     Busy,
     CallKey,
     Claim,
@@ -24,27 +23,17 @@ from processors.journal import (
     Offer,
     PostgresJournal,
     Settled,
-    Target,
 )
 from processors.postgres import Database
 from schemas.errors import FencedError
 from schemas.records import Usage
 from tests.support.stack import TestStack
+from tests.support.targets import bound, target
 
 pytestmark = pytest.mark.stack
 
-BOUND = Bound(prompt_tokens=100, completion_tokens=50, usd=Decimal("0.0000012345675"))
-TARGET = Target(
-    route="default",
-    deployment="d1",
-    provider="openai",
-    model="m1",
-    price_source="settings",
-    account="acct",
-    stage_version="1",
-    control_offset=7,
-    bound=BOUND,
-)
+BOUND = bound("0.0000012345675")
+TARGET = target(BOUND)
 DONE = Settled(
     state="done",
     cost_usd=Decimal("0.0000000000015"),

@@ -11,7 +11,7 @@ import pytest
 
 from processors.complete.records import attempt_of, costs_of
 from processors.event import Output
-from processors.journal import Bound, CallKey, Done, Ended, Granted, Offer, PostgresJournal, Settled, Target
+from processors.journal import CallKey, Done, Ended, Granted, Offer, PostgresJournal, Settled
 from processors.journal.late import PostgresLateOutcomes
 from processors.journal.protocol import INDETERMINATE, unknown
 from processors.postgres import Database
@@ -23,21 +23,12 @@ from streams.stages import STAGES
 from tests.support.enrichments import enrichment, incoming
 from tests.support.leases import LapsingJournal
 from tests.support.running import Bench
+from tests.support.targets import target
 
 pytestmark = pytest.mark.stack
 
 CODEC = Codec.offline()
-TARGET = Target(
-    route="default",
-    deployment="d1",
-    provider="openai",
-    model="m1",
-    price_source="settings",
-    account="acct",
-    stage_version="1",
-    control_offset=7,
-    bound=Bound(prompt_tokens=100, completion_tokens=50, usd=Decimal("0.9")),
-)
+TARGET = target("0.9")
 DONE = Settled(
     state="done", cost_usd=Decimal("0.25"), usage=Usage(prompt_tokens=9, completion_tokens=3), response_id="resp-1"
 )

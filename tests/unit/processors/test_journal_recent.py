@@ -4,28 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal
 
 import psycopg.errors
 import pytest
 
 from processors.alone import one_by_one
-from processors.journal import AttemptRow, Bound, CallKey, Done, Granted, Lease, Target
+from processors.journal import AttemptRow, CallKey, Done, Granted, Lease
 from processors.journal.recent import Recent
 from schemas.errors import DependencyDownError
+from tests.support.targets import target
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-TARGET = Target(
-    route="r",
-    deployment="d",
-    provider="p",
-    model="m",
-    price_source="s",
-    account="",
-    stage_version="1",
-    control_offset=1,
-    bound=Bound(prompt_tokens=1, completion_tokens=1, usd=Decimal(1)),
-)
+TARGET = target("1")
 
 
 def grant(request_id: str, epoch: int = 1) -> Granted:

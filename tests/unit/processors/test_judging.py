@@ -27,7 +27,7 @@ from processors.complete.unresolved import Settler
 from processors.complete.unwritten import Unwritten
 from processors.event import Incoming
 from processors.failpoints import Unarmed
-from processors.journal import AttemptRow, CallFailure, Done, Ended, Granted, LeaseKeeper, Offer, Settled, Target
+from processors.journal import AttemptRow, CallFailure, Done, Ended, Granted, LeaseKeeper, Offer, Settled
 from processors.journal.protocol import INVALID_OUTPUT
 from processors.model.port import ModelReply
 from processors.routing import Ask, Pool, Seat
@@ -35,6 +35,7 @@ from schemas.errors import TransientProviderError
 from schemas.records import Enrichment, Hedge
 from tests.support.completing import KEY, Bench, event
 from tests.support.enrichments import ACCEPTED
+from tests.support.targets import target
 
 WRONG = CallFailure(kind="failed", code=INVALID_OUTPUT, error_class="permanent", message="the reply is wrong")
 
@@ -70,18 +71,7 @@ class Scene:
 
     def offer(self) -> Offer:
         bound = upper_bound(self.payload, self.bench.route.deployment, 512, at=ACCEPTED)
-        target = Target(
-            route="default",
-            deployment="d1",
-            provider="openai",
-            model="m1",
-            price_source="manual",
-            account="",
-            stage_version="1",
-            control_offset=0,
-            bound=bound,
-        )
-        return Offer(key=KEY, input_hash="h", input=self.incoming.raw, target=target, max_attempts=3)
+        return Offer(key=KEY, input_hash="h", input=self.incoming.raw, target=target(bound), max_attempts=3)
 
     async def claim(self, owner: str = "w1") -> Done | Ended | Granted:
         claim = await self.bench.journal.claim(self.offer(), owner=owner)

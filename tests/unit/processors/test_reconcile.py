@@ -18,11 +18,12 @@ from processors.complete import unresolved
 from processors.complete.reconcile import FakeReconciler, HttpReconciler, Known, NotTaken, Replied, Undecided
 from processors.complete.routes import Deployment
 from processors.event import Recorded
-from processors.journal import AttemptRow, Bound, Target
+from processors.journal import AttemptRow
 from processors.model import ModelReply
 from schemas.errors import IndeterminateError, OutcomeUnknownError
 from schemas.records import Completion
 from tests.support.completing import KEY, Bench, as_bytes, event
+from tests.support.targets import target
 
 REPLY = ModelReply(
     text="found", finish_reason="stop", response_id="x-1", usage={"prompt_tokens": 10, "completion_tokens": 2}
@@ -115,11 +116,8 @@ def _crash(_: str) -> Known:
 
 
 def row() -> AttemptRow:
-    bound = Bound(prompt_tokens=1, completion_tokens=1, usd=Decimal(1))
-    names = ("route", "deployment", "provider", "model", "price_source", "account", "stage_version")
-    target = Target(**dict.fromkeys(names, ""), control_offset=0, bound=bound)  # type: ignore[arg-type]
     started = datetime(2026, 1, 1, tzinfo=UTC)
-    return AttemptRow(attempt_id="a-1", ordinal=0, epoch=1, target=target, state="unknown", started_at=started)
+    return AttemptRow(attempt_id="a-1", ordinal=0, epoch=1, target=target("1"), state="unknown", started_at=started)
 
 
 WHOLE = {"id": "x", "model": "m", "choices": [{"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}]}

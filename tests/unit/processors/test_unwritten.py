@@ -8,21 +8,12 @@ from typing import Any
 import pytest
 
 from processors.complete.unwritten import Outcome, Unwritten
-from processors.journal import AttemptRow, Bound, CallKey, Ended, Granted, Lease, MemoryJournal, Offer, Settled, Target
+from processors.journal import AttemptRow, CallKey, Ended, Granted, Lease, MemoryJournal, Offer, Settled
 from schemas.errors import DependencyDownError
+from tests.support.targets import target
 
-BOUND = Bound(prompt_tokens=100, completion_tokens=50, usd=Decimal("0.5"))
-TARGET = Target(
-    route="default",
-    deployment="d1",
-    provider="openai",
-    model="m1",
-    price_source="settings",
-    account="",
-    stage_version="1",
-    control_offset=0,
-    bound=BOUND,
-)
+TARGET = target("0.5")
+BOUND = TARGET.bound
 PAID = Settled(state="done", cost_usd=Decimal("0.1"))
 
 

@@ -13,7 +13,7 @@ from processors.account.ledger import FakeLedger
 from processors.account.unbooked import FakeBooks
 from processors.clock import FakeClock
 from processors.complete.records import costs_of
-from processors.journal import Bound, CallKey, Granted, MemoryJournal, Offer, Settled, Target
+from processors.journal import CallKey, Granted, MemoryJournal, Offer, Settled
 from processors.journal.late import FakeLateOutcomes, LateOutcome
 from processors.journal.protocol import settle_late
 from processors.spending.port import MemorySpends, Opening
@@ -31,20 +31,11 @@ from streams.replay.runs import FakeRuns
 from streams.replay.work import Ended
 from tests.support.enrichments import ACCEPTED, enrichment, incoming
 from tests.support.settings import bare_settings
+from tests.support.targets import target
 from tests.unit.streams.test_replay_step import run_of
 
 CODEC, RUN = Codec.offline(), run_of(stages=("complete", "account"))
-TARGET = Target(
-    route="default",
-    deployment="d1",
-    provider="openai",
-    model="m1",
-    price_source="settings",
-    account="acct",
-    stage_version="1",
-    control_offset=7,
-    bound=Bound(prompt_tokens=100, completion_tokens=50, usd=Decimal("0.9")),
-)
+TARGET = target("0.9")
 DONE = Settled(state="done", cost_usd=Decimal("0.25"), usage=Usage(prompt_tokens=9, completion_tokens=3))
 PAID, AT_BOUND = ("done", Decimal("0.25")), ("unknown", Decimal("0.9"))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from processors.journal import AttemptRow, Bound, CallKey, Target
+from processors.journal import AttemptRow, CallKey
 from processors.journal.late import FakeLateOutcomes, LateOutcome
 from processors.spending.port import Closing, MemorySpends, Opening
 from schemas.errors import DependencyDownError
@@ -17,6 +17,7 @@ from streams.stages import STAGES
 from tests.support.costs import cost
 from tests.support.enrichments import enrichment
 from tests.support.running import CODEC, LANE, NOW, Bench
+from tests.support.targets import target
 
 
 class Scene:
@@ -88,22 +89,11 @@ async def test_a_worker_tells_of_its_own_lane_only() -> None:
 
 
 def late(name: str, value: bytes) -> LateOutcome:
-    target = Target(
-        route="default",
-        deployment="d1",
-        provider="openai",
-        model="m1",
-        price_source="settings",
-        account="",
-        stage_version="1",
-        control_offset=7,
-        bound=Bound(prompt_tokens=9, completion_tokens=9, usd=Decimal("0.9")),
-    )
     row = AttemptRow(
         attempt_id=f"a-{name}",
         ordinal=0,
         epoch=1,
-        target=target,
+        target=target("0.9"),
         state="done",
         started_at=NOW,
         ended_at=NOW,
