@@ -41,7 +41,7 @@ class Audit:
     tenants: tuple[str, ...]
     events: list[Event]
     known: Known
-    # The stretch of the broker's time that was read; None is without a bound.
+    # The stretch of the broker's time that was read, of costs to what was last booked; None is without a bound.
     since: datetime | None
     until: datetime | None
     # Where it ran; events of other lanes are those of replays.
@@ -77,6 +77,7 @@ class Auditor:
     ) -> Audit:
         """All about a request, to ``after`` its final answer; with ``replays``, its events in the lanes of replays too.
 
+        What the ledger took later is read too, from the topic of costs alone.
         Raises ``ConfigurationError`` for a lane without topics, or when several tenants used the id and none was
         named; ``DependencyDownError`` when broker or registry are away. Without Postgres it reads whole partitions.
         """
@@ -92,11 +93,13 @@ class Auditor:
             hint = "" if tenant else "; --tenant is quicker for another one's"
             self._note(f"the database has no such request of {_some(asked)}: reading whole partitions{hint}")
         with TopicReader(settings) as reader:
-            search = _Search(reader, opener, request_id, self._topics(reader), self._is_requests)
+            search = _Search(reader, opener, request_id, self._topics(reader), self._kind_of)
             found = search.between(since, until)
             if until is not None and not any(one.kind == "answers" for one in found):
                 self._note("the answer came later than its row: reading on to the end")
                 found, until = search.between(since, None), None
+            if until is not None and known.booked is not None and known.booked > until:
+                found = found + search.costs(until, known.booked + BEFORE)
             for lane in replay_lanes(reader, settings.prefix, self._lane) if replays else ():
                 opener = Opener(codec, prefix=settings.prefix, lane=lane, claims=claims)
                 found = found + _Search(reader, opener, request_id, self._topics(reader, lane)).copies(since)
@@ -119,8 +122,8 @@ class Auditor:
             self._note(f"{error}; attempts and the final row are left out")
             return Known()
 
-    def _is_requests(self, topic: str) -> bool:
-        return kind_of(topic, self._settings.prefix, self._lane) == "requests"
+    def _kind_of(self, topic: str) -> str:
+        return kind_of(topic, self._settings.prefix, self._lane)
 
     def _topics(self, reader: TopicReader, of: str | None = None) -> dict[str, int]:
         settings, lane = self._settings, of or self._lane
@@ -160,9 +163,9 @@ class _Search:
         opener: Opener,
         request_id: str,
         topics: dict[str, int],
-        is_requests: Callable[[str], bool] = lambda _: False,
+        kind_of: Callable[[str], str] = lambda _: "",
     ) -> None:
-        self._reader, self._opener, self._topics, self._is_requests = reader, opener, topics, is_requests
+        self._reader, self._opener, self._topics, self._kind_of = reader, opener, topics, kind_of
         self._key = request_id.encode()
 
     def between(self, since: datetime | None, until: datetime | None) -> list[Opened]:
@@ -172,9 +175,14 @@ class _Search:
         if any(one.kind == "requests" for one in found):
             return found
         # A producer that does not place keys as we do has put the request into another partition.
-        names = [topic for topic in self._topics if self._is_requests(topic)]
+        names = [topic for topic in self._topics if self._kind_of(topic) == "requests"]
         others = {(topic, number) for topic in names for number in range(self._topics[topic])} - places
         return self._read(others, since, until) + found
+
+    def costs(self, since: datetime, until: datetime) -> list[Opened]:
+        """What it cost, as told in a stretch of time."""
+        places = {(topic, partition_for(self._key, count)) for topic, count in self._topics.items()}
+        return self._read({place for place in places if self._kind_of(place[0]) == "costs"}, since, until)
 
     def copies(self, since: datetime | None) -> list[Opened]:
         """The entries where our own stages put them, to the end."""

@@ -19,6 +19,8 @@ class Known:
     # First and last trace of it. ``until`` is None while it has no final answer.
     since: datetime | None = None
     until: datetime | None = None
+    # When the ledger took its last cost event: a changed price may be booked weeks after the answer.
+    booked: datetime | None = None
     final: dict[str, Any] | None = None
     attempts: tuple[dict[str, Any], ...] = ()
     # What was scored or is still to be, and what users said, in order of time.
@@ -29,7 +31,7 @@ class Known:
 
 
 async def look_up(dsn: str, *, lane: str, request_id: str, tenants: Collection[str]) -> Known:
-    """Ask the database, by keys. Blocks on six short queries; raises ``DependencyDownError``."""
+    """Ask the database, by keys. Blocks on seven short queries; raises ``DependencyDownError``."""
     database = await Database.open(dsn, max_size=1, application_name="headrace-audit")
     try:
         key = {"lane": lane, "request_id": request_id, "tenants": list(tenants)}
@@ -39,6 +41,7 @@ async def look_up(dsn: str, *, lane: str, request_id: str, tenants: Collection[s
         scored = await database.execute(_EVALUATIONS, key)
         told = await database.execute(_FEEDBACK, key)
         waits = await database.execute(_DEFERRED, key)
+        [(booked,)] = await database.execute(_BOOKED, key)
     finally:
         await database.close()
     attempts = tuple(_attempt(row) for row in rows)
@@ -50,6 +53,7 @@ async def look_up(dsn: str, *, lane: str, request_id: str, tenants: Collection[s
         tenants=tuple(sorted({row[0] for row in (*begun, *finals)})),
         since=min(starts, default=None),
         until=max(ends) if finals else None,
+        booked=booked,
         final=_final(finals[-1]) if finals else None,
         attempts=attempts,
         evaluations=tuple(_named(_SCORED, row) for row in scored),
@@ -107,6 +111,10 @@ _DEFERRED = """
     WHERE tenant = ANY(%(tenants)s) AND lane = %(lane)s AND request_id = %(request_id)s
     ORDER BY deferred_at, event_id
 """
+_BOOKED = """
+    SELECT max(changed_at) FROM ledger
+    WHERE tenant = ANY(%(tenants)s) AND lane = %(lane)s AND request_id = %(request_id)s
+"""
 _COLUMNS = (
     "attempt_id",
     "purpose",
@@ -129,6 +137,7 @@ _COLUMNS = (
     "prompt_tokens",
     "completion_tokens",
     "cost_usd",
+    "booked_usd",
     "estimated",
     "upper_bound",
     "duplicate",
@@ -140,8 +149,9 @@ _ATTEMPTS = """
     SELECT a.attempt_id::text, c.purpose, c.ordinal, a.ordinal, a.epoch, a.route, a.deployment, a.provider, a.model,
            a.state, a.started_at, a.ended_at, a.error_class, a.error_code, a.http_status, a.response_id,
            a.duration_ms, a.first_token_ms, a.prompt_tokens, a.completion_tokens, a.cost_usd,
-           a.estimated, a.upper_bound, a.duplicate, a.price_source, i.batch_id::text, b.provider_batch
+           l.amount_usd, a.estimated, a.upper_bound, a.duplicate, a.price_source, i.batch_id::text, b.provider_batch
     FROM calls c JOIN attempts a USING (call_id)
+    LEFT JOIN ledger l ON l.attempt_id = a.attempt_id::text
     LEFT JOIN batch_items i ON i.call_id = c.call_id AND i.attempt_id = a.attempt_id
     LEFT JOIN batches b ON b.batch_id = i.batch_id
     WHERE c.tenant = ANY(%(tenants)s) AND c.lane = %(lane)s AND c.request_id = %(request_id)s

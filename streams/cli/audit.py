@@ -196,6 +196,8 @@ def _evaluation(one: dict[str, Any]) -> str:
 
 def _attempt(attempt: dict[str, Any]) -> str:
     cost = "" if attempt["cost_usd"] is None else f" · ${attempt['cost_usd']}" + (" at most" * attempt["upper_bound"])
+    if attempt["booked_usd"] not in (None, attempt["cost_usd"] or "0"):
+        cost += f" · booked at ${attempt['booked_usd']} since"
     error = f" · {attempt['error_class']} {attempt['error_code']}" if attempt["error_code"] else ""
     batch = f" · by batch {attempt['provider_batch'] or attempt['batch_id']}" if attempt["batch_id"] else ""
     where = f"{attempt['deployment']} {attempt['model']}{batch}"

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
+from processors.account.postgres import PostgresLedger
 from processors.finality import PostgresFinality
 from processors.postgres import Database
 from schemas.ids import request_event_id
@@ -23,6 +24,7 @@ from streams.reading import partition_for
 from streams.requests import parse_request
 from streams.topics import topic_name
 from tests.support.commands import Commands
+from tests.support.costs import entry
 from tests.support.stack import TestStack
 
 KINDS = ("requests", "admitted", "enrichments.normal", "completions", "answers", "costs", "dead-letters")
@@ -116,6 +118,19 @@ _ATTEMPT = """
 """
 
 
+def book(commands: Commands, *costs: Cost) -> None:
+    """What the account stage does with cost events."""
+
+    async def write() -> None:
+        database = await Database.open(commands.settings.postgres.dsn.get_secret_value())
+        try:
+            await PostgresLedger(database).record([entry(one) for one in costs])
+        finally:
+            await database.close()
+
+    asyncio.run(write())
+
+
 def audit(commands: Commands, request_id: str = "r-1", *more: str) -> dict[str, Any]:
     ran = commands.run("audit", request_id, "--lane", commands.lane, "--json", *more)
     assert ran.code == 0, ran.err
@@ -197,6 +212,39 @@ def test_an_answer_published_long_after_it_became_final_is_found(commands: Comma
     assert isinstance(answer, Answer)
     remember(commands, answer, decided_at=datetime.now(UTC) - timedelta(days=1), call=False)
     assert "answers" in {event["kind"] for event in audit(commands)["events"]}
+
+
+def test_a_price_that_was_changed_later_is_in_the_tree_and_the_attempt_shows_what_is_booked(commands: Commands) -> None:
+    events = flow(request(commands))
+    publish(commands, *events)
+    answer = events[-1]
+    assert isinstance(answer, Answer)
+    remember(commands, answer)
+    (attempt,) = audit(commands)["attempts"]
+    assert attempt["booked_usd"] is None
+    closed = next(one for one in events if isinstance(one, Cost))
+    closed = replace(
+        closed,
+        attempt_id=attempt["attempt_id"],
+        amount_usd=Decimal("0.0015"),
+        meta=replace(closed.meta, event_id=attempt["attempt_id"]),
+    )
+    rerated = replace(
+        closed,
+        correction="rerate",
+        amount_usd=Decimal("0.0005"),
+        meta=replace(closed.meta, event_id="e-rerated", causation_id=closed.meta.event_id, stage="rerate"),
+    )
+    publish(commands, rerated)
+    # As long after the request's last trace as may be: nothing that came after it is looked for.
+    briefly = ("--after", "0")
+    assert "e-rerated" not in {event["event_id"] for event in audit(commands, "r-1", *briefly)["events"]}
+    book(commands, closed, rerated)
+    found = audit(commands, "r-1", *briefly)
+    assert "e-rerated" in {event["event_id"] for event in found["events"]}
+    assert [(one["cost_usd"], one["booked_usd"]) for one in found["attempts"]] == [("0.0015", "0.002")]
+    ran = commands.run("audit", "r-1", "--lane", commands.lane, *briefly)
+    assert "· $0.0015 · booked at $0.002 since" in ran.out
 
 
 def test_two_tenants_under_one_id_have_to_be_told_apart(commands: Commands) -> None:

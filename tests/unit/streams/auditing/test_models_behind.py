@@ -88,12 +88,14 @@ def test_an_attempt_is_shown_with_the_sample_that_it_is_of() -> None:
         "started_at": "now",
         "error_code": None,
         "cost_usd": "0.5",
+        "booked_usd": "0.5",
         "upper_bound": False,
         "batch_id": None,
     }
-    found = replace(audited(), known=Known(attempts=(row, {**row, "purpose": "completion"})))
+    rerated = {**row, "purpose": "completion", "booked_usd": "0.75"}
+    found = replace(audited(), known=Known(attempts=(row, rerated)))
     (branch,) = (one for one in tree(found, origins=origins()).children if str(one.label) == "attempts")
     assert [str(one.label) for one in branch.children] == [
         "sample 2 attempt 1 done · a m · now · $0.5",
-        "completion 1 done · a m · now · $0.5",
+        "completion 1 done · a m · now · $0.5 · booked at $0.75 since",
     ]
