@@ -9,6 +9,7 @@ from decimal import Decimal
 from processors.account.entry import Said, Spender
 from processors.account.rule import RERATE
 from processors.prices import PriceTable, Tariff
+from processors.prices.batch import BatchPrice, batch_factor
 from processors.prices.version import version_of
 from schemas.ids import derive_id
 from schemas.records import Cost, Meta, Usage
@@ -38,12 +39,15 @@ class Correction:
 def priced(row: Booked, table: PriceTable) -> tuple[Decimal, Tariff] | None:
     """What the row's tokens cost by this table; ``None`` where it does not know the model.
 
-    An attempt whose outcome nobody saw is booked at the most that its tokens can cost.
+    An attempt whose outcome nobody saw is booked at the most that its tokens can cost; one that went by batch at the
+    same share of the new price as of the old one.
     """
-    tariff = table.find(row.spender.provider, row.spender.model)
-    if tariff is None:
+    price = table.find(row.spender.provider, row.spender.model)
+    if price is None:
         return None
     said = row.said
+    factor = batch_factor(said.price_source)
+    tariff = price if factor is None else BatchPrice(price, factor)
     if said.upper_bound:
         return tariff.most(said.prompt_tokens, said.completion_tokens, said.incurred_at), tariff
     return tariff.amount(usage_of(said), said.incurred_at), tariff

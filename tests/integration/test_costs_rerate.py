@@ -61,7 +61,7 @@ class Books:
         asyncio.run(record())
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        query = "SELECT attempt_id, amount_usd, state, price_version, history FROM ledger WHERE lane = %s"
+        query = "SELECT * FROM ledger WHERE lane = %s"
         with psycopg.connect(self._dsn, row_factory=psycopg.rows.dict_row) as connection:
             found = connection.execute(query, (self.lane,)).fetchall()
         return {row["attempt_id"].removeprefix(f"{self.lane}-"): row for row in found}
@@ -79,6 +79,7 @@ def books(stack: TestStack, tmp_path_factory: pytest.TempPathFactory) -> Books:
         one("done", "2"),
         one("lost", "9", state="unknown", upper_bound=True),
         one("refused", "0", state="failed", usage=Usage()),
+        one("batch", "1", price_source="settings (prompt 1, completion 2) x 0.5 (batch)"),
         one("other", "7", model="m2"),
         one("reused", "0", served_by="journal", avoided_cost_usd=Decimal(2)),
     )
@@ -89,31 +90,33 @@ def test_new_prices_are_booked_once_and_nothing_is_overwritten(books: Books) -> 
     dearer = books.prices('[prices."openai/m1"]\nprompt = 3\ncompletion = "2"\n')
     [planned] = books.rerate(dearer, "--dry-run").objects
     assert planned["total"] == {
-        "rows": 3, "changed": 2, "old_usd": "11.00", "corrections_usd": "-3.00", "new_usd": "8.00"
+        "rows": 4, "changed": 3, "old_usd": "12.00", "corrections_usd": "-2.00", "new_usd": "10.00"
     }  # fmt: skip
     assert (planned["unpriced_rows"], planned["adds_up"], planned["booked"]) == (1, True, None)
     assert books.events() == []
 
     # No worker books them: they are published, and published again as they were.
     first = books.rerate(dearer, "--wait-s", "0")
-    assert (first.code, first.objects[0]["total"], first.objects[0]["not_booked"]) == (1, planned["total"], 2)
+    assert (first.code, first.objects[0]["total"], first.objects[0]["not_booked"]) == (1, planned["total"], 3)
     assert "is a worker running the stage `account`" in first.err
     again = books.rerate(dearer, "--wait-s", "0")
-    assert (again.code, again.objects[0]["published_again"], again.objects[0]["total"]["changed"]) == (1, 2, 0)
-    assert len(books.events()) == 4
-    assert len({one.value for one in books.events()}) == 2
+    assert (again.code, again.objects[0]["published_again"], again.objects[0]["total"]["changed"]) == (1, 3, 0)
+    assert len(books.events()) == 6
+    assert len({one.value for one in books.events()}) == 3
 
     books.book()
     done = books.rerate(dearer)
     assert done.code == 0
     assert (done.objects[0]["total"]["changed"], done.objects[0]["published_again"]) == (0, 0)
-    assert (done.objects[0]["total"]["new_usd"], done.objects[0]["booked"]) == ("8.00", True)
-    assert len(books.events()) == 4, "nothing is appended the second time"
+    assert (done.objects[0]["total"]["new_usd"], done.objects[0]["booked"]) == ("10.00", True)
+    assert len(books.events()) == 6, "nothing is appended the second time"
 
     rows = books.rows()
     assert {name: row["amount_usd"] for name, row in rows.items()} == {
-        "done": Decimal(4), "lost": Decimal(4), "refused": Decimal(0), "other": Decimal(7), "reused": Decimal(0)
+        "done": Decimal(4), "lost": Decimal(4), "refused": Decimal(0), "batch": Decimal(2), "other": Decimal(7),
+        "reused": Decimal(0),
     }  # fmt: skip
+    assert rows["batch"]["price_source"] == "settings prices.openai/m1 (prompt 3, completion 2) x 0.5 (batch)"
     assert [Decimal(said["amount_usd"]) for said in rows["lost"]["history"]] == [Decimal(9), Decimal(-5)]
     assert (rows["lost"]["state"], rows["lost"]["price_version"][:9]) == ("unknown", "settings ")
 
@@ -150,6 +153,6 @@ def test_a_person_sees_that_it_adds_up(books: Books) -> None:
     options = ("--since", "2026-01-01", "--lane", books.lane, "--prices", prices, "--dry-run")
     ran = books.commands.run("costs", "rerate", *options)
     assert ran.out.splitlines() == [
-        "openai/m1: 0 of 3 attempts would be corrected; old 8.00 + corrections 0.00 = new 8.00",
-        "total: 0 of 3 attempts would be corrected; old 8.00 + corrections 0.00 = new 8.00",
+        "openai/m1: 0 of 4 attempts would be corrected; old 10.00 + corrections 0.00 = new 10.00",
+        "total: 0 of 4 attempts would be corrected; old 10.00 + corrections 0.00 = new 10.00",
     ]
