@@ -7,14 +7,18 @@ from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from processors.complete import SAMPLE
+from processors.complete.purse import ALERT_ORDINAL
+from processors.complete.tasks import sample_key
 from processors.journal import CallKey
 from processors.spending.payer import Payer
 from schemas.ids import derive_id
 from schemas.record import Record
-from schemas.records import Chunk, Completion, Cost, Delta, Enrichment, Failure, Meta, Text
+from schemas.records import Alert, Chunk, Completion, Cost, Delta, Enrichment, Failure, Meta, Text
 from streams.auditing.findings import KINDS
 from streams.auditing.ids import id_holds
 from streams.auditing.rerun import FilterAgain, differing, prints
@@ -225,13 +229,40 @@ def test_ids_of_costs_deltas_and_chunks_follow_from_what_they_say() -> None:
     paid = Payer(meta=flow["admitted"].meta, stage="enrich", version="1").attempt(2)
     embedded = replace(cost, meta=paid, attempt_id=paid.event_id, purpose="embedding", ordinal=2)
     assert id_holds(embedded) and not id_holds(replace(embedded, ordinal=3))
-    # The third sample of a call that drew several.
-    sample = CallKey(tenant="acme", lane="live", run="", request_id="r1", ordinal=2).attempt_id(1)
-    assert id_holds(replace(cost, attempt_id=sample, ordinal=1, meta=replace(cost.meta, event_id=sample)))
     meta = Meta(event_id=derive_id(cost.attempt_id, "delta", 4), request_id="r1", tenant="acme", lane="live")
     assert id_holds(Delta(meta=meta, sequence=4)) and not id_holds(Delta(meta=meta, sequence=5))
     chunk = replace(meta, event_id=derive_id("acme", "live", "", "r1", 0, 7))
     assert id_holds(Chunk(meta=chunk, start_char=7)) and not id_holds(Chunk(meta=chunk, kind="end", start_char=7))
+
+
+def test_ids_of_costs_follow_from_the_call_that_they_name() -> None:
+    cost = answered("live", "r1", START)["costs"]
+    assert isinstance(cost, Cost)
+
+    def told(attempt_id: str, **fields: Any) -> Cost:
+        return replace(cost, attempt_id=attempt_id, meta=replace(cost.meta, event_id=attempt_id), **fields)
+
+    # The second attempt of the third call of a request that was fanned out.
+    request = CallKey(tenant="acme", lane="live", run="", request_id="r1")
+    sample = told(sample_key(request, 2).attempt_id(1), purpose=SAMPLE, ordinal=1)
+    assert id_holds(sample)
+    assert not id_holds(told("invented", purpose=SAMPLE, ordinal=1))
+    assert not id_holds(replace(sample, ordinal=2)) and not id_holds(replace(sample, purpose="completion"))
+    assert not id_holds(told(cost.attempt_id, purpose="anything"))
+    late = replace(sample, correction="late", meta=replace(sample.meta, event_id=derive_id(sample.attempt_id, "late")))
+    assert id_holds(late)
+    invented = replace(late.meta, event_id=derive_id("invented", "late"))
+    assert not id_holds(replace(late, attempt_id="invented", meta=invented))
+    assert not id_holds(replace(cost, correction="otherwise"))
+    assert not id_holds(replace(cost, meta=replace(cost.meta, stage="filter")))
+
+
+def test_ids_of_alerts_follow_from_the_call_that_passed_a_budget() -> None:
+    meta = answered("live", "r1", START)["completions"].meta  # type: ignore[attr-defined]
+    told = Alert(meta=child(meta, "complete", ALERT_ORDINAL + 1), kind="budget", severity="warning", message="passed")
+    assert id_holds(told)
+    for forged in (replace(told.meta, event_id="invented"), replace(told.meta, stage="filter")):
+        assert not id_holds(replace(told, meta=forged))
 
 
 def test_the_recorded_time_decides_what_was_late() -> None:
