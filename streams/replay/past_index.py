@@ -24,7 +24,7 @@ from schemas.errors import ConfigurationError, PoisonError
 from schemas.records import Enrichment
 from streams.reading import Stretch, TopicReader
 from streams.replay.changes import IndexChoice
-from streams.replay.plan import source_topics
+from streams.replay.plan import said, source_topics
 from streams.replay.run import Place, Run
 from streams.settings import Settings
 
@@ -122,7 +122,7 @@ class PastIndex:
         ``model``: that embeds now.
         """
         if self._choice.at is not None:
-            return f"as of {_said(self._choice.at)}"
+            return f"as of {said(self._choice.at)}"
         then = None if self._recorded is None else self._recorded.of(tenant, request_id)
         if then is None or self._gone(request_id, then, model) is not None:
             return "today" if self._choice.or_today else "gone"
@@ -165,13 +165,13 @@ class PastIndex:
 
     def _gone(self, request_id: str, then: Then | None, model: str) -> str | None:
         if then is None or not then.versions:
-            said = "no enrichment of it is recorded" if then is None else "its enrichment was not searched for"
-            return f"the index version of the request {request_id} is not known, because {said}: {_CHOICE}"
-        named = f"the index version {' '.join(then.versions)} of the request {request_id}, as of {_said(then.at)},"
+            why = "no enrichment of it is recorded" if then is None else "its enrichment was not searched for"
+            return f"the index version of the request {request_id} is not known, because {why}: {_CHOICE}"
+        named = f"the index version {' '.join(then.versions)} of the request {request_id}, as of {said(then.at)},"
         kept = ", ".join(sorted(self._history.versions)) or "none"
         if then.at < self._history.since:
             return (
-                f"{named} is gone: what was replaced is kept since {_said(self._history.since)} "
+                f"{named} is gone: what was replaced is kept since {said(self._history.since)} "
                 f"(retention.tables.superseded_passages); there are passages of {kept}: {_CHOICE}"
             )
         if then.embedding_model != model:
@@ -233,10 +233,6 @@ def check_kept(choice: IndexChoice, history: History) -> None:
     """Raise ``ConfigurationError`` for a time from which the index is not kept."""
     if choice.at is not None and choice.at < history.since:
         raise ConfigurationError(
-            f"--set index={_said(choice.at)}: what was replaced in the index is kept since {_said(history.since)} "
+            f"--set index={said(choice.at)}: what was replaced in the index is kept since {said(history.since)} "
             "(retention.tables.superseded_passages); name that or a later time"
         )
-
-
-def _said(at: datetime) -> str:
-    return f"{at:%Y-%m-%dT%H:%M:%SZ}"

@@ -29,6 +29,8 @@ _NOT_REPLAYED: Mapping[str, str] = {
 }
 # A clock a little ahead of the broker's is no future.
 SLACK = timedelta(seconds=60)
+# So long a time that was advised is good for, or a tenth of what is kept where that is less.
+TO_RETYPE = timedelta(minutes=5)
 # ``retention.ms`` of what is kept for ever.
 FOREVER_MS = -1
 
@@ -72,7 +74,7 @@ def times(since: str | None, until: str | None, *, now: datetime) -> tuple[datet
             )
     first, last = found
     if first is not None and last is not None and last <= first:
-        raise ConfigurationError(f"--until {_said(last)} is not after --since {_said(first)}")
+        raise ConfigurationError(f"--until {said(last)} is not after --since {said(first)}")
     return first, last
 
 
@@ -121,35 +123,39 @@ class Planner:
     ) -> None:
         """Refuse a range that begins before what is left: a part of it would be missing in silence."""
         gone = [place for place, start in starts.items() if start == bounds[place].start > 0]
-        if not gone:
+        # The latest of all, so that what is advised is refused by none of the others.
+        begins = ((begin, place) for place in gone if (begin := self._begin(place, bounds[place], since)))
+        begin, (topic, partition) = max(begins, default=(since, ("", 0)))
+        if begin <= since:
             return
-        for topic, partition in gone:
-            self._check_emptied(since, topic, bounds[topic, partition], partition)
-        oldest = min((time for place in gone if (time := self._time_of(place, bounds[place].start))), default=None)
-        if oldest is not None and oldest > since:
-            raise ConfigurationError(
-                f"--since {_said(since)} is before what retention has left of {gone[0][0]}, which begins at "
-                f"{_said(oldest)}; begin there"
-            )
+        left = bounds[topic, partition]
+        what = f"begins at {said(begin)}; begin there"
+        if left.start == left.end:
+            what = f"is empty, and what it had may have been removed; begin at {said(begin)}"
+        raise ConfigurationError(
+            f"--since {said(since)} is before what retention has left of {topic}: partition {partition} {what}"
+        )
 
-    def _check_emptied(self, since: datetime, topic: str, left: Stretch, partition: int) -> None:
-        """Refuse a range in which a partition may have had events that retention removed, with all others of it."""
+    def _begin(self, place: TopicPlace, left: Stretch, since: datetime) -> datetime | None:
+        """From when on a partition that retention has cut has all of its events, as far as is known.
+
+        Of an empty one with slack, for what its retention keeps moves on until ``--since`` is written anew.
+        """
+        if left.start < left.end:
+            return self._time_of(place, left.start)
         kept_ms = min(
             (
                 self._settings.retention.resolved().topic_ms(kind)
                 for kind in KINDS
-                if topic in input_topics(self._settings, self._lane, kind)
+                if place[0] in input_topics(self._settings, self._lane, kind)
             ),
             default=FOREVER_MS,
         )
-        if left.start < left.end or kept_ms == FOREVER_MS:
-            return
-        begin = datetime.now(UTC) - timedelta(milliseconds=kept_ms)
-        if since < begin:
-            raise ConfigurationError(
-                f"--since {_said(since)} is before what retention has left of {topic}: partition {partition} is empty, "
-                f"and what is older than {_said(begin)} is removed; begin there"
-            )
+        if kept_ms == FOREVER_MS:
+            return None
+        kept = timedelta(milliseconds=kept_ms)
+        begin = datetime.now(UTC) - kept
+        return begin + min(TO_RETYPE, kept / 10) if since < begin else None
 
     def _time_of(self, place: TopicPlace, offset: int) -> datetime | None:
         stretch = Stretch(offset, min(offset + 1, self._reader.ends([place])[place].end))
@@ -189,11 +195,13 @@ class Planner:
         if not times_ or not last:
             return "no event is in the range"
         topics = ", ".join(sorted({topic for topic, _ in kept}))
-        return f"no event is in the range; {topics} has those from {_said(min(times_))} to {_said(max(last))}"
+        return f"no event is in the range; {topics} has those from {said(min(times_))} to {said(max(last))}"
 
 
-def _said(time: datetime) -> str:
-    return f"{time:%Y-%m-%dT%H:%M:%SZ}"
+def said(time: datetime) -> str:
+    """A time in UTC, rounded up to the millisecond: whoever writes it back names none that is earlier."""
+    up = time + timedelta(microseconds=-time.microsecond % 1_000)
+    return f"{up.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='milliseconds').removesuffix('.000')}Z"
 
 
 def _check_within(option: str, place: TopicPlace, wanted: Stretch, known: Stretch) -> None:

@@ -14,7 +14,7 @@ from processors.embeddings import HashingEmbedder
 from processors.enrich.stage import Enrich
 from processors.event import Incoming
 from processors.index import Index
-from processors.passages import FakePassages
+from processors.passages import FakePassages, History
 from processors.prompts import FakePrompts
 from schemas.errors import ConfigurationError
 from schemas.records import Admitted, Document, Enrichment, Meta, Text
@@ -146,6 +146,15 @@ async def test_a_version_that_was_never_here_or_that_nobody_can_embed_for_is_an_
         await scene.replayed(RECORDED, "nobody")
     with pytest.raises(ConfigurationError, match="kept since 2026-01-01T00:00:00Z"):
         check_kept(IndexChoice(at=START - timedelta(seconds=1)), await scene.store.history())
+
+
+def test_the_time_from_which_the_index_is_kept_is_accepted_as_it_is_said() -> None:
+    history = History(START + timedelta(microseconds=300_400), frozenset())
+    with pytest.raises(ConfigurationError) as refused:
+        check_kept(IndexChoice(at=START), history)
+    advised = str(refused.value).partition("kept since ")[2].split()[0]
+    assert advised == "2026-01-01T00:00:00.301Z"
+    check_kept(changes_for("enrich", {"index": advised}).index, history)
 
 
 @pytest.mark.parametrize(
