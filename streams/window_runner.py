@@ -11,6 +11,7 @@ import asyncio
 import time
 from asyncio import Future
 from collections import deque
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -92,7 +93,8 @@ class WindowRunner(StageRunner):
             return
         for step in steps:
             log.warning("a stream stood still and is ended", request_id=step.key[2], failed=bool(step.chunks))
-            await self._advance(step)
+            with self.holding.in_hand():
+                await self._advance(step)
         self._measure_held()
 
     def forget(self, partitions: set[TP] | None) -> None:
@@ -106,6 +108,11 @@ class WindowRunner(StageRunner):
         await self.pause.wait(lambda: self._owns(message))
         if not self._owns(message):
             raise Released
+        with self.holding.in_hand():
+            await self._take_up(event)
+
+    async def _take_up(self, event: Any) -> None:
+        message = event.message
         started, now = time.perf_counter(), self._services.clock.now()
         try:
             incoming = await self._decoder.decode(message)
@@ -173,9 +180,16 @@ class WindowRunner(StageRunner):
             self._measure_chunks(step)
         if step.over and self._sending.get(step.key) is sending:
             del self._sending[step.key]
-            task = asyncio.ensure_future(self._settled(self._finish(sending)))
-            self._finishing.add(task)
-            task.add_done_callback(self._finishing.discard)
+            self._begin_finish(sending)
+
+    def _begin_finish(self, sending: _Sending) -> None:
+        """Finish a stream on the side. It is in hand from now on: a drain waits for it, though not for open streams."""
+        held = ExitStack()
+        held.enter_context(self.holding.in_hand())
+        task = asyncio.ensure_future(self._settled(self._finish(sending)))
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
+        task.add_done_callback(lambda _: held.close())
 
     async def _finish(self, sending: _Sending) -> None:
         """Wait until every chunk of a stream is acknowledged, then acknowledge its deltas."""

@@ -13,6 +13,7 @@ from processors.release.policy import ReleasePolicy
 from processors.release.stage import Release
 from schemas.errors import DependencyDownError
 from schemas.records import Chunk, Delta
+from streams.holding import in_process
 from streams.stages import STAGES
 from streams.window_runner import WindowRunner
 from tests.support.deltas import PROSE, aborted, cleaned, joined, kinds, lives, stream_of
@@ -59,6 +60,10 @@ class Scene(Bench):
     async def settle(self) -> None:
         while self.window._finishing:
             await asyncio.gather(*self.window._finishing)
+
+    def in_hand(self) -> int:
+        """What a drain of the stage would wait for."""
+        return int(in_process([("release", self.window.holding)])["release"]["events"])
 
     def chunks(self) -> list[Chunk]:
         return [CODEC.decode(one.value or b"", Chunk) for one in self.sent("chunks")]
@@ -183,6 +188,44 @@ async def test_an_abort_of_an_unknown_stream_is_done_at_once() -> None:
     scene = Scene()
     events = await scene.pass_on([aborted("r1")])
     assert acks(events) == {1} and scene.chunks() == []
+
+
+async def test_a_stream_that_is_over_is_in_hand_until_its_chunks_are_confirmed_and_an_open_one_is_not() -> None:
+    scene = Scene()
+    await scene.pass_on(lives("open", TEXT))
+    assert scene.in_hand() == 0, "a drain would never end"
+    scene.producer.lost = 3
+    scene.dependencies_up.clear()
+    scene.producer.failures = [DependencyDownError("kafka", "test")]
+    events = await scene.pass_on(stream_of("r1", TEXT))
+    assert scene.in_hand() == 1
+    await until(lambda: "kafka" in scene.gate.down, "the first try again")
+    assert (scene.in_hand(), acks(events)) == (1, {0})
+    scene.dependencies_up.set()
+    probe = asyncio.ensure_future(scene.gate.run())
+    await scene.settle()
+    probe.cancel()
+    await until(lambda: scene.in_hand() == 0, "the end of the stream")
+    assert acks(events) == {1}
+
+
+async def test_a_delta_is_in_hand_once_the_stage_is_not_paused_any_more() -> None:
+    scene, seen = Scene(), []
+
+    class Asked(FakeCalls):
+        async def ended(self, meta: object) -> bool:
+            seen.append(scene.in_hand())
+            return False
+
+    scene.release._calls = Asked()
+    scene.control.pause("stage", "release")
+    taking = asyncio.ensure_future(scene.pass_on(lives("r1", TEXT)[4:5]))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert scene.in_hand() == 0 and not seen, "it waits, and holds up no drain"
+    scene.control.resume("stage", "release")
+    await taking
+    assert (seen, scene.in_hand()) == ([1], 0)
 
 
 async def test_every_step_counts_as_progress() -> None:
