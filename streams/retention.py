@@ -102,6 +102,8 @@ TABLES = (
         outlives=("dead-letters", "answers", "documents", *REQUEST_PATH),
         why="texts that are too large for a topic",
     ),
+    # Only what calls and spends still hold can be reused.
+    Table("deleted_runs", "deleted_at", 45, why="lanes of deleted replays, whose paid calls another one reuses"),
     Table("batches", "begun_at", 45, where="state IN ('ended', 'lost')", why="batches at providers; open ones stay"),
     Table(
         "batch_items",

@@ -38,6 +38,7 @@ from streams.capacity.spare import Leftover
 from streams.deployed import check_keys, routes
 from streams.ports import enrich_policies
 from streams.replay.changes import Changes
+from streams.replay.earlier import earlier_runs
 from streams.replay.embeddings import Bounds
 from streams.replay.limits import Pace, Purse, Yielding
 from streams.replay.rerender import Rerender
@@ -45,8 +46,6 @@ from streams.replay.run import Run
 from streams.settings import Settings
 from streams.stages import STAGES
 
-# Of earlier runs, so many lanes are looked through for calls to reuse.
-MOST_LANES = 50
 # Between two tries for a place.
 PAUSE_S = 1.0
 
@@ -159,8 +158,8 @@ class Calls:
         if not asked:
             return
         if self._lanes is None:
-            rows = await self._database.execute(_LANES, {"lane": self._run.source_lane, "most": MOST_LANES})
-            self._lanes = [self._run.source_lane, *(lane for (lane,) in rows if lane != self._run.lane)]
+            earlier = await earlier_runs(self._database, self._run, "complete")
+            self._lanes = [self._run.source_lane, *(lane for lane, _ in earlier)]
         parameters = {
             "lanes": self._lanes,
             "events": [one.meta.event_id for one, _ in asked],
@@ -325,10 +324,6 @@ def _key(incoming: Incoming[Any]) -> CallKey:
     return CallKey(tenant=meta.tenant, lane=meta.lane, run=meta.run, request_id=meta.request_id)
 
 
-_LANES = """
-    SELECT lane FROM replay_runs WHERE source_lane = %(lane)s AND 'complete' = ANY(stages)
-    ORDER BY created_at DESC LIMIT %(most)s
-"""
 # One step of the journal's index for each lane and request. A call that the run itself began goes on.
 _REUSABLE = """
     SELECT DISTINCT ON (asked.event_id) asked.event_id, calls.lane

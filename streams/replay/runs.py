@@ -85,7 +85,7 @@ class Runs(Protocol):
         ...
 
     async def delete(self, run: Run) -> None:
-        """Remove the run and what is kept of it, and the rows of its lane that are no record of money spent."""
+        """Remove the run and the rows of its lane; what it paid for stays, and the lane by which that is found."""
         ...
 
 
@@ -172,7 +172,7 @@ class PostgresRuns:
                 await connection.execute(statement, key)
             if run.copies_books:
                 await connection.execute("DELETE FROM ledger WHERE lane = %(lane)s", key)
-            await connection.execute("DELETE FROM replay_runs WHERE run = %(run)s", key)
+            await connection.execute(_DELETE, key)
 
         await self._database.run(work)
 
@@ -304,16 +304,17 @@ _CANCEL = """
         updated_at = clock_timestamp(), ended_at = clock_timestamp()
     WHERE run = %(run)s AND state IN ('planned', 'running', 'stopped', 'failed') RETURNING true
 """
-# Of a lane that nobody else writes to. Calls and what they cost stay: they were paid, and another run may reuse them.
+# What was paid is found by its lane.
+_DELETE = """
+    WITH gone AS (
+        DELETE FROM replay_runs WHERE run = %(run)s RETURNING lane, run, source_lane, stages, created_at)
+    INSERT INTO deleted_runs (lane, run, source_lane, stages, created_at) SELECT * FROM gone
+"""
+# Of a lane that nobody else writes to. Calls, embeddings and what they cost stay: another run reuses what was paid.
 _OF_LANE = (
     "DELETE FROM evaluations WHERE lane = %(lane)s",
     "DELETE FROM feedback WHERE lane = %(lane)s",
     "DELETE FROM finals WHERE lane = %(lane)s",
-    # What is told is in the books; the rest is still to be told.
-    """
-    DELETE FROM spends WHERE lane = %(lane)s AND told_at IS NOT NULL
-      AND opened_at >= (SELECT created_at FROM replay_runs WHERE run = %(run)s)
-    """,
 )
 
 

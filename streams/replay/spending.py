@@ -19,7 +19,7 @@ from streams.dead_letters import safe_message
 from streams.headers import event_headers
 from streams.outputs import key_of, topic_kind
 from streams.producer import Outgoing
-from streams.replay.calls import MOST_LANES
+from streams.replay.earlier import earlier_runs
 from streams.replay.lane import run_of_lane
 from streams.replay.limits import Purse
 from streams.replay.run import Run
@@ -122,18 +122,19 @@ class HeldSpends:
 
 
 async def bought_before(database: Database, run: Run, stage: str) -> list[tuple[str, str]]:
-    """The lanes in which the events that a run reads may have bought something: its source's and earlier runs', with
-    their runs. Blocks on Postgres.
+    """The lanes in which the events that a run reads may have bought something: its source's and those of earlier runs
+    that have bought anything, with their runs. Blocks on Postgres.
     """
-    parameters = {"lane": run.source_lane, "run": run.run, "stage": stage, "most": MOST_LANES}
-    rows = await database.execute(_LANES, parameters)
-    return [(run.source_lane, run_of_lane(run.source_lane)), *((lane, other) for lane, other in rows)]
+    earlier = dict(await earlier_runs(database, run, stage))
+    rows = await database.execute(_BUYERS, {"lanes": list(earlier)})
+    return [(run.source_lane, run_of_lane(run.source_lane)), *((lane, earlier[lane]) for (lane,) in rows)]
 
 
-_LANES = """
-    SELECT lane, run FROM replay_runs
-    WHERE source_lane = %(lane)s AND run <> %(run)s AND %(stage)s = ANY(stages)
-    ORDER BY created_at DESC LIMIT %(most)s
+# The last condition is that of the index.
+_BUYERS = """
+    SELECT lane FROM unnest(%(lanes)s::text[]) WITH ORDINALITY AS looked (lane, rank)
+    WHERE EXISTS (SELECT FROM spends WHERE spends.lane = looked.lane AND spends.lane LIKE 'replay-%%')
+    ORDER BY rank
 """
 
 

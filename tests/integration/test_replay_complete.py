@@ -235,6 +235,22 @@ def test_a_killed_run_that_is_cancelled_has_its_open_calls_booked_at_their_bound
     assert Decimal(spent["total"]["total_usd"]) == sum(bounds)
 
 
+def test_what_a_run_paid_is_not_bought_again_after_it_was_deleted(place: Place) -> None:
+    name = f"{place.lane}-deleted"
+    options = ("--stage", "complete", "--since", "1h", "--sample", "0.4", "--set", "temperature=0.9")
+    before = place.paid()
+    ran = place.replay(*options, "--name", name)
+    assert (ran.code, Decimal(ran.objects[0]["cost_usd"]) > 0) == (0, True), ran.err
+    paid = place.paid()
+    assert paid > before
+    deleted = place.commands.run("replay", "delete", name, "--json")
+    assert deleted.code == 0, deleted.err
+    again = place.replay(*options, "--name", name)
+    assert again.code == 0, again.err
+    assert place.paid() == paid
+    assert (Decimal(again.objects[0]["cost_usd"]), Decimal(again.objects[0]["avoided_usd"]) > 0) == (0, True)
+
+
 def test_another_prompt_is_put_over_the_passages_of_then(place: Place) -> None:
     options = ("--stage", "complete", "--since", "1h", "--sample", "0.4")
     ran = place.replay(*options, "--set", f"prompt={place.prompt}@1")

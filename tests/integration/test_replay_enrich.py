@@ -167,6 +167,13 @@ def test_a_run_stops_before_its_embeddings_pass_the_limit_and_a_killed_one_pays_
     assert again.code == 0, again.err
     assert (place.texts(), Decimal(again.objects[0]["cost_usd"])) == (paid, 0)
 
+    # Also once it is deleted.
+    deleted = place.commands.run("replay", "delete", name, "--json")
+    assert deleted.code == 0, deleted.err
+    last = place.replay("--stage", "enrich")
+    assert last.code == 0, last.err
+    assert (place.texts(), Decimal(last.objects[0]["cost_usd"])) == (paid, 0)
+
 
 # Calls of a few texts each, and nothing noted before long.
 _SLOW = """

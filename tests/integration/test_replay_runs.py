@@ -12,8 +12,10 @@ import pytest
 
 from processors.postgres import Database
 from schemas.errors import ConfigurationError, FencedError
+from streams.replay.earlier import earlier_runs
 from streams.replay.run import Place, Run, RunConfig
 from streams.replay.runs import FakeRuns, PostgresRuns, Runs
+from tests.support.stack import TestStack
 
 pytestmark = pytest.mark.stack
 
@@ -60,6 +62,20 @@ async def test_a_run_is_kept_as_it_was_asked_for(runs: Runs) -> None:
     assert run.run in {one.run for one in await runs.all()}
     await runs.delete(run)
     assert await runs.get(run.run) is None
+
+
+async def test_every_earlier_run_of_the_lane_is_known_also_once_it_is_deleted(stack: TestStack) -> None:
+    database = await Database.open(stack.postgres_dsn)
+    runs, lane = PostgresRuns(database), f"t{secrets.token_hex(4)}"
+    earlier = [run_of(source_lane=lane, stages=("complete", "filter")) for _ in range(60)]
+    others = [run_of(source_lane=lane), run_of(stages=("complete",)), run_of(source_lane=lane, stages=("complete",))]
+    for run in (*earlier, *others):
+        await runs.create(run, [])
+    for run in (*earlier[::2], *others[:2]):
+        await runs.delete(run)
+    found = await earlier_runs(database, others[-1], "complete")
+    assert found == [(run.lane, run.run) for run in reversed(earlier)]
+    await database.close()
 
 
 async def test_progress_is_noted_by_whoever_has_the_run_and_nobody_else(runs: Runs) -> None:
