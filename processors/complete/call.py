@@ -142,12 +142,17 @@ class Caller:
             return None
         if isinstance(found, Seat):
             return found
-        if not task.has_last_word and not found.denied and found.wait_s < left_of(task, self._clock).ttl_s:
+        if found and not task.has_last_word and not found.denied and found.wait_s < left_of(task, self._clock).ttl_s:
             raise self._places.set_aside(found)
         await self._endings.resort(lease, attempts, again.otherwise, task)
         return None
 
-    async def _find(self, attempts: tuple[AttemptRow, ...], go: Go | Later, task: Task) -> Seat | Unavailable:
+    async def _find(self, attempts: tuple[AttemptRow, ...], go: Go | Later, task: Task) -> Seat | Unavailable | None:
+        """A seat as ``go`` says, or what keeps it from being had; ``None`` where no attempt follows any more."""
+        if isinstance(go, Go) and go.instead is not None and not task.cancellation.requested:
+            seat = self._places.at_once(go.group, task.stored.record)
+            other = None if seat is not None else go.instead()
+            return seat if other is None else await self._find(attempts, other, task)
         if isinstance(go, Later):
             return Unavailable(go.seconds, "outage", go.deployment)
         async with task.cancellation.scope():

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from processors.complete.routes import Cause, Group, Route
+from processors.complete.routes import Cause, Deployment, Group, Route
 from processors.journal import AttemptRow, CallFailure
 from processors.journal.protocol import HEDGE_LOST, INDETERMINATE, tries
 from processors.routing.causes import cause_of, denied, fails_here
@@ -49,13 +49,15 @@ CONTENT_REFUSED = CallFailure(
 class Go:
     """Another attempt after so many seconds, with one of the group, those in ``avoid`` only where no other has room.
 
-    ``cause``: the group is a fallback, gone to for this.
+    ``cause``: the group is a fallback, gone to for this. With ``instead`` the group is gone to at once or not at all:
+    where none of it is free, this is called once and says what follows, ``None`` for nothing.
     """
 
     group: Group
     seconds: float = 0.0
     avoid: frozenset[str] = frozenset()
     cause: Cause | None = None
+    instead: Callable[[], Go | Later | None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +96,8 @@ def after_error(
 ) -> Verdict:
     """What follows ``error``, which ended the last of ``attempts``.
 
-    First the route's own deployments, where the error may pass or is another one's no fault; then its fallbacks for
-    the cause, each once.
+    First the route's own deployments, where the error may pass or is another one's no fault, then its fallbacks for the
+    cause, each once. To go to one of its own that was not tried is no repeat: it neither waits nor counts as one.
     """
     if isinstance(error, OutcomeUnknownError):
         if route.unknown_policy == "fail":
@@ -105,10 +107,15 @@ def after_error(
             return failure_of(error)
     if _outlasts(error, route, limits):
         return fallback(route, cause_of(error), attempts) or failure_of(error)
-    own = _at_own(error, attempts, route, backoff=backoff, random_=random_, limits=limits)
-    if isinstance(own, Go):
-        return own
-    return fallback(route, cause_of(error), attempts) or own or failure_of(error)
+
+    def repeat() -> Go | Later | None:
+        own = _at_own(error, attempts, route, backoff=backoff, random_=random_, limits=limits)
+        return own if isinstance(own, Go) else fallback(route, cause_of(error), attempts) or own
+
+    untried = _untried(attempts, route)
+    if untried and _more_at_own(attempts, route) and _may_pass(error) and limits.left_s > 0:
+        return Go(group=replace(route.own, deployments=untried), instead=repeat)
+    return repeat() or failure_of(error)
 
 
 def fallback(route: Route, cause: Cause | None, attempts: Sequence[AttemptRow]) -> Go | None:
@@ -130,26 +137,44 @@ def _at_own(
     limits: Limits,
 ) -> Go | Later | None:
     own, last = {one.name: one for one in route.own.deployments}, attempts[-1].target.deployment
-    here = [row for row in attempts if row.target.deployment in own]
-    if last not in own or tries(here) >= route.max_attempts:
+    if not _more_at_own(attempts, route):
         return None
     if error.code == "context_too_long":
         longer = tuple(one for one in own.values() if one.context_tokens > own[last].context_tokens)
         return Go(group=replace(route.own, deployments=longer)) if longer else None
-    untried = set(own) - {row.target.deployment for row in here}
     if fails_here(error):
         # Another key of the same deployment may do, but not the same model that is not there.
         usable = tuple(one for one in own.values() if (one.name != last or denied(error)) and limits.usable(one.name))
         return Go(group=replace(route.own, deployments=usable), avoid=frozenset({last})) if usable else None
-    if not isinstance(error, TransientProviderError | OutcomeUnknownError):
+    if not _may_pass(error):
         return None
-    delay_s = 0.0 if untried else backoff.delay_s(len(attempts) - 1, random_)
+    delay_s = backoff.delay_s(len(attempts) - 1, random_)
     if delay_s >= limits.left_s:
         return None
     if not limits.may_retry(last):
         wait_s = random_.uniform(*_WITHOUT_BUDGET_S)
         return Later(seconds=wait_s, deployment=last) if wait_s < limits.ttl_left_s else None
-    return Go(group=route.own, seconds=delay_s, avoid=frozenset({last}))
+    untried = {one.name for one in _untried(attempts, route)}
+    return Go(group=route.own, seconds=delay_s, avoid=frozenset(set(own) - untried if untried else {last}))
+
+
+def _more_at_own(attempts: Sequence[AttemptRow], route: Route) -> bool:
+    """Whether the last attempt was at one of the route's own, and they may have another one."""
+    own = {one.name for one in route.own.deployments}
+    here = [row for row in attempts if row.target.deployment in own]
+    return attempts[-1].target.deployment in own and tries(here) < route.max_attempts
+
+
+def _untried(attempts: Sequence[AttemptRow], route: Route) -> tuple[Deployment, ...]:
+    """The route's own deployments at which nothing was tried yet."""
+    tried = {row.target.deployment for row in attempts}
+    return tuple(one for one in route.own.deployments if one.name not in tried)
+
+
+def _may_pass(error: ProviderError) -> bool:
+    """Whether the same request may be answered by whatever failed, or by another one."""
+    passing = isinstance(error, TransientProviderError | OutcomeUnknownError)
+    return passing and error.code != "context_too_long" and not fails_here(error)
 
 
 def _outlasts(error: ProviderError, route: Route, limits: Limits) -> bool:
