@@ -171,6 +171,11 @@ class SafeConsumer(InLoopDelivery):
             self._looked_for_more = True
             self.add_future(self._include_all())
 
+    async def on_stop(self) -> None:
+        """Commit what is done: Faust's own last commit only waits for one that is under way, and what came since."""
+        await super().on_stop()
+        await self.force_commit()
+
     def _lose_place(self) -> None:
         """Hand nothing on until ``perform_seek`` has gone back for the assignment that comes or came."""
         self._place = None

@@ -84,7 +84,7 @@ async def test_an_unacked_head_is_not_committed_over_and_comes_again(settings: S
 
     async with running(settings, topic, hold_first) as app:
         await eventually(lambda: len(seen) == 200)
-        await app.consumer.commit()
+        await app.consumer.force_commit()
     # The head of every partition is in flight, so no partition may be committed past its start.
     assert set(committed(settings, topic).values()) <= {0}
     again: list[bytes] = []
@@ -114,7 +114,7 @@ async def test_going_back_reads_again_what_was_not_committed(settings: Settings,
 
     async with running(settings, topic, hold) as app:
         await eventually(lambda: len(seen) == 60)
-        await app.consumer.commit()
+        await app.consumer.force_commit()
         await app.consumer.perform_seek()
         await eventually(lambda: len(seen) >= 120 - len(held))
         firsts = {event.message.value for event in held.values()}
@@ -148,7 +148,7 @@ async def test_a_rebalance_before_the_last_one_is_through_forgets_nothing_that_w
     await publish(settings, topic, 40)
     async with running(settings, topic, take) as app:
         await eventually(lambda: len(done) == 40)
-        await app.consumer.commit()
+        await app.consumer.force_commit()
         client = app.consumer._thread._consumer
         monkeypatch.setattr(client, "committed", partial(late, client.committed))
         client._coordinator.request_rejoin()
@@ -178,7 +178,7 @@ async def test_the_stock_driver_would_have_committed_over_the_head(settings: Set
     await app.start()
     try:
         await eventually(lambda: len(seen) == 200)
-        await app.consumer.commit()
+        await app.consumer.force_commit()
     finally:
         await app.stop()
     assert sum(committed(settings, topic).values()) > 0
@@ -226,6 +226,34 @@ async def test_a_worker_that_joins_and_leaves_loses_nothing_and_redeliveries_are
         # What was acknowledged while it changed hands comes once more.
         await eventually(lambda: sum(committed(settings, topic).values()) == 1000)
         assert had >= 2 and first.consumer.redelivered_total >= 1
+
+
+async def test_an_orderly_stop_commits_what_was_done_while_a_commit_was_under_way(
+    settings: Settings, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await publish(settings, topic, 40)
+    held: list[Any] = []
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(event: Any) -> None:
+        held.append(event)
+
+    async def slow(commit: Callable[[Any], Awaitable[None]], offsets: Any) -> None:
+        begun.set()
+        await go_on.wait()
+        await commit(offsets)
+
+    async with running(settings, topic, hold) as app:
+        await eventually(lambda: len(held) == 40)
+        client = app.consumer._thread._consumer
+        monkeypatch.setattr(client, "commit", partial(slow, client.commit))
+        for event in held[:20]:
+            event.ack()
+        await begun.wait()
+        for event in held[20:]:
+            event.ack()
+        asyncio.get_running_loop().call_later(0.5, go_on.set)
+    assert sum(committed(settings, topic).values()) == 40
 
 
 async def test_a_commit_that_fails_is_made_again_and_ends_nothing(settings: Settings, topic: str) -> None:
