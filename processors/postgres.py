@@ -33,6 +33,7 @@ _AWAY_STATES = (
     "25P03",  # idle in transaction for too long: the server cut the connection
     "55P03",  # lock_timeout
 )
+_LACKING = (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn)
 _CONFLICTS = ("40001", "40P01")  # serialization failure, deadlock
 _CONFLICT_TRIES = 4  # the first and three more
 _POOL_WAIT_S = 5.0
@@ -59,6 +60,11 @@ def away(error: BaseException) -> bool:
         lost = isinstance(error, psycopg.InterfaceError) and "connection" in str(error)
         return lost or isinstance(error, psycopg.OperationalError)
     return error.sqlstate[:2] in _AWAY_CLASSES or error.sqlstate in _AWAY_STATES
+
+
+def lacking(error: BaseException) -> str:
+    """What the database lacks that an operator has to give it: a table, a column or a right; empty otherwise."""
+    return _reason(error) if isinstance(error, _LACKING) else ""
 
 
 class Database:

@@ -20,6 +20,7 @@ import structlog
 from processors.answers import failure_of, final_answer
 from processors.control import CANCELLED
 from processors.event import Incoming, Output, Processor
+from processors.postgres import lacking
 from schemas.errors import (
     ConfigurationError,
     DependencyDownError,
@@ -159,11 +160,11 @@ class StageRunner:
                 if outputs is None:
                     self._count("deferred")
                     return
-                timing = Timing(stage=self.stage.name, waited_ms=waited_ms, service_ms=_since_ms(started))
-                timings = (*incoming.timings, timing)
+                service_ms = (time.perf_counter() - started) * 1000
+                timings = (*incoming.timings, Timing(stage=self.stage.name, waited_ms=waited_ms, service_ms=service_ms))
                 encoded = await self._encode(incoming, outputs, message, timings)
-                await self._publish(incoming, encoded, message, timings)
-        self._measure(encoded, waited_ms, _since_ms(started))
+                published = await self._publish(incoming, encoded, message, timings)
+        self._measure(published, waited_ms / 1000, time.perf_counter() - started)
 
     async def _attempts(self, incoming: Incoming[Record], message: Message) -> Sequence[Output] | None:
         """Call the processor until it gives outputs or the event is given up; ``None`` where it was set aside."""
@@ -201,9 +202,7 @@ class StageRunner:
             except (PoisonError, IndeterminateError, OversizedError) as error:
                 return await self._give_up(incoming, message, error, failures + 1, first_failure)
             except Exception as error:
-                failures += 1
-                self._retried(error)
-                log.warning("an attempt failed", error=type(error).__name__, failures=failures, at=place(error))
+                failures += await self._counted(error, "an attempt failed", failures)
                 if failures >= MAX_FAILURES or isinstance(error, PermanentProviderError):
                     return await self._failed(incoming, message, error, failures, first_failure)
                 backoff = asyncio.sleep(FAILURE_BACKOFF_S * 2**failures * random.random())
@@ -240,26 +239,30 @@ class StageRunner:
 
     async def _publish(
         self, incoming: Incoming[Record], encoded: Sequence[Encoded], message: Message, timings: tuple[Timing, ...]
-    ) -> None:
-        """Publish; what broker or database refuse for good ends in a dead letter and a short ``failed`` answer.
+    ) -> Sequence[Encoded]:
+        """Publish, and return what was; what is refused for good ends in a dead letter and a short ``failed`` answer.
 
         So no event holds up its partition. A missing topic is for an operator to mend: that error ends the worker,
-        and nothing is dropped.
+        and nothing is dropped. What the database lacks is for one, too, and is waited for.
         """
         first_failure = self._services.clock.now()
         try:
-            return await self._send(encoded, message, message.headers or [], timings)
+            await self._send(encoded, message, message.headers or [], timings)
+            return encoded
         except (ConfigurationError, Released):
             raise
         except Exception as error:
             ended = await self._give_up(incoming, message, error, MAX_FAILURES, first_failure)
         costs = [item for item in encoded if isinstance(item.record, Cost)]
         try:
-            await self._send([*costs, *self._publisher.encode(ended, ())], message, [], ())
+            last = [*costs, *self._publisher.encode(ended, ())]
+            await self._send(last, message, [], ())
+            return last
         except (ConfigurationError, Released):
             raise
         except Exception as error:
             log.error("the request's end could not be published", error=type(error).__name__, at=place(error))
+            return []
 
     async def _send(
         self, encoded: Sequence[Encoded], message: Message, cause: Headers, timings: tuple[Timing, ...]
@@ -284,9 +287,7 @@ class StageRunner:
             except ConfigurationError:
                 raise
             except Exception as error:
-                failures += 1
-                self._retried(error)
-                log.warning("outputs were refused", error=type(error).__name__, failures=failures, at=place(error))
+                failures += await self._counted(error, "outputs were refused", failures)
                 if failures >= MAX_FAILURES:
                     raise
 
@@ -351,6 +352,15 @@ class StageRunner:
         if not self._services.gate.report(error):
             await asyncio.sleep(UNPROBED_PAUSE_S)
 
+    async def _counted(self, error: Exception, what: str, before: int) -> int:
+        """1 for a failure of the event's; 0, after a while, where the database lacks a table or a right."""
+        if lacks := lacking(error):
+            await self._dependency_down(DependencyDownError("postgres", f"{lacks}; see headrace doctor"))
+            return 0
+        self._retried(error)
+        log.warning(what, error=type(error).__name__, failures=before + 1, at=place(error))
+        return 1
+
     def _final(self, incoming: Incoming[Record], status: str, failure: Failure) -> Answer:
         return final_answer(
             incoming,
@@ -361,10 +371,10 @@ class StageRunner:
             now=self._services.clock.now(),
         )
 
-    def _measure(self, encoded: Sequence[Encoded], waited_ms: float, service_ms: float) -> None:
+    def _measure(self, encoded: Sequence[Encoded], waited_s: float, service_s: float) -> None:
         metrics = self._services.metrics
-        metrics.waiting.labels(*self.labels).observe(waited_ms / 1000)
-        metrics.service.labels(*self.labels).observe(service_ms / 1000)
+        metrics.waiting.labels(*self.labels).observe(waited_s)
+        metrics.service.labels(*self.labels).observe(service_s)
         self._count("done")
         for item in encoded:
             if isinstance(item.record, Answer):
@@ -377,18 +387,13 @@ class StageRunner:
         self._services.metrics.retries.labels(*self.labels, class_of(error)).inc()
 
     def _context(self, incoming: Incoming[Record], message: Message) -> dict[str, str | None]:
-        meta = incoming.meta
         return {
-            "request_id": meta.request_id,
-            "tenant": meta.tenant,
+            "request_id": incoming.meta.request_id,
+            "tenant": incoming.meta.tenant,
             "stage": self.stage.name,
             "lane": self._services.lane,
             "trace_id": trace_id(message.headers),
         }
-
-
-def _since_ms(started: float) -> float:
-    return (time.perf_counter() - started) * 1000
 
 
 async def _until_cancelled() -> None:

@@ -7,7 +7,7 @@ import psycopg.errors
 import psycopg_pool
 import pytest
 
-from processors.postgres import Database, away, conflict
+from processors.postgres import Database, away, conflict, lacking
 from schemas.errors import DependencyDownError
 
 
@@ -71,3 +71,11 @@ async def test_opening_without_a_server_says_so_at_once() -> None:
     with pytest.raises(DependencyDownError, match=r"postgres is not reachable: .*refused") as raised:
         await Database.open("postgresql://u:a-secret@127.0.0.1:1/d")
     assert "a-secret" not in str(raised.value)
+
+
+def test_a_missing_table_or_right_is_for_an_operator_to_give() -> None:
+    assert lacking(psycopg.errors.InsufficientPrivilege("permission denied for table finals\nDETAIL: x")) == (
+        "permission denied for table finals"
+    )
+    assert lacking(psycopg.errors.UndefinedColumn("column finals.x does not exist"))
+    assert lacking(psycopg.errors.UniqueViolation("duplicate key")) == ""
