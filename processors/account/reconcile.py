@@ -251,10 +251,17 @@ class _Judge:
             yield _finding("row_differs_from_journal", row.attempt_id, row.spender, detail)
 
     def _against_answer(self, row: Row) -> Iterator[Finding]:
-        spender = row.spender
+        """What was paid is in the request's answer, whatever came of it, and so is what was done for nothing.
+
+        Answers list failed attempts and those of unknown outcome, too: all are closed before the call ends, or with
+        it. One whose outcome came in late is the journal's to judge; a change of price changes nothing here.
+        """
+        spender, said = row.spender, row.said
         named = self._named.get((spender.tenant, spender.run, spender.request_id))
-        if row.said.state == "done" and not row.said.correction and named is not None and row.attempt_id not in named:
-            yield _finding("attempt_not_in_answer", row.attempt_id, spender, f"{_plain(row.said.amount_usd)} USD")
+        late = any(one.event_id != row.attempt_id and one.correction != RERATE for one in row.history)
+        owed = (said.state == "done" or said.amount_usd > 0) and not late
+        if owed and named is not None and row.attempt_id not in named:
+            yield _finding("attempt_not_in_answer", row.attempt_id, spender, f"{_plain(said.amount_usd)} USD")
 
     def _judged(self, *moments: datetime) -> bool:
         """Whether all of it happened in the stretch that is judged: what is younger may be on its way."""

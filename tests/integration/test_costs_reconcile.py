@@ -57,7 +57,8 @@ class Books:
     ) -> Cost:
         """A request with one paid attempt, which ``took`` so long. Returns its cost event."""
         key = CallKey(tenant="acme", lane=self.lane, run="", request_id=name)
-        event = cost(key.attempt_id(0), str(AMOUNT), lane=self.lane, request_id=name, incurred_at=ENDED)
+        state = "done" if attempt == "calling" else attempt
+        event = cost(key.attempt_id(0), str(AMOUNT), lane=self.lane, request_id=name, incurred_at=ENDED, state=state)
         if told:
             self.publisher.publish("costs", event, name)
         if booked:
@@ -85,7 +86,15 @@ class Books:
             "INSERT INTO calls (call_id, tenant, lane, run, request_id, purpose, ordinal, input_hash, input,"
             " state, result, lease_until, updated_at) VALUES (%s, 'acme', %s, '', %s, 'completion', 0, '', '',"
             " %s, %s, %s, %s)",
-            (key.call_id, self.lane, key.request_id, state, b"" if not open_ else None, ENDED, ENDED),
+            (
+                key.call_id,
+                self.lane,
+                key.request_id,
+                "calling" if open_ else "done",
+                None if open_ else b"",
+                ENDED,
+                ENDED,
+            ),
         )
         self._execute(
             "INSERT INTO attempts (attempt_id, call_id, ordinal, epoch, route, deployment, provider, model,"
@@ -146,11 +155,16 @@ def plant(books: Books) -> dict[str, str]:
     books.request(
         "answer_names_unknown_attempt", answer=lambda answer: replace(answer, attempts=(*answer.attempts, unknown))
     )
-    books.request("attempt_not_in_answer", answer=lambda answer: replace(answer, attempts=(), cost_usd=Decimal(0)))
+    books.request("attempt_not_in_answer", answer=_without_attempts)
+    books.request("failed_not_in_answer", answer=_without_attempts, attempt="failed")
     books.request("paid_without_answer", answered=False)
     books.request("batch_not_told", told=False, booked=False, took=BATCHED)
     books.finish()
     return {kind: kind for kind in KINDS}
+
+
+def _without_attempts(answer: Answer) -> Answer:
+    return replace(answer, attempts=(), cost_usd=Decimal(0))
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +193,7 @@ def test_books_agree_and_then_one_fault_of_each_kind_is_found(books: Books) -> N
     at = {(one["kind"], one["request_id"]) for one in found["findings"]}
     assert {(kind, request_id) for kind, request_id in planted.items()} <= at
     assert ("attempt_not_told", "batch_not_told") in at
+    assert ("attempt_not_in_answer", "failed_not_in_answer") in at
     assert not {request_id for _, request_id in at} & {"right-0", "right-1", "right-2", "right-batched"}
 
     # What is younger than the grace is on its way.
