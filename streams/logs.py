@@ -1,4 +1,7 @@
-"""Structured logs: one JSON object a line on stderr. Prompt and answer texts are never among the fields."""
+"""Structured logs: one JSON object a line on stderr.
+
+Prompt and answer texts are among the fields only where ``worker.log_content`` is switched on.
+"""
 
 from __future__ import annotations
 

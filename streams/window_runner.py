@@ -18,13 +18,15 @@ from typing import Any
 
 import structlog
 from faust.types import TP
+from structlog.contextvars import bound_contextvars
 
 from processors.event import Incoming
 from processors.release.stage import Release, Step, StreamKey
 from schemas.errors import ConfigurationError, DependencyDownError, HeadraceError, OversizedError, PoisonError
+from schemas.json_view import to_json
 from schemas.record import Record
 from streams.gate import Released
-from streams.headers import Headers
+from streams.headers import Headers, trace_id
 from streams.producer import AUTHORIZATION, Outgoing
 from streams.runner import FAILURE_BACKOFF_S, MAX_FAILURES, Message, StageRunner
 from streams.services import Services
@@ -92,9 +94,7 @@ class WindowRunner(StageRunner):
             await self._dependency_down(error)
             return
         for step in steps:
-            log.warning("a stream stood still and is ended", request_id=step.key[2], failed=bool(step.chunks))
-            with self.holding.in_hand():
-                await self._advance(step)
+            await self._cut_short(step, "a stream stood still and is ended")
         self._measure_held()
 
     def forget(self, partitions: set[TP] | None) -> None:
@@ -119,21 +119,24 @@ class WindowRunner(StageRunner):
         except Released:
             raise
         except Exception as error:
-            await self._bury(message, error, run="", attempts=1, first_failure=now)
+            with bound_contextvars(lane=self._services.lane, trace_id=trace_id(message.headers)):
+                await self._bury(message, error, run="", attempts=1, first_failure=now)
             event.ack()
             return
         self._newest[message.partition] = incoming.appended_at
-        step = await self._step(incoming, message)
-        self.moved += 1
-        if step is None or not step.part:
-            event.ack()
-            return
-        sending = self._sending.setdefault(step.key, _Sending())
-        sending.events.append(event)
-        await self._advance(step)
+        with bound_contextvars(**self._context(incoming, message)):
+            if self._services.log_content:
+                log.info("event", record=to_json(incoming.record))
+            step = await self._step(incoming, message)
+            self.moved += 1
+            if step is None or not step.part:
+                event.ack()
+                return
+            sending = self._sending.setdefault(step.key, _Sending())
+            sending.events.append(event)
+            await self._advance(step)
         for crowded in self._release.crowded():
-            log.warning("too many streams are open; the one that began first is ended", request_id=crowded.key[2])
-            await self._advance(crowded)
+            await self._cut_short(crowded, "too many streams are open; the one that began first is ended")
         self._measure_step(step, incoming, started)
 
     async def _step(self, incoming: Incoming[Any], message: Message) -> Step | None:
@@ -164,6 +167,20 @@ class WindowRunner(StageRunner):
                 await asyncio.sleep(FAILURE_BACKOFF_S)
             if self._draining:
                 raise Released
+
+    async def _cut_short(self, step: Step, why: str) -> None:
+        """Log why a stream ends before its last delta, and send what ends it."""
+        tenant, _, request_id = step.key
+        context = {
+            "request_id": request_id,
+            "tenant": tenant,
+            "stage": self.stage.name,
+            "lane": self._services.lane,
+            "trace_id": trace_id(self._sending[step.key].cause),
+        }
+        with bound_contextvars(**context), self.holding.in_hand():
+            log.warning(why, failed=bool(step.chunks))
+            await self._advance(step)
 
     async def _advance(self, step: Step) -> None:
         """Send a step's chunks, without waiting for the broker; once the stream is over, see to its end."""
