@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -20,7 +20,7 @@ from processors.cache.port import CacheStore, Failed, Found, Free, Own, Taken, W
 from processors.cache.serving import EXACT, SEMANTIC, cacheable, cached_completion
 from processors.clock import Clock
 from processors.complete import STAGE, VERSION
-from processors.complete.routes import Deployment
+from processors.complete.routes import Route
 from processors.embeddings import Embedder
 from processors.event import Incoming
 from processors.failpoints import Failpoints, Unarmed
@@ -61,13 +61,14 @@ class Caches:
         self.local = local if local is not None else LocalCache()
         self._policies = policies
 
-    def asking(self, incoming: Incoming[Enrichment], offer: Offer, own: Sequence[Deployment]) -> Asking | None:
-        """The request's way; ``None`` for one that no cache may answer. ``own``: its route's deployments."""
+    def asking(self, incoming: Incoming[Enrichment], offer: Offer, classed: Route) -> Asking | None:
+        """The request's way; ``None`` for one that no cache may answer. ``classed``: the route of its class."""
+        own = classed.answering
         route, request = incoming.record.admission.route, incoming.record.request
         policy = self._policies.get(route)
         if policy is None or not policy.used or request.cache == "off":
             return None
-        key = cache_key(incoming, sorted({one.model for one in own}), policy.scope)
+        key = cache_key(incoming, sorted({one.model for one in own}), policy.scope, cascade=classed.cascade)
         names = frozenset(one.name for one in own)
         return None if key is None else Asking(self, incoming, offer, policy, key, route, names)
 

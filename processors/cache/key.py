@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from processors.cache.policy import Scope
+from processors.complete.policies import CascadePolicy
 from processors.event import Incoming
 from processors.filter.cleaning import find_identifiers
 from processors.filter.policy import FilterPolicy
@@ -18,6 +19,8 @@ from schemas.records import Enrichment, Request, Text
 
 _REGIONS = FilterPolicy().phone_regions
 _INSTRUCTIONS = ("system", "developer")
+# What of a cascade decides whether a reply is good enough; who is asked then is among the models.
+_CHECKS = ("refusal", "phrases", "format", "least_words", "least_groundedness")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,16 +34,21 @@ class CacheKey:
     question: str = ""
 
 
-def cache_key(incoming: Incoming[Enrichment], models: Sequence[str], scope: Scope) -> CacheKey | None:
+def cache_key(
+    incoming: Incoming[Enrichment], models: Sequence[str], scope: Scope, *, cascade: CascadePolicy | None = None
+) -> CacheKey | None:
     """The key of a request; ``None`` for one that no other may share: personal, and of no user.
 
-    ``models`` are those that its route may ask. Pure; about 50 µs, more for long texts with digits.
+    ``models`` are those that its route may ask, ``cascade`` is how it checks their replies: an answer that passed
+    other checks is another one. Pure; about 50 µs, more for long texts with digits.
     """
     user = incoming.record.request.user if scope == "user" or personal(incoming.record.request) else None
     if user == "":
         return None
     messages = [to_plain(message) for message in incoming.record.grounding.messages]
     parts = {**_parts(incoming, models), "user": user}
+    if cascade is not None:
+        parts["checks"] = {name: getattr(cascade, name) for name in _CHECKS}
     exact = _digest({**parts, "messages": messages})
     question = _question(incoming.record)
     if question is None:

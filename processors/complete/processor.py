@@ -180,8 +180,8 @@ class Complete:
         if earlier is not None:
             # A dead letter that was sent once more: what it asks was paid for before.
             return self._given.reused(incoming, key, earlier)
-        own = self._classed(incoming.record, offer).answering
-        asking = None if self._caches is None else self._caches.asking(incoming, offer, own)
+        classed = self._classed(incoming.record, offer)
+        asking = None if self._caches is None else self._caches.asking(incoming, offer, classed)
         purse = self._guard.of(incoming, key)
         samples: tuple[Sample, ...] = ()
         cancellation = Cancellation(self._control, key.tenant, key.request_id)

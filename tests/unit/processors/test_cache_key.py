@@ -11,6 +11,7 @@ import pytest
 from processors.cache.key import cache_key
 from processors.cache.local import LocalCache
 from processors.cache.port import Found
+from processors.complete.policies import CascadePolicy
 from processors.event import Incoming
 from schemas.records import (
     ContentPart,
@@ -71,6 +72,32 @@ def test_ids_labels_and_time_are_not_in_the_key() -> None:
     keys = {cache_key(incoming(each, CODEC), ("m1",), "tenant") for each in (one, two)}
     assert len(keys) == 1
     assert cache_key(_with(), ("m2",), "tenant") not in keys
+
+
+@pytest.mark.parametrize(
+    "checks",
+    [{"refusal": False}, {"phrases": ("No idea",)}, {"format": False}, {"least_words": 9}, {"least_groundedness": 0.7}],
+    ids=str,
+)
+def test_how_a_cascade_checks_replies_is_in_the_key(checks: Any) -> None:
+    policy = CascadePolicy(groups=())
+    base, other, none = (
+        cache_key(_with(), ("m1",), "tenant", cascade=cascade) for cascade in (policy, replace(policy, **checks), None)
+    )
+    assert base is not None and other is not None and none is not None
+    assert len({base.exact, other.exact, none.exact}) == len({base.scope, other.scope, none.scope}) == 3
+
+
+def test_how_long_a_cascade_may_take_is_not_in_the_key() -> None:
+    policies = (CascadePolicy(groups=()), CascadePolicy(groups=(), least_time_s=1.0, check_timeout_s=1.0))
+    assert len({cache_key(_with(), ("m1",), "tenant", cascade=policy) for policy in policies}) == 1
+
+
+def test_a_route_without_a_cascade_keeps_its_keys() -> None:
+    """Another key for the same request makes every answer that was paid for a miss."""
+    key = cache_key(_with(), ("m1",), "tenant")
+    assert key is not None
+    assert key.exact.hex() == "32151d5e44fce6310b29953095fcde32be1738894d5ddbe82b5d194ed103fcb3"
 
 
 @pytest.mark.parametrize(

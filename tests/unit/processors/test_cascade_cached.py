@@ -63,3 +63,15 @@ async def test_another_stronger_model_answers_anew() -> None:
     assert bench.route.cascade is not None
     bench.route = replace(bench.route, cascade=replace(bench.route.cascade, groups=(other,)))
     assert (await bench.answer("r2")).served_by == "model" and bench.went == ["cheap", "strong"] * 2
+
+
+async def test_an_answer_that_passed_easier_checks_is_not_given_out_once_they_are_stricter() -> None:
+    bench = Both([reply("Paris.")], [reply("Paris, on the Seine.")])
+    first = await bench.answer("r1")
+    assert (first.deployment, first.served_by) == ("cheap", "model")
+    assert bench.route.cascade is not None
+    bench.route = replace(bench.route, cascade=replace(bench.route.cascade, least_words=3))
+    second, third = await bench.answer("r2"), await bench.answer("r3")
+    assert (second.deployment, second.served_by) == ("strong", "model")
+    assert (third.text, third.served_by) == (second.text, "cache-exact")
+    assert bench.went == ["cheap", "cheap", "strong"]
