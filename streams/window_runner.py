@@ -137,7 +137,7 @@ class WindowRunner(StageRunner):
             await self._advance(step)
         for crowded in self._release.crowded():
             await self._cut_short(crowded, "too many streams are open; the one that began first is ended")
-        self._measure_step(step, incoming, started)
+        self._measure_step(step, incoming, started, (now - incoming.appended_at).total_seconds())
 
     async def _step(self, incoming: Incoming[Any], message: Message) -> Step | None:
         """What the delta leads to; None for one that ended in a dead letter."""
@@ -245,8 +245,9 @@ class WindowRunner(StageRunner):
         topic = topic_name(self._services.prefix, self._services.lane, self.source.kind)
         return bool(self.consumer.unread(TP(topic, partition)))
 
-    def _measure_step(self, step: Step, incoming: Incoming[Record], started: float) -> None:
+    def _measure_step(self, step: Step, incoming: Incoming[Record], started: float, waited_s: float) -> None:
         metrics = self._services.metrics
+        metrics.waiting.labels(*self.labels).observe(max(0.0, waited_s))
         metrics.service.labels(*self.labels).observe(time.perf_counter() - started)
         if step.first and incoming.meta.accepted_at is not None:
             waited = (self._services.clock.now() - incoming.meta.accepted_at).total_seconds()

@@ -86,6 +86,9 @@ async def test_deltas_are_acknowledged_once_their_stream_is_over_and_not_before(
     assert value("headrace_open_streams", {"lane": "live"}) == 0
     assert value("headrace_chunks_total", {"lane": "live", "kind": "end"}) == 1
     assert value("headrace_first_chunk_seconds_count", {"lane": "live"}) == 1
+    of = {"stage": "release", "lane": "live"}
+    assert value("headrace_stage_wait_seconds_count", of) == len(held)
+    assert value("headrace_stage_wait_seconds_sum", of) == 2.0 * len(held), "each was appended two seconds ago"
 
 
 async def test_nothing_is_acknowledged_before_the_broker_has_every_chunk() -> None:
