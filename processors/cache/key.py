@@ -68,6 +68,7 @@ def personal(request: Request) -> bool:
 
 def _texts(request: Request) -> Iterator[str]:
     texts = [request.query, *(part.text for message in request.messages for part in message.content)]
+    texts += (message.tool_calls_json for message in request.messages)
     texts += request.prompt.variables.values() if request.prompt is not None else ()
     yield from (text.inline for text in texts if text is not None and text.inline is not None)
 

@@ -104,6 +104,7 @@ def test_a_route_without_a_cascade_keeps_its_keys() -> None:
     "asked",
     [
         {"query": Text(inline="Write to jane.doe@example.com")},
+        {"messages": (Message(role="assistant", tool_calls_json=Text(inline='[{"to": "jane.doe@example.com"}]')),)},
         {"prompt": PromptRef(name="p", variables={"profile": Text(inline="card 4111 1111 1111 1111")})},
     ],
 )
