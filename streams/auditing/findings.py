@@ -20,6 +20,7 @@ KINDS = {
     "undecodable_without_letter": "a record can not be read, and no dead letter tells so",
     "offset_gap": "offsets are missing inside a partition that only stages write to",
     "filter_differs": "the filter makes another answer of the recorded completion than the recorded one",
+    "scores_differ": "a score by rule is not the one that its scorer makes of the recorded answer",
     "costs": "the books do not agree; see `headrace costs reconcile`",
     "record_altered": "a record is not what it was when it was sealed",
     "record_missing": "a sealed record is gone before its time, and no tombstone tells of it",

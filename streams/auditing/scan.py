@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import datetime
 
 from schemas.ids import request_event_id
-from schemas.records import Answer, Completion, Meta, Request
+from schemas.records import Answer, Completion, Evaluation, Meta, Request
 from streams.auditing.findings import Finding
 from streams.auditing.ids import id_holds, is_backfilled
 from streams.auditing.rerun import OWN_CODES, FilterAgain, differing, print_of, prints
+from streams.auditing.rescore import RULES, Told, can_repeat, is_readable, repeated, told
 from streams.auditing.seen import Seen
 from streams.dead_letters import CONNECT
 from streams.headers import IMPORTED
@@ -24,6 +25,11 @@ FROM_OUTSIDE = ("requests", "feedback", "documents")
 # A producer may send the same id again in other words: admission tells them apart.
 _MAY_DIFFER = (*FROM_OUTSIDE, "alerts")
 _MICRO = 1_000_000
+# What is looked up in what was read, by the kind whose records ask for it.
+_INDEXES = {
+    "answers": "CREATE INDEX IF NOT EXISTS scores_answer ON scores (answer_id)",
+    "completions": "CREATE INDEX IF NOT EXISTS answers_cause ON answers (cause)",
+}
 
 Advance = Callable[[str, int], None]
 
@@ -48,6 +54,10 @@ class Counts:
     reruns: int = 0
     # Completions whose answer something else decided, or that have none in the stretch.
     not_rerun: int = 0
+    # Scores by rule, and those of them that were made again. Not the others: another version of the scorer made them,
+    # or their answer is not in the stretch or can not be read any more.
+    scores: int = 0
+    rescored: int = 0
     gaps_outside: int = 0
     longest_ttl_ms: int = 0
     # Answers that came with an import: their final rows are in another database.
@@ -58,7 +68,7 @@ class Counts:
 
 
 class Scan:
-    """Takes entries kind by kind: requests first, answers before completions."""
+    """Takes entries kind by kind: requests first, evaluations before answers, answers before completions."""
 
     def __init__(self, seen: Seen, opener: Opener, again: FilterAgain, *, prefix: str, lane: str) -> None:
         self._seen, self._opener, self._again = seen, opener, again
@@ -160,6 +170,9 @@ class Scan:
         self._seen.add("events", (opened.kind, meta.event_id, cause, tenant, meta.request_id, accepted, digest, place))
         if isinstance(record, Answer):
             self._answer(record, entry)
+            self._score_again(record)
+        elif isinstance(record, Evaluation):
+            self._scores(record, place)
         elif isinstance(record, Completion):
             self._run_again(record, place)
 
@@ -195,10 +208,38 @@ class Scan:
         )
         self._seen.add("answers", row)
 
-    def index_answers(self) -> None:
-        """Call it when all answers are read, before the first completion."""
-        for _ in self._seen.ask("CREATE INDEX IF NOT EXISTS answers_cause ON answers (cause)"):
-            pass
+    def begin(self, kind: str) -> None:
+        """Call it before the first entry of a kind."""
+        if kind in _INDEXES:
+            self._seen.change(_INDEXES[kind])
+
+    def _scores(self, evaluation: Evaluation, place: str) -> None:
+        for score in evaluation.scores:
+            if score.name not in RULES:
+                continue
+            self.counts.scores += 1
+            if can_repeat(score):
+                meta = evaluation.meta
+                row = (evaluation.answer_event_id, meta.tenant, meta.request_id, place, *astuple(told(score)))
+                self._seen.add("scores", row)
+
+    def _score_again(self, answer: Answer) -> None:
+        key = {"id": answer.meta.event_id}
+        if self.counts.rescored == self.counts.scores or not is_readable(answer):
+            return
+        rows = list(self._seen.ask("SELECT * FROM scores WHERE answer_id = :id", key))
+        if not rows:
+            return
+        # A copy of the answer says the same.
+        self._seen.change("DELETE FROM scores WHERE answer_id = :id", key)
+        self.counts.rescored += len(rows)
+        recorded = [Told(*row[4:]) for row in rows]
+        for (_, tenant, request_id, place, *_), one, fields in zip(
+            rows, recorded, repeated(answer, recorded), strict=True
+        ):
+            if fields:
+                detail = f"{one.name} differs in {', '.join(fields)}"
+                self._seen.found([Finding("scores_differ", tenant, request_id, place, detail)])
 
     def _run_again(self, completion: Completion, place: str) -> None:
         query = "SELECT code, decided, prints, run FROM answers WHERE cause = :cause ORDER BY run LIMIT 1"

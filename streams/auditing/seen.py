@@ -34,7 +34,7 @@ class Seen:
         self._connection.close()
 
     def add(self, table: str, row: Sequence[Any]) -> None:
-        """Keep a row of ``requests``, ``events``, ``answers``, ``letters``, ``broken`` or ``finals``."""
+        """Keep a row of one of the tables below."""
         rows = self._waiting.setdefault(table, [])
         rows.append(row)
         if len(rows) >= BATCH:
@@ -63,6 +63,11 @@ class Seen:
         """The rows of a query, one at a time."""
         self._flush()
         yield from self._connection.execute(query, parameters or {})
+
+    def change(self, statement: str, parameters: dict[str, Any] | None = None) -> None:
+        """Run a statement that gives no rows."""
+        self._flush()
+        self._connection.execute(statement, parameters or {})
 
     def findings(self, kind: str | None = None, limit: int = -1) -> Iterator[Finding]:
         """The findings, of a kind where one is named, in order."""
@@ -94,6 +99,7 @@ CREATE TABLE events (kind, event_id, cause, tenant, request_id, accepted, digest
 CREATE TABLE answers (
     tenant, request_id, run, revision, event_id, cause, supersedes, code, accepted, decided, prints, at, print,
     imported, place);
+CREATE TABLE scores (answer_id, tenant, request_id, place, name, value, failure_code, explanation);
 CREATE TABLE letters (place, request_id);
 CREATE TABLE broken (place, at);
 CREATE TABLE finals (tenant, request_id, revision, event_id, decided, print);

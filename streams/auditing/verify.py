@@ -36,7 +36,7 @@ from streams.settings import Settings
 from streams.topics import KINDS, input_topics, output_topics, topic_name
 
 # In the order in which they are read: what others are compared with comes first.
-FIRST = ("requests", "answers")
+FIRST = ("requests", "evaluations", "answers")
 LAST = ("completions",)
 STREAMED = ("deltas", "chunks")
 # In the order in which their ends are taken: effects before causes, so that no effect is read without its cause while
@@ -162,8 +162,7 @@ class Verifier:
             if until is not None and kind != "requests":
                 # What became of a request that came last is known when its time is over.
                 until += timedelta(milliseconds=scan.counts.longest_ttl_ms) + MARGIN
-            if kind in LAST:
-                scan.index_answers()
+            scan.begin(kind)
             scan.read(reader, {place: logs[place] for place in found}, scope.since, until, self._advance)
 
     def _places(self, reader: TopicReader, kind: str) -> list[Place]:

@@ -46,8 +46,8 @@ def verify(
     """Read a stretch of a lane, and list whatever does not fit together. Exit code 1 when anything is off.
 
     Every request has one final answer; every event's cause is there and its id follows from it; copies have the same
-    bytes; the books agree; the filter makes the same answers of the recorded completions. Spends nothing, and changes
-    nothing.
+    bytes; the books agree; the filter makes the same answers of the recorded completions, and scores by rule are the
+    same for the recorded answers. Spends nothing, and changes nothing.
     """
     now = datetime.now(UTC)
     start, end = moment(since, now=now), moment(until, now=now) if until else None
@@ -97,6 +97,8 @@ def view(scope: Scope, counts: Counts, found: dict[str, int]) -> dict[str, Any]:
         "requests": counts.requests,
         "answers": counts.answers,
         "filtered_again": counts.reruns,
+        "scores": counts.scores,
+        "scored_again": counts.rescored,
         "kinds": counts.kinds,
         "fits": not off(found),
         "findings": found,
@@ -121,6 +123,9 @@ def notes(scope: Scope, counts: Counts) -> Iterator[str]:
         yield f"{counts.gaps_outside:,} offsets that producers took hold no record: ends of transactions, or losses"
     if counts.imported:
         yield f"{counts.imported:,} answers were imported: what was final is in another database"
+    if counts.scores > counts.rescored:
+        left = counts.scores - counts.rescored
+        yield f"{left:,} scores not made again: of another version of their scorer, or of answers that are not there"
     if scope.is_replay:
         yield "the lane of a replay: causes, requests and books are in the lane that was replayed"
 
@@ -150,7 +155,8 @@ def summary(counts: Counts, found: dict[str, int]) -> str:
     verdict = f"{faults:,} things are off" if faults else "everything fits"
     drifted = sum(found.values()) - faults
     beside = f"; {drifted:,} inputs drifted" if drifted else ""
-    return f"{read}, {counts.reruns:,} filtered again: {verdict}{beside}"
+    again = f"{counts.reruns:,} filtered again, {counts.rescored:,} scores made again"
+    return f"{read}, {again}: {verdict}{beside}"
 
 
 def off(found: Mapping[str, int]) -> int:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+from processors.embeddings import HashingEmbedder
+from processors.evaluate.material import material
+from processors.evaluate.policy import EvaluatePolicy
+from processors.evaluate.scoring import score
+from processors.spending.payer import Payer
 from schemas.codec import Codec
 from schemas.record import Record
-from schemas.records import Answer
+from schemas.records import Answer, Evaluation
 from streams.auditing.checks import check
 from streams.auditing.findings import Finding
 from streams.auditing.rerun import FilterAgain, print_of
@@ -15,14 +22,14 @@ from streams.auditing.scan import Counts, Scan, micros
 from streams.auditing.seen import Seen
 from streams.opened import Opener
 from streams.reading import Entry
-from tests.support.recorded import answered
+from tests.support.recorded import answered, child
 from tests.support.settings import bare_settings
 
 START = datetime(2026, 5, 1, tzinfo=UTC)
 NOW = START + timedelta(hours=1)
 CODEC = Codec.offline()
 # The order in which they are read.
-ORDER = ("requests", "answers", "admitted", "enrichments.normal", "costs", "dead-letters", "completions")
+ORDER = ("requests", "evaluations", "answers", "admitted", "enrichments.normal", "costs", "dead-letters", "completions")
 
 
 class Log:
@@ -72,8 +79,7 @@ def verified(
     with FilterAgain(bare_settings(), "live") as again:
         scan = Scan(seen, opener, again, prefix="", lane="live")
         for kind in ORDER:
-            if kind == "completions":
-                scan.index_answers()
+            scan.begin(kind)
             for entry in log.entries[kind]:
                 scan.take(entry)
     for row in finals_of(log) if finals is None else finals:
@@ -86,6 +92,14 @@ def verified(
         grace_us=60_000_000,
     )
     return list(seen.findings()), scan.counts
+
+
+def evaluated(given: Answer, **fields: Any) -> Evaluation:
+    """What the evaluate stage makes of an answer by rule. ``fields``: of its policy."""
+    policy = EvaluatePolicy(groundedness=False, support=False, relevance=False, **fields)
+    payer = Payer(meta=given.meta, stage="evaluate", version="1")
+    scores = asyncio.run(score(material(given), HashingEmbedder(), policy, payer))
+    return Evaluation(meta=child(given.meta, "evaluate"), answer_event_id=given.meta.event_id, scores=scores)
 
 
 def answer(log: Log) -> Answer:

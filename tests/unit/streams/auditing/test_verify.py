@@ -51,7 +51,10 @@ def test_a_lane_in_order_has_nothing_to_say_and_was_filtered_again(seen: Seen) -
     found, counts = verified(log, seen)
     assert found == []
     assert (counts.requests, counts.answers, counts.reruns, counts.records) == (3, 3, 3, 18)
-    assert summary(counts, {}) == "18 records, 3 requests, 3 answers, 3 filtered again: everything fits"
+    assert (
+        summary(counts, {})
+        == "18 records, 3 requests, 3 answers, 3 filtered again, 0 scores made again: everything fits"
+    )
 
 
 def test_a_request_without_answer_is_found_once_its_time_is_over(seen: Seen) -> None:
