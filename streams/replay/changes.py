@@ -33,6 +33,13 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "complete": ("admission.route", "grounding.messages"),
     "account": ("attempt_id", "state"),
 }
+# What no ``--set`` of its own supplies, and how a run comes to have it.
+_RENDERED = "grounding.messages"
+_MADE: Mapping[str, str] = {
+    _RENDERED: (
+        "begin a run that renders it anew: --stage enrich --through complete, or --stage complete --set prompt=NAME@N"
+    ),
+}
 # What the filter's policy and the sampling of answers may be set to.
 _POLICIES: Mapping[str, Mapping[str, type]] = {
     "filter": {"allow_truncated": bool},
@@ -265,6 +272,12 @@ _PARSERS: Mapping[Any, Callable[[str], Any]] = {str: str, int: int, float: float
 _KINDS: Mapping[Any, str] = {int: "whole number", float: "number", bool: "true or false", str: "text"}
 
 
-def lacking(stage: str, record: Any) -> str | None:
-    """The first field that the stage needs and the event does not have."""
-    return next((path for path in NEEDED.get(stage, ()) if _empty(record, path)), None)
+def lacking(stage: str, record: Any, prompt: PromptVersion | None = None) -> str | None:
+    """The first field that the stage needs and the event does not have, nor gets by being rendered with ``prompt``."""
+    needed = (path for path in NEEDED.get(stage, ()) if prompt is None or path != _RENDERED)
+    return next((path for path in needed if _empty(record, path)), None)
+
+
+def remedy(path: str) -> str:
+    """How a field that a stage needs is supplied, in words for whoever began the run."""
+    return _MADE.get(path, f"supply it with --set {path}=…")

@@ -15,7 +15,7 @@ from schemas.records import Admitted, Completion, Cost, Enrichment, Feedback, Me
 from streams.claims import Claims
 from streams.headers import load_timings
 from streams.reading import Entry
-from streams.replay.changes import Changes, lacking
+from streams.replay.changes import Changes, lacking, remedy
 from streams.replay.rerender import with_prompt
 from streams.replay.run import Run
 from streams.stages import Effect, Stage
@@ -76,12 +76,12 @@ class Events:
                 record = replace(record, request=with_prompt(record.request, prompt.name, prompt.version))
             if self._copies and isinstance(record, Cost):
                 record = changed(record, attempt_id=derive_id("replay", self._run.run, record.attempt_id))
-        missing = lacking(self._stage.name, record)
+        missing = lacking(self._stage.name, record, self._changes.prompt)
         if missing is not None:
             partition, offset = incoming.position
             raise ConfigurationError(
                 f"{missing} is empty in the event at partition {partition}, offset {offset}, and {self._stage.name} "
-                f"needs it: supply it with --set {missing}=…"
+                f"needs it: {remedy(missing)}"
             )
         raw = self._codec.encode(record) if self._pays else incoming.raw
         return replace(incoming, record=record, meta=meta, raw=raw)

@@ -282,6 +282,24 @@ def test_a_field_that_old_events_lack_ends_the_run_and_is_supplied(place: Place)
     }
 
 
+def test_enrichments_without_messages_end_the_run_and_are_asked_with_another_prompt(place: Place) -> None:
+    lane = f"{place.lane}m"
+    old = Commands(place.stack, lane, place.commands.config.parent, KINDS, place.sections)
+    events = [enrichment(f"{lane}-r{number}", "Why?", lane=lane) for number in range(2)]
+    bare = [replace(one, grounding=replace(one.grounding, messages=())) for one in events]
+    record(old.settings, old.codec, lane, bare)
+    options = ("--stage", "complete", "--since", "1h", "--lane", lane, "--json")
+    ran = place.commands.run("replay", *options)
+    assert (ran.code, ran.objects[0]["state"]) == (1, "failed")
+    assert "grounding.messages is empty" in ran.objects[0]["reason"]
+    assert "--set prompt=NAME@N" in ran.objects[0]["reason"]
+    other = place.commands.run("replay", *options, "--set", f"prompt={place.prompt}@1")
+    assert other.code == 0, other.err
+    completions: list[Completion] = place.read(other.objects[0]["lane"], "completions", Completion)
+    assert {one.grounding.prompt_version for one in completions} == {f"{place.prompt}@1"}
+    assert len(completions) == len(bare)
+
+
 def test_a_backfill_replaces_answers_but_not_those_that_were_corrected(place: Place) -> None:
     corrected, plain = f"{place.lane}-r0", f"{place.lane}-r1"
     asyncio.run(_answered(place, (corrected, plain), corrected))

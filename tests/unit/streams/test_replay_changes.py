@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import pytest
 
 from schemas.errors import ConfigurationError
-from streams.replay.changes import changes_for, check_sets, lacking
+from streams.replay.changes import NEEDED, changes_for, check_sets, lacking, remedy
 from tests.support.enrichments import enrichment
 from tests.support.replaying import completion
 
@@ -51,6 +54,22 @@ def test_a_field_that_an_old_event_lacks_is_named_and_can_be_supplied() -> None:
     assert lacking("complete", old) == "admission.route"
     assert lacking("complete", changes_for("complete", {"admission.route": "default"}).apply(old)) is None
     assert lacking("filter", completion(1, "live")) is None
+
+
+@pytest.mark.parametrize(("stage", "path"), [(stage, path) for stage, paths in NEEDED.items() for path in paths])
+def test_a_set_that_is_advised_for_a_field_is_taken(stage: str, path: str) -> None:
+    advised = re.findall(r"--set (\S+)=", remedy(path))
+    for name in advised:
+        check_sets((stage,), {name: "support@7" if name == "prompt" else "x"})
+    assert advised
+
+
+def test_messages_are_not_lacking_where_a_prompt_renders_them() -> None:
+    whole = enrichment("r1")
+    old = replace(whole, grounding=replace(whole.grounding, messages=()))
+    assert lacking("complete", old) == "grounding.messages"
+    assert lacking("complete", old, changes_for("complete", {"prompt": "support@7"}).prompt) is None
+    assert "--stage enrich --through complete" in remedy("grounding.messages")
 
 
 def test_what_is_supplied_goes_to_events_that_lack_it_alone() -> None:
