@@ -19,7 +19,7 @@ from processors.postgres import Database
 from schemas.errors import ConfigurationError
 from streams.reading import Entry, Place
 from streams.replay.run import RunConfig
-from streams.replay.where import Subject, Where, parse
+from streams.replay.where import Subject, Where, check_fields, parse
 
 _SPACE = 2**64
 MOST_LINES = 100_000
@@ -100,11 +100,16 @@ class Selection:
 
 
 async def check_known(where: str, database: Database, *, lane: str, stage: str) -> None:
-    """Raise ``ConfigurationError`` for an expression over what this database has of no request of the lane.
+    """Raise ``ConfigurationError`` for an expression over what is known of no event that the run's first stage reads.
 
-    It would take nothing, in silence: an import leaves final answers and scores behind. Blocks on Postgres.
+    It would take nothing, or everything, in silence: of what the events never have, or what this database has of no
+    request of the lane, for an import leaves final answers and scores behind. Blocks on Postgres.
     """
-    needs = set(parse(where).needs) if where else set()
+    if not where:
+        return
+    asked = parse(where)
+    check_fields(asked, stage)
+    needs = set(asked.needs)
     if stage == "evaluate":
         # An answer says its own.
         needs.discard("status")

@@ -104,6 +104,7 @@ FIELDS: Mapping[str, tuple[Get, str]] = {
     "tier": (_of("tier", "admission.tier"), "tenant's tier"),
     "arm": (_of("arm", "admission.arm"), "arm of an experiment"),
     "model": (_of("model", "request.model"), "model that answered, or that was asked for"),
+    "requested_model": (_of("request.model"), "model that the request names, if it names one"),
     "deployment": (_of("deployment"), "deployment that answered"),
     "provider": (_of("provider"), "its provider"),
     "prompt": (_of("prompt_version", "grounding.prompt_version"), "prompt's version, as name@n"),
@@ -127,6 +128,20 @@ KEYED: Mapping[str, tuple[Callable[[str], Get], str]] = {
     "score": (lambda key: lambda s: s.scores.get(key), "a score of the request's answer in the source lane, 0 to 1"),
 }
 NAMES = (*FIELDS, *NUMBERS, *TIMES, *KEYED)
+# Known once a model has answered. Until then ``model`` could only be the one that was asked for, if it was named.
+_ANSWERED = frozenset({"model", "deployment", "provider", "finish_reason", "served_by", *NUMBERS})
+# What no event that a stage reads has, whatever is in it.
+LACKING: Mapping[str, frozenset[str]] = {
+    "enrich": _ANSWERED | {"prompt", "index"},
+    "complete": _ANSWERED,
+    "filter": frozenset(),
+    "evaluate": frozenset({"requested_model"}),
+    "account": frozenset({"requested_model", "priority", "index", "finish_reason", "metadata"}),
+}
+_INSTEAD = {
+    "model": "requested_model is the model that a request names",
+    "requested_model": "model is the model that answered",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +178,17 @@ def parse(text: str) -> Where:
     except (LarkError, RecursionError) as error:
         raise ConfigurationError(f"--where can't be read ({type(error).__name__}); see docs/replay.md") from None
     return Where(text, test, frozenset(compiler.needs), frozenset(compiler.names))
+
+
+def check_fields(where: Where, stage: str) -> None:
+    """Raise ``ConfigurationError`` for a field that no event has which the stage reads: it tells none from another."""
+    for name in sorted(where.names & LACKING[stage]):
+        knows = ", ".join(other for other, lacks in LACKING.items() if name not in lacks)
+        instead = f"{_INSTEAD[name]}; " if name in _INSTEAD else ""
+        raise ConfigurationError(
+            f"--where: no event that {stage} reads has {name}, so a comparison says the same of all; {instead}"
+            f"{name} is known to --stage {knows}, and --ids names requests themselves"
+        )
 
 
 def _misread(text: str, error: UnexpectedInput) -> str:

@@ -235,6 +235,7 @@ def test_copied_books_are_no_money_spent(place: Place) -> None:
         (("--stage", "filter", "--until", "30d"), "no event is in the range"),
         (("--stage", "complete", "--since", "1h"), "not on the broker"),
         (("--stage", "filter", "--since", "1h", "--where", "tenent = a"), "did you mean tenant?"),
+        (("--stage", "account", "--since", "1h", "--where", "priority != low"), "no event that account reads"),
         (("--stage", "filter", "--since", "1h", "--set", "policy.x=1"), "no such policy"),
         (("--stage", "filter", "--run", "nobody"), "there is no run"),
         (("--stage", "filter", "--since", "1h", "--max-cost", "-1"), "above 0"),

@@ -13,7 +13,7 @@ from processors.postgres import Database
 from schemas.errors import ConfigurationError
 from streams.reading import Entry
 from streams.replay.run import RunConfig
-from streams.replay.selection import Selection, within
+from streams.replay.selection import Selection, check_known, within
 from tests.support.replaying import completion
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -50,6 +50,14 @@ async def test_a_resumed_backfill_takes_what_it_took_before_its_own_revision(whe
     known = Known([("failed", False), ("blocked", False), ("answered", True)], [(0.2, False), (0.9, True)])
     assert await taken(where, known) is holds
     assert [one["run"] for one in known.parameters] == ["r1"]
+
+
+@pytest.mark.parametrize("where", ["model = m1", "model != m1 and tenant = acme", "not (cost > 1)"])
+async def test_a_run_over_what_its_events_never_have_is_refused_before_it_is_begun(where: str) -> None:
+    nothing = cast("Database", None)
+    with pytest.raises(ConfigurationError, match=r"no event that complete reads has (model|cost),"):
+        await check_known(where, nothing, lane="live", stage="complete")
+    await check_known(where, nothing, lane="live", stage="filter")
 
 
 def test_what_is_asked_beside_another_run_narrows_what_it_took() -> None:
