@@ -98,8 +98,9 @@ async def test_a_first_that_fails_meanwhile_leaves_the_answer_to_the_second(scen
 
 async def test_a_call_that_has_begun_is_not_hedged_however_long_its_text(scene: Scene) -> None:
     # Long enough for its first words on a busy machine.
-    late = {"before_s": 1.5, "floor_s": 1.5}
-    outputs = await run(scene.plan("trickle:0.6", "ok", hedge=late))
+    late = {"before_s": 3.0, "floor_s": 3.0}
+    # Five words.
+    outputs = await run(scene.plan("trickle:1.2", "ok", hedge=late))
     assert scene.kinds(outputs) == ["Cost", "Completion"] and scene.paid == 1
     (row,) = await scene.rows()
     assert row.duration_ms is not None and row.duration_ms > 1000 * late["before_s"]
