@@ -170,25 +170,29 @@ class _Search:
 
     def between(self, since: datetime | None, until: datetime | None) -> list[Opened]:
         """The request's entries in a stretch of time."""
-        places = {(topic, partition_for(self._key, count)) for topic, count in self._topics.items()}
+        places = self._places()
         found = self._read(places, since, until)
         if any(one.kind == "requests" for one in found):
             return found
-        # A producer that does not place keys as we do has put the request into another partition.
-        names = [topic for topic in self._topics if self._kind_of(topic) == "requests"]
-        others = {(topic, number) for topic in names for number in range(self._topics[topic])} - places
-        return self._read(others, since, until) + found
+        # The topics have grown since, or a producer that does not place keys as we do has put it elsewhere.
+        everywhere = {(topic, number) for topic, count in self._topics.items() for number in range(count)}
+        return self._read(everywhere - places, since, until) + found
 
     def costs(self, since: datetime, until: datetime) -> list[Opened]:
-        """What it cost, as told in a stretch of time."""
-        places = {(topic, partition_for(self._key, count)) for topic, count in self._topics.items()}
-        return self._read({place for place in places if self._kind_of(place[0]) == "costs"}, since, until)
+        """What it cost, as told in a stretch of time, however many partitions there were then."""
+        topics = {topic: count for topic, count in self._topics.items() if self._kind_of(topic) == "costs"}
+        return self._read(
+            {(topic, partition_for(self._key, was + 1)) for topic, count in topics.items() for was in range(count)},
+            since,
+            until,
+        )
 
     def copies(self, since: datetime | None) -> list[Opened]:
         """The entries where our own stages put them, to the end."""
-        return self._read(
-            {(topic, partition_for(self._key, count)) for topic, count in self._topics.items()}, since, None
-        )
+        return self._read(self._places(), since, None)
+
+    def _places(self) -> set[Place]:
+        return {(topic, partition_for(self._key, count)) for topic, count in self._topics.items()}
 
     def _read(self, places: Collection[Place], since: datetime | None, until: datetime | None) -> list[Opened]:
         stretches = self._reader.ends(places)

@@ -1,4 +1,4 @@
-"""``make faults``: SIGKILL every stage under load, and prove that nothing was lost and nothing paid for twice."""
+"""``make faults``: SIGKILL the stages between a request and its books under load, and prove that nothing was lost and nothing paid for twice."""
 
 from __future__ import annotations
 

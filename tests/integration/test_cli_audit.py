@@ -22,9 +22,10 @@ from schemas.records import Admission, Admitted, Answer, Completion, Cost, Enric
 from streams.publish import Publisher
 from streams.reading import partition_for
 from streams.requests import parse_request
-from streams.topics import topic_name
+from streams.topics import admin_client, apply, compare, topic_name
 from tests.support.commands import Commands
 from tests.support.costs import entry
+from tests.support.polling import eventually
 from tests.support.stack import TestStack
 
 KINDS = ("requests", "admitted", "enrichments.normal", "completions", "answers", "costs", "dead-letters")
@@ -308,3 +309,24 @@ def test_what_a_replay_made_of_the_request_hangs_in_the_tree_and_the_page_tells_
     assert len(audit(commands, "r-1", "--no-replays")["events"]) == len(events)
     nowhere = commands.run("audit", "r-1", "--lane", commands.lane, "--html", str(tmp_path / "none" / "x.html"))
     assert nowhere.code == 2 and "make it first" in nowhere.err
+
+
+def test_what_came_before_its_topics_grew_is_found(commands: Commands) -> None:
+    before, after = commands.settings.partitions, commands.settings.partitions + 3
+    moved = next(
+        name for name in (f"r-{n}" for n in range(100))
+        if partition_for(name.encode(), before) != partition_for(name.encode(), after)
+    )  # fmt: skip
+    records = flow(request(commands, moved))
+    publish(commands, *records)
+    remember(commands, records[-1])  # type: ignore[arg-type]
+    grown = commands.settings.model_copy(update={"partitions": after})
+    apply(grown, commands.lane, compare(grown, commands.lane, KINDS), grow=True)
+    eventually(lambda: partitions_of(commands, "answers") == after, "the topics grown")
+    found = audit(commands, moved)
+    assert sorted(one["kind"] for one in found["events"]) == sorted(kind for kind in KINDS if kind != "dead-letters")
+
+
+def partitions_of(commands: Commands, kind: str) -> int:
+    name = topic_name("", commands.lane, kind)
+    return len(admin_client(commands.settings).list_topics(name, timeout=20).topics[name].partitions)
