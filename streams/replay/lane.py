@@ -48,7 +48,8 @@ def make_topics(settings: Settings, run: Run) -> None:
 def remove_topics(settings: Settings, lane: str) -> list[str]:
     """Delete every topic of a run's lane, and every consumer group; their names. Blocks on the broker.
 
-    Raises ``DependencyDownError``, and ``ConfigurationError`` for what the broker refuses.
+    A run has no group: those are of workers and consumers that somebody started on its lane. Raises
+    ``DependencyDownError``, and ``ConfigurationError`` for what the broker refuses.
     """
     if not lane.startswith("replay-"):
         raise ConfigurationError(f"{lane} is no lane of a replay")
