@@ -1,4 +1,7 @@
-"""``make faults``: SIGKILL the stages between a request and its books under load, and prove that nothing was lost and nothing paid for twice."""
+"""``make faults``: SIGKILL the stages from request to books under load; nothing is lost, and nothing paid twice.
+
+``release`` and ``evaluate`` are killed in tests of their own.
+"""
 
 from __future__ import annotations
 
