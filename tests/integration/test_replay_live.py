@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psycopg
@@ -207,6 +208,9 @@ def test_live_goes_first_and_is_left_as_it_is(scene: Scene, tmp_path: Path) -> N
     calls = Counter(line["request_id"] for line in lines if line["event"] == "begin")
     assert {request_id: calls[request_id] for request_id in live} == dict.fromkeys(live, 1)
     assert load.answered == set(load.sent)
+    # Nor did they take longer than alone; the bound leaves room for what else the machine does.
+    alone, beside = (median(load.took_s[one] for one in ids) for ids in (load.sent[LIVE : LIVE + RECORDED], live))
+    assert beside < 2 * alone + 0.5, (alone, beside)
     # No request of live's ever waited for a place, and none was sent twice.
     [(kind, use)] = scene.told()
     assert (kind, use["waiting"], use["most"] <= LIVE, use["throttled_s"]) == ("live", 0, True, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,7 +21,10 @@ from tests.support.enrichments import enrichment
 
 
 class LiveLoad:
-    """A client of a lane: a new request for every completion. ``sent`` and ``answered`` are request ids."""
+    """A client of a lane: a new request for every completion. ``sent`` and ``answered`` are request ids.
+
+    ``took_s``: seconds from a request to its completion.
+    """
 
     def __init__(self, settings: Settings, codec: Codec, lane: str, *, in_flight: int) -> None:
         self._settings, self._codec, self._lane, self._in_flight = settings, codec, lane, in_flight
@@ -28,6 +32,7 @@ class LiveLoad:
         self._producer = Producer(options)
         self.sent: list[str] = []
         self.answered: set[str] = set()
+        self.took_s: dict[str, float] = {}
 
     def send(self, name: str, count: int, *, asking: str = "What is it?") -> None:
         """So many requests, and their completions waited for."""
@@ -54,16 +59,18 @@ class LiveLoad:
         assert not failed and not thread.is_alive(), failed
 
     def _run(self, name: str, enough: Callable[[int], bool], asking: str = "What is it?") -> None:
-        topic, number, open_ = topic_name(self._settings.prefix, self._lane, "completions"), 0, set[str]()
+        topic, number, open_ = topic_name(self._settings.prefix, self._lane, "completions"), 0, dict[str, float]()
         with TopicReader(self._settings) as reader:
             reader.start({place: stretch.end for place, stretch in reader.ends(reader.places([topic])).items()})
             while open_ or not enough(number):
                 while len(open_) < self._in_flight and not enough(number):
-                    open_.add(self._send(f"{self._lane}-{name}-{number}", asking))
+                    asked_at = time.monotonic()
+                    open_[self._send(f"{self._lane}-{name}-{number}", asking)] = asked_at
                     number += 1
                 for entry in reader.poll(0.05):
                     request_id = (entry.key or b"").decode()
-                    open_.discard(request_id)
+                    if request_id in open_:
+                        self.took_s[request_id] = time.monotonic() - open_.pop(request_id)
                     self.answered.add(request_id)
 
     def _send(self, request_id: str, asking: str) -> str:
