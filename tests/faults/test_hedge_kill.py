@@ -26,7 +26,9 @@ STAGES = ("admit", "enrich", "complete", "filter", "account")
 SHORT = {"lease_s": 2.0, "session_timeout_s": 6.0, "commit_interval_s": 0.5}
 DEADLINE_S = 120.0
 # Longer than a call takes that meets no fault, on a busy machine too.
-BEFORE_S = 4.0
+BEFORE_S = 10.0
+# Long enough for a second call to be answered meanwhile, or for a kill with both open.
+CALL_S = {"total_timeout_s": 45.0, "first_token_timeout_s": 40.0}
 # Longer than a call may take.
 NEVER = "slow:60"
 KILLED, SLOW, HARD = "killed", "slow", "hard"
@@ -46,7 +48,7 @@ def where(stack: TestStack, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "model": "spare",
         "weight": 0,
         "price": {"prompt": "15", "completion": "60"},
-        "total_timeout_s": 20.0,
+        **CALL_S,
     }
     hedged = {
         "deployments": ["fake", "spare"],
@@ -63,7 +65,7 @@ def where(stack: TestStack, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             shared=paid,
             partitions=1,
             worker=SHORT,
-            deployments={"spare": fake, "strong": {**fake, "weight": 1, "model": "strong"}},
+            deployments={"fake": CALL_S, "spare": fake, "strong": {**fake, "weight": 1, "model": "strong"}},
             routes={"hedged": hedged},
         ) as made:
             yield made

@@ -91,7 +91,8 @@ async def run(plan: dict[str, Any]) -> dict[str, list[str]]:
         lease_s=0.6,
         interval_s=0.05,
         look_for_s=0.5,
-        lead_s=1.0,
+        # The next life waits for it.
+        lead_s=4.0,
     )
     journal, cached = PostgresJournal(database, lease_s=0.6), bool(plan.get("cache"))
     policies = {"default": CachePolicy(exact=cached, single_flight=cached)}
