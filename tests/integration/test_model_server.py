@@ -60,16 +60,17 @@ def started(folder: Path) -> Iterator[tuple[ChildSpec, subprocess.Popen[bytes]]]
 
 def test_the_model_server_ends_at_once_with_a_call_in_flight(tmp_path: Path) -> None:
     with started(tmp_path) as (spec, process):
-        streaming = threading.Event()
-        caller = threading.Thread(target=_stream, args=(spec.port, streaming))
+        streaming, whole = threading.Event(), threading.Event()
+        caller = threading.Thread(target=_stream, args=(spec.port, streaming, whole))
         caller.start()
         assert streaming.wait(120)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(15) == 0
+        assert process.wait(90) == 0
         caller.join(60)
+        assert not whole.is_set(), "it did not wait for the call"
 
 
-def _stream(port: int | None, streaming: threading.Event) -> None:
+def _stream(port: int | None, streaming: threading.Event, whole: threading.Event) -> None:
     assert port is not None
     with openai.OpenAI(base_url=model_server.url(port), api_key="none", max_retries=0) as client:
         try:
@@ -78,8 +79,10 @@ def _stream(port: int | None, streaming: threading.Event) -> None:
                 messages=[{"role": "user", "content": "Tell a very long story about a river."}],
                 max_tokens=1_500,
                 stream=True,
+                extra_body={"ignore_eos": True},
             )
             for _ in chunks:
                 streaming.set()
+            whole.set()
         except Exception:
             return
