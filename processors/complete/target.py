@@ -100,10 +100,10 @@ def narrowed(route: Route, model: str | None) -> Route:
 def route_of_sample(route: Route, number: int) -> Route:
     """The route as one call of its fan-out takes it: at its own deployment, where each has one.
 
-    The last resort is for the request, and never one sample's answer.
+    The last resort is for the request, and never one sample's answer; nor are its texts published as they come.
     """
     members = () if route.fan_out is None else route.fan_out.members
-    sample = replace(route, fan_out=None, last_resort=None)
+    sample = replace(route, fan_out=None, last_resort=None, stream=False)
     # Settings may name fewer of them than when the call was begun.
     return replace(sample, deployment=members[number % len(members)], others=()) if members else sample
 

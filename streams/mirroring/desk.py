@@ -23,7 +23,7 @@ from streams.replay.lane import lane_of
 from streams.replay.paid import pays, with_books
 from streams.replay.plan import stages_of
 from streams.replay.run import Run, RunConfig
-from streams.replay.where import nearest, parse
+from streams.replay.where import check_fields, nearest, parse
 
 # What a mirror takes on where nothing is said.
 STAGE, SHARE, LANE = "complete", 0.05, "live"
@@ -152,8 +152,9 @@ def check_share(share: float | None) -> None:
 
 def _check_where(where: str, stage: str) -> None:
     """Refuse what is not known yet when an event is mirrored: its answer comes later."""
-    needs = parse(where).needs
-    late = needs & ({"score"} if stage == "evaluate" else {"score", "status"})
+    expression = parse(where)
+    check_fields(expression, stage)
+    late = expression.needs & ({"score"} if stage == "evaluate" else {"score", "status"})
     if late:
         raise ConfigurationError(
             f"--where: {' and '.join(sorted(late))} of a request is known once it is answered, and a mirror takes "

@@ -28,7 +28,7 @@ from schemas.errors import (
 )
 from schemas.records import Answer, Sampling, Text
 from tests.support.cascading import completion, deployment, reply
-from tests.support.completing import CODEC, KEY, as_bytes, event
+from tests.support.completing import CODEC, KEY, as_bytes, event, streaming
 from tests.support.enrichments import ACCEPTED, incoming
 from tests.support.fanning import Fanned, costs, texts
 
@@ -50,6 +50,12 @@ async def test_the_answer_that_most_agree_on_is_given_with_every_call_booked() -
     assert [attempt.purpose for attempt in one.attempts] == ["sample"] * 3
     assert {cost.attempt_id for cost in booked} == {attempt.attempt_id for attempt in one.attempts}
     assert await bench.journal.attempts_of(KEY) == ()
+
+
+async def test_no_sample_s_text_goes_out_while_it_is_written() -> None:
+    bench = Fanned(texts("Paris. " * 200, "Paris. " * 200, "Lyon. " * 200))
+    one = completion(await bench.worker()(streaming()))
+    assert bench.sink.sent == [] and not one.streamed
 
 
 async def test_a_redelivery_gives_the_same_bytes_and_buys_nothing() -> None:

@@ -110,6 +110,7 @@ async def test_a_replay_is_no_mirror_and_an_unknown_name_gets_the_nearest() -> N
         ({"where": "status = answered"}, "known once it is answered"),
         ({"where": "score.format < 1"}, "known once it is answered"),
         ({"where": "tenent = acme"}, "tenant"),
+        ({"where": "model = m1"}, "requested_model is the model that a request names"),
         ({"stage": "admit"}, "is not replayed"),
         ({"stage": "account"}, "books are not mirrored"),
         ({"stage": "filter", "sets": {}}, "makes no calls, so there is nothing to limit"),
