@@ -180,6 +180,10 @@ class RouteSettings(Section):
         unfit = unfit_hedge(max_attempts=self.max_attempts, unknown_policy=self.unknown_policy)
         if self.hedge is not None and unfit is not None:
             raise FieldError(("hedge",), unfit)
+        if self.unknown_policy == "reconcile" and self.max_attempts == 1:
+            raise FieldError(
+                ("max_attempts",), 'has to be 2 at least with unknown_policy = "reconcile", which asks first'
+            )
         return self
 
     def names(self, deployments: Mapping[str, DeploymentSettings]) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def _check_sampling(sampling: Sampling, limits: Limits) -> None:
     if sampling.reasoning_effort is not None and sampling.reasoning_effort not in EFFORTS:
         raise refused("sampling.reasoning_effort", f"must be one of {', '.join(EFFORTS)}")
     if sampling.samples != 1:
-        raise refused("sampling.samples", "must be 1; several answers are not handled yet", "unsupported_option")
+        raise refused("sampling.samples", "must be 1; a route's fan_out asks for several answers", "unsupported_option")
     if len(sampling.stop) > limits.stop_texts:
         raise refused("sampling.stop", f"must be at most {limits.stop_texts} texts")
     for number, text in enumerate(sampling.stop):

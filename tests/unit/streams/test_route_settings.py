@@ -88,6 +88,12 @@ def load(tmp_path: Path, text: str) -> Settings:
             23,
             "needs deployments.spare.reconcile_url",
         ),
+        (
+            'deployment = "spare"',
+            'deployment = "spare"\nunknown_policy = "reconcile"\nmax_attempts = 1',
+            24,
+            'has to be 2 at least with unknown_policy = "reconcile"',
+        ),
         ("max_concurrency = 4", 'reconcile_url = "http://x/attempts"', 16, "should match pattern"),
         ('deployment = "spare"', 'deployment = "spare"\nstrategy = "best"', 23, "Input should be 'weighted'"),
         ('deployment = "spare"', 'deployment = "spare"\n[tenants.a.routes]\ndefault = "x"', 24, "is 'x', which is no"),
