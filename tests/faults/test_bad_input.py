@@ -34,6 +34,8 @@ FAULTY = {
     # Slower than the deadline for the first token.
     "hang": "unknown",
 }
+# Longer than this machine may stand still: nobody else takes up a call that goes on.
+HELD = {"lease_s": 30.0}
 SHORT = {"fake": {"first_token_timeout_s": 4.0, "total_timeout_s": 8.0}}
 
 
@@ -112,7 +114,7 @@ def stream(stack: TestStack, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder: Path = tmp_path_factory.mktemp("bad")
     lane = f"t{secrets.token_hex(4)}"
     with (
-        scene(stack, folder, lane, deployments=SHORT, apart=[f"fault-{fault}" for fault in FAULTY]) as place,
+        scene(stack, folder, lane, worker=HELD, deployments=SHORT, apart=[f"fault-{one}" for one in FAULTY]) as place,
         Pipeline(place, GROUPS) as first,
         Pipeline(place, GROUPS, slot="w1"),
     ):
@@ -209,7 +211,7 @@ def test_the_same_request_a_hundred_times_on_two_workers_is_one_answer_and_one_p
 
     def drained() -> bool:
         topics = read_topics(stream.place, ["admitted", "answers"])
-        return all(sum(seen.key == request_id for seen in topics[kind]) == 100 for kind in topics)
+        return all(sum(seen.key == request_id for seen in topics[kind]) >= 100 for kind in topics)
 
     eventually(drained, "a hundred deliveries through every stage", timeout_s=120)
     copies = stream.answers(request_id)[request_id]
@@ -228,7 +230,7 @@ def test_a_completion_redelivered_on_another_partition_is_the_same_answer(stream
             stream.producer.produce(stream.topic(kind), value=seen.value, key=request_id.encode(), partition=partition)
     assert stream.producer.flush(20) == 0
     eventually(
-        lambda: sum(s.key == request_id for s in read_topics(stream.place, ["answers"])["answers"]) == 9,
+        lambda: sum(s.key == request_id for s in read_topics(stream.place, ["answers"])["answers"]) >= 9,
         "an answer for each delivery",
         timeout_s=150,
     )

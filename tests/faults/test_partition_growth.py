@@ -21,7 +21,8 @@ pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.timeout(900)]
 BATCH = 40
 FEW, MANY = 2, 5
 # Long enough that a restarted worker is back as the member it was, which by itself makes for no new assignment.
-WITHIN = {"session_timeout_s": 25.0}
+# Nobody is killed, and no lease runs out.
+WITHIN = {"session_timeout_s": 25.0, "lease_s": 30.0}
 
 
 def test_growing_every_topic_under_load_loses_nothing(stack: TestStack, tmp_path: Path) -> None:

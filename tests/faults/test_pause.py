@@ -20,7 +20,7 @@ from tests.support.stack import TestStack
 
 pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.timeout(900)]
 
-SHORT = {"lease_s": 2.0, "session_timeout_s": 6.0, "commit_interval_s": 0.5}
+SHORT = {"lease_s": 8.0, "session_timeout_s": 6.0, "commit_interval_s": 0.5}
 DEADLINE_S = 150.0
 # However long it takes another worker to start and to answer: the reply is late, and the call is not.
 CALL_S = 160.0

@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.timeout(900)]
 
 ROLLED = ("filter", "complete")
 BATCH = 30
-# A worker that leaves for good leaves its partitions idle for so long.
-SHORT = {"session_timeout_s": 6.0}
+# A worker that leaves for good leaves its partitions idle for the session; nobody is killed, and no lease runs out.
+SHORT = {"session_timeout_s": 6.0, "lease_s": 30.0}
 
 
 @dataclass(frozen=True, slots=True)
