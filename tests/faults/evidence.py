@@ -41,7 +41,7 @@ GROUPS = {
     "filter": "completions",
     "index": "documents",
 }
-TIMEOUT_S = 20.0
+TIMEOUT_S = 90.0
 
 
 @dataclass(frozen=True, slots=True)

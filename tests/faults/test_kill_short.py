@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.timeout(900)]
 
 SLOW = ("--median-ms", "40", "--slow-ms", "2000", "--slow-share", "0.08")
 STAGES = ("complete", "enrich", "filter", "account")
-OPTIONS = Options(requests=400, kills=len(STAGES), seed=7, rate=150.0, stages=STAGES, prompts=1)
+OPTIONS = Options(requests=400, kills=len(STAGES), seed=7, rate=150.0, stages=STAGES, prompts=1, stall_s=180.0)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from tests.support.stack import TestStack
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
-ATTEMPT_S = 8.0
+ATTEMPT_S = 16.0
 DEADLINE_S = 150.0
 GROUPS = (("admit", "enrich", "filter", "index"), ("complete",))
 BATCH = 15
@@ -28,7 +28,7 @@ CHANGES = {
     "stages": {stage: {"timeout_s": ATTEMPT_S} for stage in STAGES},
     "worker": {"lease_s": 2.0},
     "kafka": {"produce_timeout_s": 5.0},
-    "deployments": {"fake": {"total_timeout_s": 4.0, "first_token_timeout_s": 4.0}},
+    "deployments": {"fake": {"total_timeout_s": 10.0, "first_token_timeout_s": 10.0}},
 }
 
 

@@ -162,14 +162,14 @@ def test_a_request_that_is_not_answered_is_named_and_fails_the_command(commands:
     ids = ("fine", "refused", "silent")
     file = written(tmp_path / "a.jsonl", *({"query": "q", "request_id": one} for one in ids))
     with stages(commands, reply):
-        ran = commands.run("submit", file, "--lane", commands.lane, "--wait", "--timeout", "10")
+        ran = commands.run("submit", file, "--lane", commands.lane, "--wait", "--timeout", "30")
     assert ran.code == 1
     by_id = {one["request_id"]: one for one in ran.objects}
     assert by_id.keys() == {"fine", "refused"}
     assert "failure" not in by_id["fine"]
     assert by_id["refused"]["failure"]["code"] == "empty_output"
     assert "failed: refused: empty_output: The model gave no text." in ran.err
-    assert "no answer after 10 s: silent" in ran.err
+    assert "no answer after 30 s: silent" in ran.err
 
 
 def test_an_answer_of_another_tenant_under_the_same_id_is_not_taken(commands: Commands, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_a_postgres_that_outlived_its_supervisor_is_stopped_and_its_data_kept(fo
 def test_a_pid_that_now_belongs_to_somebody_else_is_left_alone(folder: Path) -> None:
     stack.up(folder, components=("postgres",))
     stack.down(folder)
-    with running([sys.executable, "-c", "import time; time.sleep(60)"]) as stranger:
+    with running([sys.executable, "-c", "import time; time.sleep(600)"]) as stranger:
         (postgres.data_folder(folder) / "postmaster.pid").write_text(
             f"{stranger.pid}\n{folder}\n1\n5432\n\n\n0\nready\n"
         )

@@ -81,7 +81,7 @@ async def test_a_claim_that_waited_for_another_one_sees_it(database: Database, l
         waiting = (
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%INTO finals%%'"
         )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await database.execute(waiting, []))[0][0] == 0:
                 await asyncio.sleep(0.01)
     assert await claim == b"theirs"
