@@ -62,16 +62,18 @@ def away(error: BaseException) -> bool:
     return error.sqlstate[:2] in _AWAY_CLASSES or error.sqlstate in _AWAY_STATES
 
 
-def lacking(error: BaseException) -> str:
-    """What the database lacks that an operator has to give it: a table, a column or a right; empty otherwise."""
-    return _reason(error) if isinstance(error, _LACKING) else ""
+def lacking(error: BaseException) -> bool:
+    """Whether the database lacks what an operator has to give it: a table, a column or a right."""
+    return isinstance(error, _LACKING)
 
 
 class Database:
     """A pool of connections in autocommit. Open it once per process, on the loop that uses it."""
 
-    def __init__(self, pool: AsyncConnectionPool[Connection], *, transaction_timeout_s: float) -> None:
-        self._pool = pool
+    def __init__(
+        self, pool: AsyncConnectionPool[Connection], *, transaction_timeout_s: float, patient: bool = False
+    ) -> None:
+        self._pool, self._patient = pool, patient
         self._transaction_timeout_s = transaction_timeout_s
 
     @classmethod
@@ -84,8 +86,12 @@ class Database:
         statement_timeout_s: float = 15,
         connect_timeout_s: float = 5,
         application_name: str = "headrace",
+        patient: bool = False,
     ) -> Database:
-        """Connect and fill the pool. Waits ``connect_timeout_s`` at most; raises ``DependencyDownError``."""
+        """Connect and fill the pool. Waits ``connect_timeout_s`` at most; raises ``DependencyDownError``.
+
+        ``patient``: a table, a column or a right that lacks counts as "away", so that events wait for an operator.
+        """
         conninfo = _conninfo(dsn, statement_timeout_s, connect_timeout_s, application_name)
         try:
             # The pool would hide why it can't connect behind a timeout of its own.
@@ -103,7 +109,7 @@ class Database:
             name=application_name,
         )
         await pool.open()
-        return cls(pool, transaction_timeout_s=2 * statement_timeout_s)
+        return cls(pool, transaction_timeout_s=2 * statement_timeout_s, patient=patient)
 
     async def close(self) -> None:
         """Close every connection; waits for those in use, a few seconds at most."""
@@ -169,7 +175,7 @@ class Database:
                 watchdog.cancel()
                 await self._pool.putconn(connection)
         except psycopg.Error as error:
-            if away(error) or (conflicts and conflict(error)):
+            if away(error) or (conflicts and conflict(error)) or (self._patient and lacking(error)):
                 raise DependencyDownError("postgres", _reason(error)) from error
             raise
 

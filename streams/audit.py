@@ -174,22 +174,27 @@ class _Search:
         found = self._read(places, since, until)
         if any(one.kind == "requests" for one in found):
             return found
-        # The topics have grown since, or a producer that does not place keys as we do has put it elsewhere.
-        everywhere = {(topic, number) for topic, count in self._topics.items() for number in range(count)}
-        return self._read(everywhere - places, since, until) + found
+        # The topics have grown since, or a producer that does not place keys as we do has put the request elsewhere.
+        requests = {(topic, n) for topic, count in self._topics.items() for n in range(count)} - places
+        moved = self._read({place for place in requests if self._kind_of(place[0]) == "requests"}, since, until)
+        if found and not moved:
+            # It is gone by its retention.
+            return found
+        earlier = {place for topic in self._topics for place in self._ever(topic)} - places
+        return found + moved + self._read({one for one in earlier if self._kind_of(one[0]) != "requests"}, since, until)
 
     def costs(self, since: datetime, until: datetime) -> list[Opened]:
         """What it cost, as told in a stretch of time, however many partitions there were then."""
-        topics = {topic: count for topic, count in self._topics.items() if self._kind_of(topic) == "costs"}
-        return self._read(
-            {(topic, partition_for(self._key, was + 1)) for topic, count in topics.items() for was in range(count)},
-            since,
-            until,
-        )
+        topics = [topic for topic in self._topics if self._kind_of(topic) == "costs"]
+        return self._read({place for topic in topics for place in self._ever(topic)}, since, until)
 
     def copies(self, since: datetime | None) -> list[Opened]:
         """The entries where our own stages put them, to the end."""
         return self._read(self._places(), since, None)
+
+    def _ever(self, topic: str) -> set[Place]:
+        """Where our own stages may have put it, however many partitions the topic had."""
+        return {(topic, partition_for(self._key, was + 1)) for was in range(self._topics[topic])}
 
     def _places(self) -> set[Place]:
         return {(topic, partition_for(self._key, count)) for topic, count in self._topics.items()}

@@ -9,7 +9,7 @@ import psycopg
 
 from infra.migrate import load
 from processors.postgres import Database
-from schemas.errors import ConfigurationError
+from schemas.errors import ConfigurationError, DependencyDownError
 
 
 async def check_migrated(database: Database) -> None:
@@ -19,10 +19,14 @@ async def check_migrated(database: Database) -> None:
     """
     try:
         applied = {version for (version,) in await database.execute("SELECT version FROM schema_migrations")}
-    except psycopg.errors.UndefinedTable:
+    except (psycopg.Error, DependencyDownError) as error:
+        # A worker's database has both for "away".
+        lacks = error.__cause__ or error
+        if isinstance(lacks, psycopg.errors.InsufficientPrivilege):
+            return
+        if not isinstance(lacks, psycopg.errors.UndefinedTable):
+            raise
         applied = set()
-    except psycopg.errors.InsufficientPrivilege:
-        return
     missing = [one.label for one in load() if one.version not in applied]
     if missing:
         raise ConfigurationError(f"the database lacks {', '.join(missing)}; run `headrace migrate` of this build")

@@ -183,6 +183,8 @@ class Retention:
             if topics.get(kind, FOREVER) != FOREVER:
                 raise ValueError(f"retention.topics.{kind} is kept for ever: it tells what was live; leave it out")
         defaults = {table.name: table.days for table in TABLES}
+        # What was paid in a deleted run is found as long as it is there.
+        defaults["deleted_runs"] = max(tables.get(name, defaults[name]) for name in ("calls", "spends"))
         retention = cls(topics={**TOPIC_DAYS, **topics}, tables={**defaults, **tables}, offsets_days=offsets_days)
         retention._check()
         return retention

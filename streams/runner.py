@@ -20,7 +20,6 @@ import structlog
 from processors.answers import failure_of, final_answer
 from processors.control import CANCELLED
 from processors.event import Incoming, Output, Processor
-from processors.postgres import lacking
 from schemas.errors import (
     ConfigurationError,
     DependencyDownError,
@@ -202,7 +201,9 @@ class StageRunner:
             except (PoisonError, IndeterminateError, OversizedError) as error:
                 return await self._give_up(incoming, message, error, failures + 1, first_failure)
             except Exception as error:
-                failures += await self._counted(error, "an attempt failed", failures)
+                failures += 1
+                self._retried(error)
+                log.warning("an attempt failed", error=type(error).__name__, failures=failures, at=place(error))
                 if failures >= MAX_FAILURES or isinstance(error, PermanentProviderError):
                     return await self._failed(incoming, message, error, failures, first_failure)
                 backoff = asyncio.sleep(FAILURE_BACKOFF_S * 2**failures * random.random())
@@ -243,7 +244,7 @@ class StageRunner:
         """Publish, and return what was; what is refused for good ends in a dead letter and a short ``failed`` answer.
 
         So no event holds up its partition. A missing topic is for an operator to mend: that error ends the worker,
-        and nothing is dropped. What the database lacks is for one, too, and is waited for.
+        and nothing is dropped.
         """
         first_failure = self._services.clock.now()
         try:
@@ -287,7 +288,9 @@ class StageRunner:
             except ConfigurationError:
                 raise
             except Exception as error:
-                failures += await self._counted(error, "outputs were refused", failures)
+                failures += 1
+                self._retried(error)
+                log.warning("outputs were refused", error=type(error).__name__, failures=failures, at=place(error))
                 if failures >= MAX_FAILURES:
                     raise
 
@@ -351,15 +354,6 @@ class StageRunner:
         self._retried(error)
         if not self._services.gate.report(error):
             await asyncio.sleep(UNPROBED_PAUSE_S)
-
-    async def _counted(self, error: Exception, what: str, before: int) -> int:
-        """1 for a failure of the event's; 0, after a while, where the database lacks a table or a right."""
-        if lacks := lacking(error):
-            await self._dependency_down(DependencyDownError("postgres", f"{lacks}; see headrace doctor"))
-            return 0
-        self._retried(error)
-        log.warning(what, error=type(error).__name__, failures=before + 1, at=place(error))
-        return 1
 
     def _final(self, incoming: Incoming[Record], status: str, failure: Failure) -> Answer:
         return final_answer(

@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, KafkaTimeoutError
 from aiokafka.structs import OffsetAndMetadata
 from aiokafka.structs import TopicPartition as KafkaPartition
 from faust.transport.drivers import aiokafka as driver
@@ -29,6 +29,8 @@ from streams.unassigned import unassigned
 from streams.watermark import Watermarks
 
 LOOK_AGAIN_S = 1.0
+# Of the time that Faust gives to going back.
+SHARE_OF_TIMEOUT = 0.9
 Message = Any  # faust.types.ConsumerMessage, which is untyped
 
 
@@ -191,10 +193,17 @@ class SafeConsumer(InLoopDelivery):
 
         Going back and forgetting what was delivered are one step: an event that came between them would be forgotten
         and not come again. When another assignment comes meanwhile it is left to that one's own.
+
+        Raises ``KafkaTimeoutError`` where the broker does not say, which ends the worker: Faust would give up a little
+        later without a word, and keep the partitions unread.
         """
-        moves = self._moves
-        while (places := await self._thread.call_thread(self._thread.committed)) is None and not self.should_stop:
-            await self.sleep(LOOK_AGAIN_S)
+        moves, most_s = self._moves, SHARE_OF_TIMEOUT * self.app.conf.broker_request_timeout
+        try:
+            async with asyncio.timeout(most_s):
+                while (places := await self._thread.committed()) is None and not self.should_stop:
+                    await self.sleep(LOOK_AGAIN_S)
+        except TimeoutError:
+            raise KafkaTimeoutError(f"what is committed was not told within {most_s:g} s") from None
         if places is not None and moves == self._moves:
             self._thread.go_to(places)
             self._forget(None)

@@ -158,7 +158,8 @@ class WindowRunner(StageRunner):
                 needs.add(error.dependency)
                 await self._dependency_down(error)
             except Exception as error:
-                failures += await self._counted(error, "an attempt failed", failures)
+                failures += 1
+                self._retried(error)
                 if isinstance(error, PoisonError) or failures >= MAX_FAILURES:
                     run = incoming.meta.run
                     await self._bury(message, error, run=run, attempts=failures, first_failure=first_failure)

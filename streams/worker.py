@@ -173,6 +173,7 @@ class Worker:
                 settings.postgres.dsn.get_secret_value(),
                 max_size=settings.postgres.pool_size,
                 application_name=f"headrace {'+'.join(plan.stages)}",
+                patient=True,
             )
         )
         stack.push_async_callback(database.close)

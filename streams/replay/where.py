@@ -181,12 +181,12 @@ def parse(text: str) -> Where:
 
 
 def check_fields(where: Where, stage: str) -> None:
-    """Raise ``ConfigurationError`` for a field that no event has which the stage reads: it tells none from another."""
+    """Raise ``ConfigurationError`` for a field that no event has which the stage reads."""
     for name in sorted(where.names & LACKING[stage]):
         knows = ", ".join(other for other, lacks in LACKING.items() if name not in lacks)
         instead = f"{_INSTEAD[name]}; " if name in _INSTEAD else ""
         raise ConfigurationError(
-            f"--where: no event that {stage} reads has {name}, so a comparison says the same of all; {instead}"
+            f"--where: no event that {stage} reads has {name}; {instead}"
             f"{name} is known to --stage {knows}, and --ids names requests themselves"
         )
 

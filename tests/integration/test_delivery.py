@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from aiokafka.errors import RequestTimedOutError
+from aiokafka.errors import KafkaTimeoutError, RequestTimedOutError
 from confluent_kafka import ConsumerGroupTopicPartitions
 from faust.transport.drivers.aiokafka import Transport
 
@@ -53,6 +53,10 @@ async def publish(settings: Settings, topic: str, numbers: int | range) -> None:
     await producer.start()
     await producer.send([Outgoing(topic, one, one, []) for one in wanted])
     await producer.stop()
+
+
+async def ignore(_: Any) -> None:
+    """Leave the event in process."""
 
 
 async def eventually(holds: Callable[[], bool]) -> None:
@@ -158,6 +162,23 @@ async def test_a_rebalance_before_the_last_one_is_through_forgets_nothing_that_w
         client._coordinator.request_rejoin()
         await eventually(lambda: len(done) == 160)
         await eventually(lambda: sum(committed(settings, topic).values()) == 160)
+
+
+async def test_a_worker_that_is_not_told_what_is_committed_ends(
+    settings: Settings, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Faust gives up without a word: the partitions would be its own, and lie unread."""
+
+    async def never(_: Any) -> None:
+        await asyncio.Event().wait()
+
+    async with running(settings, topic, ignore) as app:
+        await eventually(lambda: bool(app.consumer.assignment()) and app.consumer.flow_active)
+        client = app.consumer._thread._consumer
+        monkeypatch.setattr(client, "committed", never)
+        monkeypatch.setattr("streams.transport.SHARE_OF_TIMEOUT", 0.01)
+        client._coordinator.request_rejoin()
+        await eventually(lambda: isinstance(app.crash_reason, KafkaTimeoutError))
 
 
 async def test_the_stock_driver_would_have_committed_over_the_head(settings: Settings, topic: str) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.sql import SQL, Identifier
 
 from processors.postgres import Connection, Database
 from schemas.errors import DependencyDownError
+from streams.migrated import check_migrated
 from tests.support.proxy import TcpProxy
 from tests.support.stack import TestStack
 
@@ -88,6 +90,26 @@ async def test_a_statement_that_takes_too_long_counts_as_away(stack: TestStack) 
 async def test_a_wrong_statement_is_nobodys_outage(database: Database) -> None:
     with pytest.raises(psycopg.errors.UndefinedTable):
         await database.execute("SELECT * FROM nothing_like_it")
+
+
+async def test_what_a_worker_s_database_lacks_counts_as_away(stack: TestStack, lane: str) -> None:
+    database = await Database.open(stack.postgres_dsn, patient=True)
+    try:
+        with pytest.raises(DependencyDownError, match='relation "nothing_like_it" does not exist'):
+            await database.execute("SELECT * FROM nothing_like_it")
+        with pytest.raises(DependencyDownError, match='column "nothing_like_it" does not exist'):
+            await database.execute("SELECT nothing_like_it FROM finals")
+        async with database.transaction() as connection:
+            await connection.execute(SQL("CREATE ROLE {}").format(Identifier(lane)))
+        with pytest.raises(DependencyDownError, match="permission denied for table finals"):
+            async with database.transaction() as connection:
+                await connection.execute(SQL("SET LOCAL ROLE {}").format(Identifier(lane)))
+                await connection.execute("SELECT * FROM finals")
+        async with database.transaction() as connection:
+            await connection.execute(SQL("DROP ROLE {}").format(Identifier(lane)))
+        await check_migrated(database)
+    finally:
+        await database.close()
 
 
 async def test_connections_that_the_server_ended_are_replaced_without_an_error(

@@ -9,7 +9,7 @@ import pytest
 
 from infra.migrate import load
 from processors.postgres import Database
-from schemas.errors import ConfigurationError
+from schemas.errors import ConfigurationError, DependencyDownError
 from streams.migrated import check_migrated
 
 EVERY = [one.version for one in load()]
@@ -43,3 +43,13 @@ async def test_what_is_pending_is_named_with_the_command() -> None:
 
 async def test_who_may_not_look_goes_on() -> None:
     await check([], psycopg.errors.InsufficientPrivilege())
+
+
+async def test_a_worker_s_database_that_lacks_the_table_is_told_apart_from_one_that_is_away() -> None:
+    away = DependencyDownError("postgres", "no connection")
+    with pytest.raises(DependencyDownError, match="no connection"):
+        await check([], away)
+    lacks = DependencyDownError("postgres", "relation does not exist")
+    lacks.__cause__ = psycopg.errors.UndefinedTable()
+    with pytest.raises(ConfigurationError, match="lacks 0001_"):
+        await check([], lacks)

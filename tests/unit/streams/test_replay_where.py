@@ -129,7 +129,7 @@ def test_a_field_that_no_event_of_the_first_stage_has_is_refused(stage: str, nam
     if has:
         check_fields(where, stage)
         return
-    with pytest.raises(ConfigurationError, match=f"no event that {stage} reads has {name},") as refused:
+    with pytest.raises(ConfigurationError, match=f"no event that {stage} reads has {name};") as refused:
         check_fields(where, stage)
     knows = str(refused.value).partition("known to --stage ")[2].partition(", and --ids")[0].split(", ")
     assert knows

@@ -122,3 +122,9 @@ def test_settings_change_what_they_name_alone() -> None:
     resolved = settings.resolved()
     assert resolved.topics == {**TOPIC_DAYS, "answers": 2}
     assert (resolved.tables["calls"], resolved.tables["finals"]) == (FOREVER, 45)
+
+
+def test_deleted_runs_are_known_as_long_as_what_they_paid_for() -> None:
+    assert Retention.of({}, {}, 7).tables["deleted_runs"] == 45
+    assert Retention.of({}, {"calls": 120}, 7).tables["deleted_runs"] == 120
+    assert Retention.of({}, {"calls": 120, "deleted_runs": 60}, 7).tables["deleted_runs"] == 60

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-import psycopg
 import pytest
 from structlog.testing import capture_logs
 
@@ -353,20 +352,3 @@ async def test_a_dependency_that_a_stage_does_not_always_need_is_waited_for_once
     probe.cancel()
     assert up_at_call == [False, True]
     assert event.acks == 1 and len(bench.sent("admitted")) == 1
-
-
-@pytest.mark.parametrize("lacks", [psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege])
-async def test_what_the_database_lacks_is_waited_for_and_counts_against_no_event(lacks: type[psycopg.Error]) -> None:
-    left = MAX_FAILURES + 1
-
-    async def refused(incoming: Incoming[Request]) -> Sequence[Output]:
-        nonlocal left
-        left -= 1
-        if left >= 0:
-            raise lacks("permission denied for table finals")
-        return await admit(incoming)
-
-    bench = Bench(refused)
-    event = await bench.take(message())
-    assert event.acks == 1 and len(bench.sent("admitted")) == 1
-    assert bench.sent("dead-letters") == [] and bench.answers() == []
