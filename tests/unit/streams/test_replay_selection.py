@@ -55,7 +55,7 @@ async def test_a_resumed_backfill_takes_what_it_took_before_its_own_revision(whe
 @pytest.mark.parametrize("where", ["model = m1", "model != m1 and tenant = acme", "not (cost > 1)"])
 async def test_a_run_over_what_its_events_never_have_is_refused_before_it_is_begun(where: str) -> None:
     nothing = cast("Database", None)
-    with pytest.raises(ConfigurationError, match=r"no event that complete reads has (model|cost),"):
+    with pytest.raises(ConfigurationError, match=r"no event that complete reads has (model|cost);"):
         await check_known(where, nothing, lane="live", stage="complete")
     await check_known(where, nothing, lane="live", stage="filter")
 
