@@ -175,13 +175,15 @@ class _Search:
         if any(one.kind == "requests" for one in found):
             return found
         # The topics have grown since, or a producer that does not place keys as we do has put the request elsewhere.
-        requests = {(topic, n) for topic, count in self._topics.items() for n in range(count)} - places
-        moved = self._read({place for place in requests if self._kind_of(place[0]) == "requests"}, since, until)
+        requests = {topic for topic in self._topics if self._kind_of(topic) == "requests"}
+        moved = self._read(
+            {(topic, n) for topic in requests for n in range(self._topics[topic])} - places, since, until
+        )
         if found and not moved:
             # It is gone by its retention.
             return found
-        earlier = {place for topic in self._topics for place in self._ever(topic)} - places
-        return found + moved + self._read({one for one in earlier if self._kind_of(one[0]) != "requests"}, since, until)
+        earlier = {place for topic in self._topics.keys() - requests for place in self._ever(topic)} - places
+        return found + moved + self._read(earlier, since, until)
 
     def costs(self, since: datetime, until: datetime) -> list[Opened]:
         """What it cost, as told in a stretch of time, however many partitions there were then."""

@@ -151,7 +151,8 @@ class StageRunner:
             await self._bury(message, error, run="", attempts=1, first_failure=first_failure)
             return
         waited_ms = max(0.0, (first_failure - incoming.appended_at).total_seconds() * 1000)
-        with structlog.contextvars.bound_contextvars(**self._context(incoming, message)):
+        context = self._context(incoming.meta.tenant, incoming.meta.request_id, message.headers)
+        with structlog.contextvars.bound_contextvars(**context):
             if self._services.log_content:
                 log.info("event", record=to_json(incoming.record))
             with self.holding.in_process(incoming):
@@ -380,13 +381,13 @@ class StageRunner:
     def _retried(self, error: Exception) -> None:
         self._services.metrics.retries.labels(*self.labels, class_of(error)).inc()
 
-    def _context(self, incoming: Incoming[Record], message: Message) -> dict[str, str | None]:
+    def _context(self, tenant: str, request_id: str, cause: Headers | None) -> dict[str, str | None]:
         return {
-            "request_id": incoming.meta.request_id,
-            "tenant": incoming.meta.tenant,
+            "request_id": request_id,
+            "tenant": tenant,
             "stage": self.stage.name,
             "lane": self._services.lane,
-            "trace_id": trace_id(message.headers),
+            "trace_id": trace_id(cause),
         }
 
 

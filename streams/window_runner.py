@@ -124,7 +124,8 @@ class WindowRunner(StageRunner):
             event.ack()
             return
         self._newest[message.partition] = incoming.appended_at
-        with bound_contextvars(**self._context(incoming, message)):
+        context = self._context(incoming.meta.tenant, incoming.meta.request_id, message.headers)
+        with bound_contextvars(**context):
             if self._services.log_content:
                 log.info("event", record=to_json(incoming.record))
             step = await self._step(incoming, message)
@@ -171,13 +172,7 @@ class WindowRunner(StageRunner):
     async def _cut_short(self, step: Step, why: str) -> None:
         """Log why a stream ends before its last delta, and send what ends it."""
         tenant, _, request_id = step.key
-        context = {
-            "request_id": request_id,
-            "tenant": tenant,
-            "stage": self.stage.name,
-            "lane": self._services.lane,
-            "trace_id": trace_id(self._sending[step.key].cause),
-        }
+        context = self._context(tenant, request_id, self._sending[step.key].cause)
         with bound_contextvars(**context), self.holding.in_hand():
             log.warning(why, failed=bool(step.chunks))
             await self._advance(step)
